@@ -1,0 +1,21 @@
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+add_compile_definitions(_GNU_SOURCE)
+add_compile_options(-Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
+                    -fno-strict-aliasing -fstack-protector-strong)
+option(HIKAE_WERROR "warnings are errors" ON)
+if(HIKAE_WERROR)
+  add_compile_options(-Werror)
+endif()
+
+# HIKAE_SANITIZE=address,undefined or thread; the presets asan and tsan set it.
+set(HIKAE_SANITIZE "" CACHE STRING "sanitizers to build with")
+if(HIKAE_SANITIZE)
+  add_compile_options(-fsanitize=${HIKAE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${HIKAE_SANITIZE})
+endif()

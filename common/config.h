@@ -1,0 +1,77 @@
+/*
+ * config: the host's configuration, an INI file (default /etc/hikae/hikae.conf). Strict: an unknown section or key, a
+ * value out of range, a key given twice is an error that names file and line. See docs/hikae.conf.5 for the keys.
+ */
+#ifndef HIKAE_COMMON_CONFIG_H
+#define HIKAE_COMMON_CONFIG_H
+
+#include "common/errmsg.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct json_object;
+
+struct config_peer { /* [peer NAME] */
+    char *name;
+    char *address;         /* host name or address of its secondary agent */
+    char *port;            /* default 7702 */
+    char fingerprint[65];  /* SHA-256 of its certificate (DER), 64 lower-case hex digits */
+    char *accept;          /* VMs it may send here: names and shell patterns, blank-separated; default "" (none) */
+};
+
+enum trigger_mode { TRIGGER_PERIODIC, TRIGGER_ON_OUTPUT };
+
+struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed over to here) has the defaults */
+    char *name;
+    char *backend;               /* default "qemu" */
+    struct json_object *settings; /* all other keys, as strings, checked by the backend */
+    enum trigger_mode mode;      /* mode = periodic | on-output; default on-output */
+    unsigned interval_ms;        /* interval, 1 to 10000; default 20. Longest time between checkpoints in mode on-output is
+                                    max_interval */
+    unsigned max_interval_ms;    /* default 200 */
+    unsigned min_interval_ms;    /* least time from resume to the next pause, default 1 */
+    uint64_t buffer_bytes;       /* buffer: most bytes of held frames, default 16M */
+    uint64_t delta_cache_bytes;  /* delta_cache, default 128M */
+};
+
+struct config {
+    char *path;
+    /* [host] */
+    char *name;             /* default: the machine's host name */
+    char *listen;           /* default "*" (all) */
+    char *port;             /* default "7702" */
+    char *run_dir;          /* default /run/hikae */
+    char *state_dir;        /* default /var/lib/hikae */
+    char *key, *certificate; /* default: key.pem and cert.pem in the config file's folder */
+    char *arbiter;          /* "file:DIR" */
+    char *spool_dir;        /* where staging spills to, default state_dir */
+    unsigned detect_ms;     /* detection time T, default 500, 50 to 60000 */
+    unsigned restart_grace_ms; /* after a connection reset, before claiming; default 100, 0 to 10000 */
+    uint64_t staging_bytes; /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then spool_dir */
+    char *record;           /* debug: folder where received streams are recorded; NULL: none */
+    /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
+    bool fault_release_early;    /* release = early: output is not held */
+    unsigned fault_drop_page;    /* drop_page = N: one dirty page in N is not sent; 0: none */
+
+    struct config_peer *peers;
+    size_t peer_count;
+    struct config_vm *vms;
+    size_t vm_count;
+};
+
+/* NULL with `e` = "FILE:LINE: what, and what to write instead". */
+struct config *config_load(const char *path, struct errmsg *e);
+void config_free(struct config *c);
+const struct config_peer *config_peer_by_name(const struct config *c, const char *name);
+const struct config_peer *config_peer_by_fingerprint(const struct config *c, const char *hex);
+/* The section of `name`, or one of defaults (never NULL; valid as long as `c`). */
+const struct config_vm *config_vm(const struct config *c, const char *name);
+bool config_vm_is_defined(const struct config *c, const char *name);
+/* Does `peer` may send VM `vm` here? (fnmatch over accept) */
+bool config_peer_may_send(const struct config_peer *peer, const char *vm);
+/* VM and host names: 1 to 63 of [A-Za-z0-9._-], not starting with '.' or '-'. */
+bool config_name_is_valid(const char *name);
+
+#endif

@@ -1,0 +1,130 @@
+/*
+ * vm.h: what a hypervisor must do for us. One `struct vm_ops` per backend, in a loadable module
+ * (hikae-vm-NAME.so) that exports it as the symbol `hikae_vm_ops`. No slot is optional.
+ *
+ * A `struct vm` is either a *running VM* (made by launch or attach, used by the primary) or a *replica*
+ * (made by replica_create, used by the secondary). All calls come from one thread and block; each has its
+ * own deadline inside (seconds) and then fails rather than hangs. All return 0, or -1 with `e` filled,
+ * unless said otherwise.
+ *
+ * Guest memory is an array of pages of VM_PAGE_SIZE bytes, named by their guest frame number (gfn), 0 to
+ * vm_info.pages - 1, contiguous at the address that `memory` gives. gfns that the guest has no memory
+ * for are never reported by `populated` or `dirty`.
+ */
+#ifndef HIKAE_VM_VM_H
+#define HIKAE_VM_VM_H
+
+#include "common/errmsg.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct json_object;
+struct vm; /* backend's own */
+
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 1 };
+
+/* A growing list of gfn ranges, ascending and disjoint. Zero-initialised is empty; reused between scans. */
+struct page_range {
+    uint64_t first, count;
+};
+struct page_ranges {
+    struct page_range *at;
+    size_t n, capacity;
+    uint64_t pages; /* sum of count */
+};
+int page_ranges_add(struct page_ranges *r, uint64_t first, uint64_t count); /* joins neighbours; -1: no memory */
+void page_ranges_clear(struct page_ranges *r);                              /* keeps the allocation */
+void page_ranges_free(struct page_ranges *r);
+
+/* A growing byte buffer, owned by the caller. */
+struct vm_blob {
+    uint8_t *data;
+    size_t size, capacity;
+};
+int vm_blob_append(struct vm_blob *b, const void *data, size_t n); /* -1: no memory */
+void vm_blob_free(struct vm_blob *b);
+
+/* How the VM's network interface reaches us. */
+struct vm_nic {
+    uint8_t mac[6];
+    char bridge[16];       /* bridge on this host that the NIC belongs to; "" if none */
+    char stream_path[108]; /* relay: unix socket of QEMU's stream netdev; "" when the backend is plugged instead */
+    char ifname[16];       /* plug: the host's interface of this NIC; "" when relayed */
+};
+
+/* How to make or find a VM. Strings are borrowed for the call. */
+struct vm_spec {
+    const char *name;
+    const char *run_dir;          /* existing directory of this VM's sockets and pid file, e.g. /run/hikae/vms/NAME */
+    struct json_object *settings; /* launch: the VM's section of the config, keys to strings; attach: likewise or what
+                                     `describe` gave; replica_create: what `describe` gave on the primary */
+};
+
+struct vm_info {
+    uint64_t pages;
+    int pid; /* of the process that is the VM, 0 if there is none */
+    unsigned nic_count;
+    struct vm_nic nics[VM_MAX_NICS];
+    char note[128]; /* for status: e.g. "QEMU 7.2.22, tcg, userfaultfd by preload" */
+};
+
+enum vm_state { VM_RUNNING, VM_PAUSED, VM_SHUT_DOWN /* the guest ended by itself */, VM_GONE /* crashed or killed */ };
+
+struct vm_ops {
+    uint32_t abi; /* VM_ABI */
+    const char *name;
+
+    /* ---- both kinds ---- */
+    void (*info)(const struct vm *vm, struct vm_info *out);
+    /* Writable for a replica, read-only for a running VM. Stable for the life of `vm`. */
+    uint8_t *(*memory)(struct vm *vm);
+    /* Never blocks for long; may be called at any time, also after an error. */
+    enum vm_state (*state)(struct vm *vm);
+    /* A descriptor that becomes readable when `state` may have changed (then call state), for the event loop. */
+    int (*event_fd)(const struct vm *vm);
+    /* Frees `vm` and leaves the VM as it is: running VMs run on, a replica's process stays paused. */
+    void (*detach)(struct vm *vm);
+    /* Ends the VM or replica with its processes and files on this host, frees `vm`. Works on a hung VM too. */
+    void (*destroy)(struct vm *vm);
+
+    /* ---- running VM ---- */
+    /* Starts the VM from its config; it runs when this returns. */
+    int (*launch)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+    /* Finds a VM that already runs (or is paused) on this host, ours or not, and sets up dirty tracking. Does not change
+     * whether it runs. Everything that can't be checkpointed is refused here, before the guest is touched. */
+    int (*attach)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+    /* What another host must know to make a replica: a new JSON object, owned by the caller. */
+    int (*describe)(struct vm *vm, struct json_object **out, struct errmsg *e);
+    /* Once before a first sync: pauses, arms dirty tracking (all that changes from here on is reported by `dirty`), appends to
+     * `initial` what a replica needs besides memory and device state, resumes. */
+    int (*arm)(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
+    /* Adds the ranges that may hold something other than zeroes. */
+    int (*populated)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+    /* Returns when the vCPUs stand still and the VM's I/O is drained. Once per checkpoint, as the next five are. */
+    int (*pause)(struct vm *vm, struct errmsg *e);
+    /* Paused: starts saving the device state without waiting for it (may do nothing and leave it to the end). */
+    int (*state_begin)(struct vm *vm, struct errmsg *e);
+    /* Paused: adds the pages written since the last call or arm, and starts anew. */
+    int (*dirty)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+    /* Paused: waits for the device state and appends it. */
+    int (*state_end)(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+    /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that runs. */
+    int (*resume)(struct vm *vm, struct errmsg *e);
+    /* Ends dirty tracking; the VM runs at full speed again. */
+    int (*disarm)(struct vm *vm, struct errmsg *e);
+
+    /* ---- replica ---- */
+    /* Makes everything that can be made before failover: process, devices, empty memory. Paused. Validates `settings`
+     * as what it is: words from another host. */
+    int (*replica_create)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+    /* At failover: gives the replica its devices' state. It stays paused, is a VM that `attach` + `resume` will run. */
+    int (*load)(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);
+};
+
+/* Loads backend `name` from the directory named by HIKAE_MODULE_DIR or the installed one. NULL with `e` filled: no such
+ * module, or one of another ABI. Never unloaded. */
+const struct vm_ops *vm_backend(const char *name, struct errmsg *e);
+
+#endif
