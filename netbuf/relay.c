@@ -39,7 +39,10 @@ static void lose(struct relay *r, const char *why)
     ev_io_stop(r->loop, &r->vm_in);
     ev_io_stop(r->loop, &r->vm_out);
     ev_io_stop(r->loop, &r->tap_in);
-    r->handlers.lost(why, r->arg);
+    if (!r->lost) {
+        r->lost = true;
+        r->handlers.lost(why, r->arg);
+    }
 }
 
 /* ---- guest to LAN ---- */
@@ -90,6 +93,8 @@ static bool take_frames(struct relay *r)
 /* True: there may be more to read. */
 static bool read_once(struct relay *r)
 {
+    if (r->lost)
+        return false;
     if (!take_frames(r)) {
         lose(r, "the VM's network socket sends no frames");
         return false;
@@ -168,7 +173,7 @@ static void on_tap_in(struct ev_loop *loop, ev_io *w, int events)
 {
     (void)events;
     struct relay *r = w->data;
-    for (int i = 0; i < TAP_BURST && r->out_end == 0; i++) {
+    for (int i = 0; i < TAP_BURST && r->out_end == 0 && !r->lost; i++) {
         ssize_t n = read(r->tap, r->out + HEAD, FRAME_MAX);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
@@ -183,7 +188,7 @@ static void on_tap_in(struct ev_loop *loop, ev_io *w, int events)
         r->out_end = HEAD + (size_t)n;
         flush_out(r);
     }
-    if (r->out_end) { /* the VM's socket is full: what comes waits in the tap's queue */
+    if (r->out_end && !r->lost) { /* the VM's socket is full: what comes waits in the tap's queue */
         ev_io_stop(loop, &r->tap_in);
         ev_io_start(loop, &r->vm_out);
     }

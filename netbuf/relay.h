@@ -23,10 +23,11 @@ struct relay_config {
 };
 
 struct relay_handlers {
-    void (*held)(void *arg);                  /* the running epoch got a frame */
-    void (*full)(void *arg);                  /* no room: the guest's sending waits until something is released */
-    void (*learnt)(void *arg);                /* a new address of the guest */
-    void (*lost)(const char *why, void *arg); /* the VM closed the socket, or the tap is gone */
+    void (*held)(void *arg);   /* the running epoch got a frame */
+    void (*full)(void *arg);   /* no room: the guest's sending waits until something is released */
+    void (*learnt)(void *arg); /* a new address of the guest */
+    /* The VM closed the socket, or the tap is gone; once. The relay must not be closed in here. */
+    void (*lost)(const char *why, void *arg);
 };
 
 /* Starts closed: everything is held. */

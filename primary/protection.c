@@ -1,0 +1,112 @@
+#include "primary/protection.h"
+
+#include <stddef.h>
+
+struct row {
+    enum protection_state state;
+    enum protection_event event;
+    enum protection_state next;
+    unsigned actions;
+};
+
+#define ROW(state, event, next, actions)                                                                               \
+    {                                                                                                                  \
+        PROTECTION_##state, EVENT_##event, PROTECTION_##next, actions                                                  \
+    }
+
+static const struct row table[] = {
+    ROW(CLAIMING, GRANTED, OPEN, ACTION_OPEN_GATE),
+    ROW(CLAIMING, REFUSED, LOST, ACTION_DESTROY),
+    ROW(CLAIMING, NO_ANSWER, CLAIMING, ACTION_CLAIM_LATER),
+    ROW(CLAIMING, VM_SHUT_DOWN, STOPPING, 0),
+    ROW(CLAIMING, VM_GONE, ENDED, ACTION_DESTROY),
+
+    ROW(OPEN, WANT, CONNECTING, ACTION_CONNECT),
+    ROW(OPEN, VM_SHUT_DOWN, ENDED, ACTION_DESTROY),
+    ROW(OPEN, VM_GONE, ENDED, ACTION_DESTROY),
+
+    ROW(CONNECTING, READY, SYNCING, ACTION_SYNC),
+    ROW(CONNECTING, LINK_DOWN, CONNECTING, ACTION_HANG_UP | ACTION_CONNECT_LATER),
+    ROW(CONNECTING, UNWANT, OPEN, ACTION_BYE_UNPROTECT),
+    ROW(CONNECTING, VM_SHUT_DOWN, ENDED, ACTION_BYE_STOPPED | ACTION_DESTROY),
+    ROW(CONNECTING, VM_GONE, ENDED, ACTION_BYE_STOPPED | ACTION_DESTROY),
+
+    /* Until the first epoch is captured no replica can start: output is free, nothing has to be claimed. */
+    ROW(SYNCING, CHECKPOINTED, SEALED, 0),
+    ROW(SYNCING, LINK_DOWN, CONNECTING, ACTION_CONNECT_LATER | ACTION_STOP_SYNC | ACTION_HANG_UP),
+    ROW(SYNCING, UNWANT, OPEN, ACTION_STOP_SYNC | ACTION_BYE_UNPROTECT),
+    ROW(SYNCING, VM_SHUT_DOWN, ENDED, ACTION_STOP_SYNC | ACTION_BYE_STOPPED | ACTION_DESTROY),
+    ROW(SYNCING, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_STOPPED | ACTION_DESTROY),
+
+    ROW(SEALED, ACKED, PROTECTED, 0),
+    ROW(SEALED, LINK_DOWN, ISOLATED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_HANG_UP),
+    ROW(SEALED, UNWANT, ISOLATED, ACTION_CLAIM | ACTION_STOP_SYNC),
+    ROW(SEALED, TAKEN_OVER, LOST, ACTION_DESTROY),
+    ROW(SEALED, VM_SHUT_DOWN, STOPPING, ACTION_CLAIM | ACTION_STOP_SYNC),
+    ROW(SEALED, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
+
+    ROW(PROTECTED, LINK_DOWN, ISOLATED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_HANG_UP),
+    ROW(PROTECTED, UNWANT, ISOLATED, ACTION_CLAIM | ACTION_STOP_SYNC),
+    ROW(PROTECTED, TAKEN_OVER, LOST, ACTION_DESTROY),
+    ROW(PROTECTED, VM_SHUT_DOWN, STOPPING, ACTION_CLAIM | ACTION_STOP_SYNC),
+    ROW(PROTECTED, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
+
+    /* GRANTED fences the replica, which holds an older term: only now may the gate open and the secondary be let go. */
+    ROW(ISOLATED, GRANTED, OPEN, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
+    ROW(ISOLATED, REFUSED, LOST, ACTION_DESTROY),
+    ROW(ISOLATED, NO_ANSWER, ISOLATED, ACTION_CLAIM_LATER),
+    ROW(ISOLATED, TAKEN_OVER, LOST, ACTION_DESTROY),
+    ROW(ISOLATED, VM_SHUT_DOWN, STOPPING, 0),
+    ROW(ISOLATED, VM_GONE, ENDED, ACTION_BYE_CRASHED | ACTION_DESTROY),
+
+    ROW(STOPPING, GRANTED, ENDED, ACTION_BYE_STOPPED | ACTION_DESTROY),
+    ROW(STOPPING, REFUSED, LOST, ACTION_DESTROY),
+    ROW(STOPPING, NO_ANSWER, STOPPING, ACTION_CLAIM_LATER),
+    ROW(STOPPING, TAKEN_OVER, LOST, ACTION_DESTROY),
+};
+
+unsigned protection_step(enum protection_state *state, enum protection_event event)
+{
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (table[i].state == *state && table[i].event == event) {
+            *state = table[i].next;
+            return table[i].actions;
+        }
+    }
+    return 0;
+}
+
+int protection_gate_is_closed(enum protection_state state)
+{
+    return state != PROTECTION_OPEN && state != PROTECTION_CONNECTING && state != PROTECTION_SYNCING;
+}
+
+const char *protection_state_name(enum protection_state state)
+{
+    static const char *const names[] = {
+        [PROTECTION_CLAIMING] = "CLAIMING", [PROTECTION_OPEN] = "UNPROTECTED",  [PROTECTION_CONNECTING] = "CONNECTING",
+        [PROTECTION_SYNCING] = "SYNCING",   [PROTECTION_SEALED] = "SYNCING",    [PROTECTION_PROTECTED] = "PROTECTED",
+        [PROTECTION_ISOLATED] = "ISOLATED", [PROTECTION_STOPPING] = "STOPPING", [PROTECTION_LOST] = "LOST",
+        [PROTECTION_ENDED] = "STOPPED",
+    };
+    return (unsigned)state < PROTECTION_STATES ? names[state] : "?";
+}
+
+const char *protection_event_name(enum protection_event event)
+{
+    static const char *const names[] = {
+        [EVENT_GRANTED] = "granted",
+        [EVENT_REFUSED] = "refused",
+        [EVENT_NO_ANSWER] = "no answer",
+        [EVENT_WANT] = "protect",
+        [EVENT_UNWANT] = "unprotect",
+        [EVENT_READY] = "replica ready",
+        [EVENT_LINK_DOWN] = "link down",
+        [EVENT_CHECKPOINTED] = "checkpointed",
+        [EVENT_ACKED] = "acknowledged",
+        [EVENT_TAKEN_OVER] = "taken over",
+        [EVENT_VM_SHUT_DOWN] = "guest shut down",
+        [EVENT_VM_GONE] = "VM's process gone",
+    };
+    return (unsigned)event < PROTECTION_EVENTS ? names[event] : "?";
+}
