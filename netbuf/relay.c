@@ -26,6 +26,7 @@ struct relay {
     enum gate gate;
     struct netbuf *held;
     struct neighbour_table neighbours;
+    bool lost;
     bool waiting;        /* the buffer is full and the VM's socket is not read */
     uint8_t in[IN_SIZE]; /* bytes from the VM, a frame may be cut */
     size_t in_used;

@@ -1,0 +1,167 @@
+#include "primary/capture.h"
+#include "netbuf/relay.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+int64_t clock_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* The first touch of a page costs more than its copy: memory for pages is populated when it is made, not in the pause.
+ */
+static void *populated(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static int reserve(struct capture *c, size_t pages, struct errmsg *e)
+{
+    if (pages <= c->capacity)
+        return 0;
+    uint8_t *memory = populated(pages * VM_PAGE_SIZE);
+    uint64_t *gfns = populated(pages * sizeof *gfns);
+    if (!memory || !gfns) {
+        if (memory)
+            munmap(memory, pages * VM_PAGE_SIZE);
+        if (gfns)
+            munmap(gfns, pages * sizeof *gfns);
+        return errmsg_set(e, "no memory to copy %zu dirty pages", pages);
+    }
+    if (c->capacity) {
+        munmap(c->pages, c->capacity * VM_PAGE_SIZE);
+        munmap(c->gfns, c->capacity * sizeof *c->gfns);
+    }
+    c->pages = memory;
+    c->gfns = gfns;
+    c->capacity = pages;
+    return 0;
+}
+
+struct capture *capture_new(size_t pages, struct errmsg *e)
+{
+    struct capture *c = calloc(1, sizeof *c);
+    if (!c) {
+        errmsg_set(e, "no memory");
+        return NULL;
+    }
+    if (reserve(c, pages, e)) {
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+void capture_free(struct capture *c)
+{
+    if (!c)
+        return;
+    munmap(c->pages, c->capacity * VM_PAGE_SIZE);
+    munmap(c->gfns, c->capacity * sizeof *c->gfns);
+    vm_blob_free(&c->state);
+    free(c);
+}
+
+static int copy_pages(struct capture *c, const struct page_ranges *dirty, const uint8_t *memory, struct errmsg *e)
+{
+    /* Twice what is needed: the next epoch of such a guest won't have to grow it in its pause. */
+    if (dirty->pages > c->capacity && reserve(c, 2 * dirty->pages, e))
+        return -1;
+    c->n = 0;
+    for (size_t i = 0; i < dirty->n; i++) {
+        const struct page_range *r = &dirty->at[i];
+        memcpy(c->pages + c->n * VM_PAGE_SIZE, memory + r->first * VM_PAGE_SIZE, r->count * VM_PAGE_SIZE);
+        for (uint64_t p = 0; p < r->count; p++)
+            c->gfns[c->n++] = r->first + p;
+    }
+    return 0;
+}
+
+static void drain(struct relay *const *relays, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        relay_drain(relays[i]);
+}
+
+static int barrier(struct relay *const *relays, unsigned n, uint64_t epoch, struct errmsg *e)
+{
+    drain(relays, n);
+    for (unsigned i = 0; i < n; i++) {
+        relay_hold(relays[i]);
+        if (relay_barrier(relays[i], epoch))
+            return errmsg_set(e, "too many epochs are closed and not released");
+    }
+    return 0;
+}
+
+/* ns since *mark, which moves to now. */
+static int64_t lap(int64_t *mark)
+{
+    int64_t now = clock_now(), ns = now - *mark;
+    *mark = now;
+    return ns;
+}
+
+static int take(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+                struct page_ranges *dirty, struct capture *c, int64_t *mark, struct errmsg *e)
+{
+    struct capture_times *t = &c->times;
+    c->state.size = 0;
+    if (ops->state_begin(vm, e))
+        return -1;
+    drain(relays, relay_count); /* while the VM's process saves its state */
+    t->net = lap(mark);
+    page_ranges_clear(dirty);
+    if (ops->dirty(vm, dirty, e))
+        return -1;
+    t->scan = lap(mark);
+    if (copy_pages(c, dirty, ops->memory(vm), e))
+        return -1;
+    t->copy = lap(mark);
+    if (ops->state_end(vm, &c->state, e))
+        return -1;
+    t->state = lap(mark);
+    if (barrier(relays, relay_count, c->epoch, e))
+        return -1;
+    t->net += lap(mark);
+    return 0;
+}
+
+int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+                       uint64_t epoch, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
+{
+    c->epoch = epoch;
+    c->times = (struct capture_times){.paused_at = clock_now()};
+    int64_t mark = c->times.paused_at;
+    if (ops->pause(vm, e))
+        return -1;
+    c->times.stop = lap(&mark);
+    int result = take(ops, vm, relays, relay_count, scratch, c, &mark, e);
+    struct errmsg second;
+    mark = clock_now();
+    if (ops->resume(vm, result ? &second : e))
+        result = -1;
+    c->times.resume = lap(&mark);
+    c->times.total = mark - c->times.paused_at;
+    return result;
+}
+
+int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, int64_t *pause_ns, struct errmsg *e)
+{
+    int64_t start = clock_now();
+    page_ranges_clear(out);
+    if (ops->pause(vm, e))
+        return -1;
+    int result = ops->dirty(vm, out, e);
+    struct errmsg second;
+    if (ops->resume(vm, result ? &second : e))
+        result = -1;
+    *pause_ns = clock_now() - start;
+    return result;
+}

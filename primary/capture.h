@@ -1,0 +1,41 @@
+/*
+ * capture: what one checkpoint takes from the paused guest: copies of its dirty pages, and its devices' state. Owned by
+ * one side at a time: the worker fills it, the pipeline reads it and gives it back.
+ */
+#ifndef HIKAE_PRIMARY_CAPTURE_H
+#define HIKAE_PRIMARY_CAPTURE_H
+
+#include "vm/vm.h"
+
+struct relay;
+
+struct capture_times { /* ns each; total is the guest's pause, as seen from here */
+    int64_t paused_at; /* CLOCK_MONOTONIC, when the pause was asked for */
+    int64_t stop, net, scan, copy, state, resume, total;
+};
+
+struct capture {
+    uint64_t epoch;
+    uint64_t *gfns;
+    uint8_t *pages; /* VM_PAGE_SIZE each, prefaulted */
+    size_t n, capacity;
+    struct vm_blob state;
+    struct capture_times times;
+};
+
+struct capture *capture_new(size_t pages, struct errmsg *e);
+void capture_free(struct capture *c);
+
+/* Pauses the guest, takes the epoch into `c`, resumes it. `relays` get their barrier(epoch) while the guest is paused:
+ * promise 1. With a failure the guest has been resumed if that was possible at all, and what was scanned is lost: the
+ * stream can't go on. */
+int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+                       uint64_t epoch, struct page_ranges *scratch, struct capture *c, struct errmsg *e);
+/* The same for a round of the first sync: the guest stands still for the scan only; the pages are read later, while it
+ * runs. */
+int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, int64_t *pause_ns,
+                  struct errmsg *e);
+
+int64_t clock_now(void); /* CLOCK_MONOTONIC in ns */
+
+#endif

@@ -1,0 +1,152 @@
+#include "primary/encoder.h"
+#include "primary/delta_cache.h"
+#include "proto/epoch.h"
+#include "proto/page.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct encoder {
+    struct pipeline_config config;
+    encoder_emit *emit;
+    void *arg;
+    struct delta_cache *cache;
+    struct digest *digest;
+    uint32_t records;
+    struct pipeline_chunk *open; /* one PAGES record under way, its header not written yet */
+    uint64_t open_epoch;
+    struct vm_blob last_state; /* as it was sent: base of the next one */
+    uint64_t dropped_clock;
+};
+
+struct encoder *encoder_new(const struct pipeline_config *c, encoder_emit *emit, void *arg)
+{
+    struct encoder *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    *e = (struct encoder){.config = *c, .emit = emit, .arg = arg};
+    e->cache = delta_cache_new(c->pages, c->delta_cache_bytes);
+    e->digest = digest_new();
+    if (e->cache && e->digest)
+        return e;
+    encoder_free(e);
+    return NULL;
+}
+
+void encoder_free(struct encoder *e)
+{
+    if (!e)
+        return;
+    delta_cache_free(e->cache);
+    digest_free(e->digest);
+    vm_blob_free(&e->last_state);
+    free(e->open);
+    free(e);
+}
+
+static struct pipeline_chunk *chunk_new(size_t capacity)
+{
+    struct pipeline_chunk *c = malloc(sizeof *c + capacity);
+    if (c)
+        *c = (struct pipeline_chunk){.n = RECORD_HEADER_SIZE};
+    return c;
+}
+
+/* Completes the record that fills `c`, digests it and hands it out. */
+static void emit_record(struct encoder *e, struct pipeline_chunk *c, uint16_t type, uint64_t epoch)
+{
+    record_header_write(c->data, type, 0, (uint32_t)(c->n - RECORD_HEADER_SIZE), epoch);
+    digest_add(e->digest, c->data, c->n);
+    e->records++;
+    e->emit(c, e->arg);
+}
+
+int encoder_flush(struct encoder *e)
+{
+    if (e->open)
+        emit_record(e, e->open, RECORD_PAGES, e->open_epoch);
+    e->open = NULL;
+    return 0;
+}
+
+/* Fault injection (a negative control of the tests): leaves out one page in drop_page. */
+static bool is_dropped(struct encoder *e)
+{
+    return e->config.drop_page && ++e->dropped_clock % e->config.drop_page == 0;
+}
+
+int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, bool remember)
+{
+    if (!e->open) {
+        e->open = chunk_new(PIPELINE_CHUNK);
+        if (!e->open)
+            return -1;
+        e->open_epoch = epoch;
+    }
+    uint8_t encoded[PAGE_ENCODED_MAX];
+    enum page_encoding encoding;
+    size_t n = page_encode(page, delta_cache_get(e->cache, gfn), encoded, &encoding);
+    if (encoding == PAGE_UNCHANGED || (remember && is_dropped(e)))
+        return 0;
+    e->open->n += pages_entry_write(e->open->data + e->open->n, gfn, encoding, encoded, n);
+    if (remember)
+        delta_cache_put(e->cache, gfn, page);
+    if (e->open->n + PAGES_ENTRY_SIZE + PAGE_ENCODED_MAX > PIPELINE_CHUNK)
+        return encoder_flush(e);
+    return 0;
+}
+
+static int emit_pieces(struct encoder *e, uint64_t epoch, unsigned kind, enum blob_encoding encoding, size_t total,
+                       const uint8_t *data, size_t n)
+{
+    size_t at = 0;
+    do {
+        size_t piece = n - at < DEVICE_PIECE_MAX ? n - at : DEVICE_PIECE_MAX;
+        struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + DEVICE_HEAD_SIZE + piece);
+        if (!c)
+            return -1;
+        device_head_write(c->data + c->n, (enum device_kind)kind, encoding, (uint32_t)total, (uint32_t)n, (uint32_t)at);
+        memcpy(c->data + c->n + DEVICE_HEAD_SIZE, data + at, piece);
+        c->n += DEVICE_HEAD_SIZE + piece;
+        emit_record(e, c, RECORD_DEVICE, epoch);
+        at += piece;
+    } while (at < n);
+    return 0;
+}
+
+int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct vm_blob *blob)
+{
+    if (encoder_flush(e) || blob->size > DEVICE_BLOB_MAX)
+        return -1;
+    uint8_t *out = malloc(blob_bound(blob->size));
+    if (!out)
+        return -1;
+    enum blob_encoding encoding;
+    bool is_state = kind == DEVICE_STATE;
+    size_t n = blob_encode(blob->data, blob->size, is_state ? e->last_state.data : NULL,
+                           is_state ? e->last_state.size : 0, out, &encoding);
+    int result = emit_pieces(e, epoch, kind, encoding, blob->size, out, n);
+    free(out);
+    if (result || !is_state)
+        return result;
+    e->last_state.size = 0;
+    return vm_blob_append(&e->last_state, blob->data, blob->size);
+}
+
+int encoder_commit(struct encoder *e, uint64_t epoch)
+{
+    if (encoder_flush(e))
+        return -1;
+    struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + COMMIT_SIZE);
+    if (!c)
+        return -1;
+    digest_final(e->digest, c->digest);
+    c->committed = epoch;
+    record_header_write(c->data, RECORD_COMMIT, 0, COMMIT_SIZE, epoch);
+    commit_write(c->data + RECORD_HEADER_SIZE, c->digest, e->records);
+    c->n += COMMIT_SIZE;
+    digest_reset(e->digest);
+    e->records = 0;
+    e->emit(c, e->arg);
+    return 0;
+}

@@ -1,0 +1,22 @@
+/*
+ * encoder: pages and device state in, whole records out. Pure but for the memory of its output; the pipeline runs it on
+ * its thread.
+ */
+#ifndef HIKAE_PRIMARY_ENCODER_H
+#define HIKAE_PRIMARY_ENCODER_H
+
+#include "primary/pipeline.h"
+
+struct encoder;
+typedef void encoder_emit(struct pipeline_chunk *chunk, void *arg); /* takes the chunk over; may block */
+
+struct encoder *encoder_new(const struct pipeline_config *c, encoder_emit *emit, void *arg); /* NULL: no memory */
+void encoder_free(struct encoder *e);
+
+/* All return -1 when out of memory: the stream can't go on then. */
+int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, bool remember);
+int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct vm_blob *blob);
+int encoder_flush(struct encoder *e);                  /* hands out the record under way */
+int encoder_commit(struct encoder *e, uint64_t epoch); /* flushes, ends the epoch */
+
+#endif

@@ -1,0 +1,279 @@
+#include "primary/pipeline.h"
+#include "primary/encoder.h"
+#include "proto/page.h"
+
+#include <ev.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct job {
+    struct job *next;
+    uint64_t epoch;
+    struct capture *capture;   /* an epoch, else a round */
+    struct vm_blob initial;    /* empty: none */
+    struct page_ranges ranges; /* of a round */
+    bool first;
+};
+
+struct pipeline {
+    struct ev_loop *loop;
+    struct pipeline_config config;
+    struct pipeline_handlers handlers;
+    void *arg;
+    struct encoder *encoder;
+    pthread_t thread;
+    ev_async wake;
+    _Atomic uint64_t pages_done;
+
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t changed;
+    bool ending;
+    struct job *jobs, **jobs_tail;
+    struct job *done, **done_tail;
+    struct pipeline_chunk *output, **output_tail;
+    size_t output_bytes;
+};
+
+static void job_free(struct job *j)
+{
+    capture_free(j->capture);
+    vm_blob_free(&j->initial);
+    page_ranges_free(&j->ranges);
+    free(j);
+}
+
+/* ---- encoder thread ---- */
+
+static void emit(struct pipeline_chunk *chunk, void *arg)
+{
+    struct pipeline *p = arg;
+    pthread_mutex_lock(&p->lock);
+    while (p->output_bytes >= PIPELINE_OUTPUT_MAX && !p->ending)
+        pthread_cond_wait(&p->changed, &p->lock);
+    *p->output_tail = chunk;
+    p->output_tail = &chunk->next;
+    p->output_bytes += chunk->n;
+    pthread_mutex_unlock(&p->lock);
+    ev_async_send(p->loop, &p->wake);
+}
+
+static bool is_ending(struct pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool ending = p->ending;
+    pthread_mutex_unlock(&p->lock);
+    return ending;
+}
+
+/* Reads the guest's memory while it runs. A page that changes under our hands is dirty and will come again before the
+ * epoch ends; but it must be read once only, since the encoder looks at it several times. */
+static int encode_round(struct pipeline *p, const struct job *j)
+{
+    uint8_t page[PROTO_PAGE_SIZE];
+    for (size_t i = 0; i < j->ranges.n; i++) {
+        const struct page_range *r = &j->ranges.at[i];
+        for (uint64_t gfn = r->first; gfn < r->first + r->count; gfn++) {
+            memcpy(page, p->config.memory + gfn * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE);
+            if (encoder_page(p->encoder, j->epoch, gfn, page, !j->first))
+                return -1;
+            atomic_fetch_add_explicit(&p->pages_done, 1, memory_order_relaxed);
+        }
+        if (is_ending(p))
+            return 0;
+    }
+    return encoder_flush(p->encoder);
+}
+
+static int encode_epoch(struct pipeline *p, const struct job *j)
+{
+    const struct capture *c = j->capture;
+    for (size_t i = 0; i < c->n; i++)
+        if (encoder_page(p->encoder, j->epoch, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE, true))
+            return -1;
+    if (j->initial.size && encoder_blob(p->encoder, j->epoch, DEVICE_INITIAL, &j->initial))
+        return -1;
+    if (encoder_blob(p->encoder, j->epoch, DEVICE_STATE, &c->state))
+        return -1;
+    return encoder_commit(p->encoder, j->epoch);
+}
+
+static struct job *next_job(struct pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    while (!p->jobs && !p->ending)
+        pthread_cond_wait(&p->changed, &p->lock);
+    struct job *j = p->ending ? NULL : p->jobs;
+    if (j) {
+        p->jobs = j->next;
+        if (!p->jobs)
+            p->jobs_tail = &p->jobs;
+        j->next = NULL;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return j;
+}
+
+static void *run(void *arg)
+{
+    struct pipeline *p = arg;
+    for (struct job *j; (j = next_job(p));) {
+        if (j->capture ? encode_epoch(p, j) : encode_round(p, j))
+            abort(); /* out of memory: the worker starts anew, the guest is not touched */
+        pthread_mutex_lock(&p->lock);
+        *p->done_tail = j;
+        p->done_tail = &j->next;
+        pthread_mutex_unlock(&p->lock);
+        ev_async_send(p->loop, &p->wake);
+    }
+    return NULL;
+}
+
+/* ---- loop thread ---- */
+
+static struct job *take_done(struct pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    struct job *all = p->done;
+    p->done = NULL;
+    p->done_tail = &p->done;
+    pthread_mutex_unlock(&p->lock);
+    return all;
+}
+
+static void on_wake(struct ev_loop *loop, ev_async *w, int events)
+{
+    (void)loop, (void)events;
+    struct pipeline *p = w->data;
+    struct pipeline_handlers h = p->handlers;
+    void *arg = p->arg;
+    for (struct job *j = take_done(p), *next; j; j = next) {
+        next = j->next;
+        struct capture *c = j->capture;
+        j->capture = NULL;
+        job_free(j);
+        if (c)
+            h.captured(c, arg);
+        else
+            h.round_done(arg);
+    }
+    h.output(arg); /* last: it may free the pipeline */
+}
+
+static void submit(struct pipeline *p, struct job *j)
+{
+    pthread_mutex_lock(&p->lock);
+    *p->jobs_tail = j;
+    p->jobs_tail = &j->next;
+    pthread_cond_signal(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static struct job *job_new(uint64_t epoch)
+{
+    struct job *j = calloc(1, sizeof *j);
+    if (!j)
+        abort();
+    j->epoch = epoch;
+    return j;
+}
+
+void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool first)
+{
+    struct job *j = job_new(epoch);
+    j->ranges = *ranges;
+    *ranges = (struct page_ranges){0};
+    j->first = first;
+    submit(p, j);
+}
+
+void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial)
+{
+    struct job *j = job_new(c->epoch);
+    j->capture = c;
+    if (initial && vm_blob_append(&j->initial, initial->data, initial->size))
+        abort();
+    submit(p, j);
+}
+
+struct pipeline_chunk *pipeline_take(struct pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    struct pipeline_chunk *c = p->output;
+    if (c) {
+        p->output = c->next;
+        if (!p->output)
+            p->output_tail = &p->output;
+        p->output_bytes -= c->n;
+        pthread_cond_signal(&p->changed);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return c;
+}
+
+uint64_t pipeline_pages_done(struct pipeline *p)
+{
+    return atomic_load_explicit(&p->pages_done, memory_order_relaxed);
+}
+
+struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config *c, const struct pipeline_handlers *h,
+                              void *arg, struct errmsg *e)
+{
+    struct pipeline *p = calloc(1, sizeof *p);
+    struct encoder *encoder = p ? encoder_new(c, emit, p) : NULL;
+    if (!encoder) {
+        free(p);
+        errmsg_set(e, "no memory for the encoder");
+        return NULL;
+    }
+    p->loop = loop;
+    p->config = *c;
+    p->handlers = *h;
+    p->arg = arg;
+    p->encoder = encoder;
+    p->jobs_tail = &p->jobs;
+    p->done_tail = &p->done;
+    p->output_tail = &p->output;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    ev_async_init(&p->wake, on_wake);
+    p->wake.data = p;
+    ev_async_start(loop, &p->wake);
+    sigset_t all, old; /* signals are the loop's business */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int failed = pthread_create(&p->thread, NULL, run, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!failed)
+        return p;
+    ev_async_stop(loop, &p->wake);
+    encoder_free(encoder);
+    free(p);
+    errmsg_set(e, "can't start the encoder's thread");
+    return NULL;
+}
+
+void pipeline_free(struct pipeline *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->ending = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
+    ev_async_stop(p->loop, &p->wake);
+    for (struct pipeline_chunk *c; (c = pipeline_take(p));)
+        free(c);
+    *p->jobs_tail = p->done;
+    for (struct job *j = p->jobs, *next; j; j = next) {
+        next = j->next;
+        job_free(j);
+    }
+    encoder_free(p->encoder);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->changed);
+    free(p);
+}

@@ -1,0 +1,56 @@
+/*
+ * pipeline: turns captures into records on a thread of its own, while the guest runs. Jobs go in in stream order, whole
+ * records come out in the same order, an epoch's digest is made on the way.
+ *
+ *   loop thread                     encoder thread
+ *   pipeline_epoch(capture) --->    page by page: delta cache, page_encode, PAGES records
+ *   pipeline_round(ranges)  --->    the same from the running guest's memory (first sync)
+ *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
+ * waits
+ */
+#ifndef HIKAE_PRIMARY_PIPELINE_H
+#define HIKAE_PRIMARY_PIPELINE_H
+
+#include "primary/capture.h"
+#include "proto/record.h"
+
+enum { PIPELINE_OUTPUT_MAX = 4 << 20, PIPELINE_CHUNK = 256 << 10 };
+
+struct ev_loop;
+struct pipeline;
+
+struct pipeline_config {
+    uint64_t pages;        /* of the guest */
+    const uint8_t *memory; /* its memory, for rounds */
+    uint64_t delta_cache_bytes;
+    unsigned drop_page; /* fault: one page in so many is not sent; 0: none */
+};
+
+struct pipeline_chunk {
+    struct pipeline_chunk *next;
+    uint64_t committed; /* this chunk ends with the COMMIT of that epoch; 0: it does not */
+    uint8_t digest[PROTO_DIGEST_SIZE];
+    size_t n;
+    uint8_t data[];
+};
+
+struct pipeline_handlers {                             /* called on the loop's thread */
+    void (*output)(void *arg);                         /* chunks are there: pipeline_take */
+    void (*captured)(struct capture *done, void *arg); /* that epoch is encoded, the capture is yours again */
+    void (*round_done)(void *arg);
+};
+
+struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config *c, const struct pipeline_handlers *h,
+                              void *arg, struct errmsg *e);
+void pipeline_free(struct pipeline *p); /* ends the thread; captures still inside are freed */
+
+/* Encodes the pages of `ranges` (taken over; *ranges is empty afterwards) into the epoch under way. first: nothing was
+ * sent yet. */
+void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool first);
+/* Encodes and closes an epoch. `initial`: only with the first one, else NULL; copied. */
+void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);
+/* The oldest chunk, to be freed by the caller; NULL: none. */
+struct pipeline_chunk *pipeline_take(struct pipeline *p);
+uint64_t pipeline_pages_done(struct pipeline *p); /* of all rounds, ever: progress of the first sync */
+
+#endif
