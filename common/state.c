@@ -46,6 +46,8 @@ static int from_json(struct vm_record *r, struct json_object *j)
         copy_text(r->peer, sizeof(r->peer), j, "peer") || copy_text(r->role, sizeof(r->role), j, "role") ||
         r->term == UINT64_MAX || interval > UINT_MAX)
         return -1;
+    copy_text(r->reason, sizeof(r->reason), j, "reason");
+    copy_text(r->run_dir, sizeof(r->run_dir), j, "run_dir");
     const char *mode = json_get_text(j, "mode", "");
     if (strcmp(mode, "periodic") && strcmp(mode, "on-output"))
         return -1;
@@ -91,6 +93,8 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
     json_object_object_add(j, "term", json_object_new_uint64(r->term));
     json_object_object_add(j, "peer", json_object_new_string(r->peer));
     json_object_object_add(j, "role", json_object_new_string(r->role));
+    json_object_object_add(j, "reason", json_object_new_string(r->reason));
+    json_object_object_add(j, "run_dir", json_object_new_string(r->run_dir));
     json_object_object_add(j, "mode", json_object_new_string(r->mode == TRIGGER_PERIODIC ? "periodic" : "on-output"));
     json_object_object_add(j, "interval_ms", json_object_new_uint64(r->interval_ms));
     if (r->settings)
