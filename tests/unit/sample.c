@@ -1,0 +1,180 @@
+/*
+ * sample: see sample.h. Every kind of page change that chooses another encoding is made in each epoch.
+ */
+#include "sample.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void *must(void *p)
+{
+    if (!p)
+        abort();
+    return p;
+}
+
+uint64_t sample_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+struct sample *sample_new(void)
+{
+    struct sample *s = must(calloc(1, sizeof *s));
+    s->digest = must(digest_new());
+    return s;
+}
+
+void sample_free(struct sample *s)
+{
+    digest_free(s->digest);
+    free(s->data);
+    free(s);
+}
+
+void sample_octets(struct sample *s, const void *data, size_t n)
+{
+    if (!n)
+        return;
+    if (s->n + n > s->capacity) {
+        s->capacity = 2 * (s->n + n);
+        s->data = must(realloc(s->data, s->capacity));
+    }
+    memcpy(s->data + s->n, data, n);
+    s->n += n;
+}
+
+void sample_record(struct sample *s, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
+{
+    uint8_t header[RECORD_HEADER_SIZE];
+    record_header_write(header, type, flags, (uint32_t)n, epoch);
+    sample_octets(s, header, sizeof header);
+    sample_octets(s, payload, n);
+    if (type == RECORD_PAGES || type == RECORD_DEVICE) {
+        digest_add(s->digest, header, sizeof header);
+        digest_add(s->digest, payload, n);
+        s->records++;
+    }
+}
+
+void sample_json(struct sample *s, uint16_t type, const char *json)
+{
+    sample_record(s, type, type == RECORD_NOTE ? RECORD_OPTIONAL : 0, 0, json, strlen(json));
+}
+
+void sample_commit(struct sample *s, uint64_t epoch)
+{
+    uint8_t digest[PROTO_DIGEST_SIZE], payload[COMMIT_SIZE];
+    digest_final(s->digest, digest);
+    commit_write(payload, digest, s->records);
+    sample_record(s, RECORD_COMMIT, 0, epoch, payload, sizeof payload);
+    digest_reset(s->digest);
+    s->records = 0;
+}
+
+void sample_begin(struct sample *s)
+{
+    sample_json(s, RECORD_HELLO,
+                "{\"version\":1,\"features\":[\"x\"],\"host\":\"a\",\"vm\":\"web\",\"term\":3,\"agent\":\"sample\"}");
+    sample_json(s, RECORD_CONFIG, "{\"backend\":\"fake\",\"pages\":24,\"replica\":{},\"spec\":{}}");
+}
+
+/* Changes `page` in the way that page number `i` is for. */
+static void change(uint8_t *page, unsigned i, uint64_t epoch, uint64_t *seed)
+{
+    switch (i % 8) {
+    case 0: /* zero and back */
+        memset(page, epoch % 2 ? 0x5a : 0, PROTO_PAGE_SIZE);
+        break;
+    case 1: /* a few words */
+        for (unsigned w = 0; w < 4; w++)
+            page[sample_random(seed) % PROTO_PAGE_SIZE] ^= 0x81;
+        break;
+    case 2: /* noise */
+    case 3:
+        for (unsigned o = 0; o < PROTO_PAGE_SIZE; o++)
+            page[o] = (uint8_t)sample_random(seed);
+        break;
+    case 4: /* text */
+        for (unsigned o = 0; o < PROTO_PAGE_SIZE; o++)
+            page[o] = (uint8_t)((unsigned char)"replica "[o % 8] + (o / 512 + epoch) % 7);
+        break;
+    case 5: /* a counter in each word of a page of noise */
+        for (unsigned o = 0; o < PROTO_PAGE_SIZE; o += 8)
+            page[o] = (uint8_t)(page[o] + 1);
+        break;
+    default: /* as it was */
+        break;
+    }
+}
+
+static void sample_pages(struct sample *s, uint64_t epoch)
+{
+    uint8_t payload[SAMPLE_PAGES * (PAGES_ENTRY_SIZE + PAGE_ENCODED_MAX)], encoded[PAGE_ENCODED_MAX];
+    uint8_t base[PROTO_PAGE_SIZE];
+    size_t at = 0;
+    uint64_t seed = 0x9e3779b97f4a7c15u ^ epoch;
+    for (unsigned i = 0; i < SAMPLE_PAGES; i++) {
+        uint8_t *page = s->memory + i * PROTO_PAGE_SIZE;
+        if (epoch == 1 && i % 8 == 5)
+            change(page, 2, epoch, &seed);
+        memcpy(base, page, sizeof base);
+        change(page, i, epoch, &seed);
+        enum page_encoding encoding;
+        size_t n = page_encode(page, epoch > 1 ? base : NULL, encoded, &encoding);
+        s->encodings[encoding]++;
+        at += pages_entry_write(payload + at, i, encoding, encoded, n);
+        if (i == SAMPLE_PAGES / 2) {
+            sample_record(s, RECORD_PAGES, 0, epoch, payload, at);
+            at = 0;
+        }
+    }
+    sample_record(s, RECORD_PAGES, 0, epoch, payload, at);
+}
+
+static void sample_device(struct sample *s, enum device_kind kind, uint64_t epoch, const uint8_t *blob, size_t n,
+                          const uint8_t *base)
+{
+    uint8_t *encoded = must(malloc(blob_bound(n)));
+    uint8_t *payload = must(malloc(DEVICE_HEAD_SIZE + n));
+    enum blob_encoding encoding;
+    size_t total = blob_encode(blob, n, base, base ? n : 0, encoded, &encoding), offset = 0;
+    do { /* in two pieces, if it can be */
+        size_t piece = offset || total < 2 ? total - offset : total / 2;
+        device_head_write(payload, kind, encoding, (uint32_t)n, (uint32_t)total, (uint32_t)offset);
+        memcpy(payload + DEVICE_HEAD_SIZE, encoded + offset, piece);
+        sample_record(s, RECORD_DEVICE, 0, epoch, payload, DEVICE_HEAD_SIZE + piece);
+        offset += piece;
+    } while (offset < total);
+    free(payload);
+    free(encoded);
+}
+
+void sample_epoch(struct sample *s, uint64_t epoch)
+{
+    uint8_t heartbeat[HEARTBEAT_SIZE], base[sizeof s->state];
+    heartbeat_write(heartbeat, epoch, 0);
+    sample_pages(s, epoch);
+    sample_record(s, RECORD_HEARTBEAT, 0, 0, heartbeat, sizeof heartbeat);
+    if (epoch == 1)
+        sample_device(s, DEVICE_INITIAL, epoch, (const uint8_t *)"initial", 7, NULL);
+    sample_json(s, RECORD_NOTE, "{\"addresses\":[\"10.1.0.5\"]}");
+    sample_record(s, 4711, RECORD_OPTIONAL | 1, 77, "future", 6);
+    memcpy(base, s->state, sizeof base);
+    for (unsigned i = 0; i < sizeof s->state; i++)
+        s->state[i] = (uint8_t)(i % 97 + (i % 100 == 0) * epoch);
+    sample_device(s, DEVICE_STATE, epoch, s->state, sizeof s->state, epoch > 1 ? base : NULL);
+    sample_commit(s, epoch);
+}
+
+void sample_whole(struct sample *s)
+{
+    uint8_t bye[4 + PROTO_REASON_MAX];
+    sample_begin(s);
+    for (uint64_t epoch = 1; epoch <= SAMPLE_EPOCHS; epoch++)
+        sample_epoch(s, epoch);
+    sample_record(s, RECORD_BYE, 0, 0, bye, bye_write(bye, BYE_UNPROTECT, "done"));
+}

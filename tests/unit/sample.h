@@ -1,0 +1,41 @@
+/*
+ * sample: makes streams as a primary would, for the tests of proto/, of hikae-verify and for the fuzzers' seeds. Aborts
+ * when out of memory.
+ */
+#ifndef HIKAE_TESTS_UNIT_SAMPLE_H
+#define HIKAE_TESTS_UNIT_SAMPLE_H
+
+#include "proto/epoch.h"
+#include "proto/page.h"
+
+enum { SAMPLE_PAGES = 24, SAMPLE_EPOCHS = 4 };
+
+struct sample {
+    uint8_t *data; /* the stream, without the file's head */
+    size_t n, capacity;
+    struct digest *digest; /* of the epoch that is being written */
+    uint32_t records;
+    uint8_t memory[SAMPLE_PAGES * PROTO_PAGE_SIZE]; /* what a replica has after the last COMMIT */
+    uint8_t state[3000];                            /* the last device state */
+    unsigned encodings[PAGE_ENCODINGS];             /* entries written, by encoding */
+};
+
+struct sample *sample_new(void);
+void sample_free(struct sample *s);
+void sample_octets(struct sample *s, const void *data, size_t n);
+/* Appends a record; PAGES and DEVICE go into the epoch's digest and count. */
+void sample_record(struct sample *s, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n);
+void sample_json(struct sample *s, uint16_t type, const char *json);
+void sample_commit(struct sample *s, uint64_t epoch);
+/* HELLO and CONFIG. */
+void sample_begin(struct sample *s);
+/* A whole epoch that has every page encoding (from the second on), a device state in two pieces, and between them a
+ * HEARTBEAT, a NOTE and an optional record of an unknown type. */
+void sample_epoch(struct sample *s, uint64_t epoch);
+/* HELLO CONFIG, SAMPLE_EPOCHS epochs, BYE. */
+void sample_whole(struct sample *s);
+
+/* A small generator of reproducible noise. */
+uint64_t sample_random(uint64_t *state);
+
+#endif
