@@ -1,0 +1,314 @@
+#include "common/roster.h"
+#include "common/jsonget.h"
+#include "common/log.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WORKER_FD = 3 };
+
+struct worker {
+    struct worker *next;
+    struct roster *roster;
+    char vm[64];
+    pid_t pid;
+    int pidfd;
+    ev_io exit;
+    struct control_conn *conn; /* NULL: not registered (yet) */
+    struct json_object *status, *hist;
+    ev_tstamp status_at;
+};
+
+struct pending { /* a request that is not answered */
+    struct pending *next;
+    int id;
+    struct worker *worker;
+    struct control_conn *client; /* NULL: nobody waits */
+    struct json_object *request; /* NULL: it was sent */
+};
+
+struct roster {
+    struct ev_loop *loop;
+    struct roster_handlers handlers;
+    void *arg;
+    struct worker *workers;
+    struct pending *pending;
+    int last_id;
+};
+
+struct roster *roster_new(struct ev_loop *loop, const struct roster_handlers *h, void *arg)
+{
+    struct roster *r = calloc(1, sizeof *r);
+    if (!r)
+        abort();
+    *r = (struct roster){.loop = loop, .handlers = *h, .arg = arg};
+    return r;
+}
+
+static void worker_free(struct worker *w)
+{
+    ev_io_stop(w->roster->loop, &w->exit);
+    if (w->pidfd >= 0)
+        close(w->pidfd);
+    if (w->conn) {
+        control_set_data(w->conn, NULL);
+        control_close(w->conn);
+    }
+    json_object_put(w->status);
+    json_object_put(w->hist);
+    free(w);
+}
+
+void roster_free(struct roster *r)
+{
+    for (struct pending *p = r->pending, *next; p; p = next) {
+        next = p->next;
+        json_object_put(p->request);
+        free(p);
+    }
+    for (struct worker *w = r->workers, *next; w; w = next) {
+        next = w->next;
+        worker_free(w);
+    }
+    free(r);
+}
+
+static struct worker *find(const struct roster *r, const char *vm)
+{
+    for (struct worker *w = r->workers; w; w = w->next)
+        if (!strcmp(w->vm, vm))
+            return w;
+    return NULL;
+}
+
+bool roster_has(const struct roster *r, const char *vm)
+{
+    return find(r, vm);
+}
+
+void roster_refuse(struct control_conn *client, const char *format, ...)
+{
+    char text[600];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "ok", json_object_new_boolean(0));
+    json_object_object_add(j, "error", json_object_new_string(text));
+    if (client)
+        control_send(client, j);
+    json_object_put(j);
+}
+
+/* ---- requests ---- */
+
+static void remove_pending(struct roster *r, struct pending *gone)
+{
+    struct pending **at = &r->pending;
+    while (*at != gone)
+        at = &(*at)->next;
+    *at = gone->next;
+    json_object_put(gone->request);
+    free(gone);
+}
+
+static void send_pending(struct pending *p)
+{
+    json_object_object_add(p->request, "id", json_object_new_int(p->id));
+    control_send(p->worker->conn, p->request);
+    json_object_put(p->request);
+    p->request = NULL;
+}
+
+int roster_forward(struct roster *r, const char *vm, struct json_object *request, struct control_conn *client)
+{
+    struct worker *w = find(r, vm);
+    struct pending *p = w ? calloc(1, sizeof *p) : NULL;
+    if (!p)
+        return -1;
+    *p = (struct pending){
+        .next = r->pending, .id = ++r->last_id, .worker = w, .client = client, .request = json_object_get(request)};
+    r->pending = p;
+    if (w->conn)
+        send_pending(p);
+    return 0;
+}
+
+static void on_reply(struct roster *r, struct worker *w, int id, struct json_object *reply)
+{
+    for (struct pending *p = r->pending; p; p = p->next) {
+        if (p->id == id && p->worker == w) {
+            json_object_object_del(reply, "reply");
+            if (p->client)
+                control_send(p->client, reply);
+            remove_pending(r, p);
+            return;
+        }
+    }
+}
+
+/* Whoever waits for this worker waits in vain. */
+static void fail_pending(struct roster *r, struct worker *w)
+{
+    for (struct pending *p = r->pending, *next; p; p = next) {
+        next = p->next;
+        if (p->worker != w)
+            continue;
+        const char *reason = json_get_text(w->status, "reason", "");
+        roster_refuse(p->client, "%s", *reason ? reason : "the VM's worker ended; see the agent's log");
+        remove_pending(r, p);
+    }
+}
+
+void roster_closed(struct roster *r, struct control_conn *c)
+{
+    struct worker *w = control_data(c);
+    if (w && w->conn == c)
+        w->conn = NULL; /* its end is noticed by its pidfd */
+    for (struct pending *p = r->pending; p; p = p->next)
+        if (p->client == c)
+            p->client = NULL;
+}
+
+/* ---- processes ---- */
+
+static void on_exit_of(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = io->data;
+    struct roster *r = w->roster;
+    siginfo_t info = {0};
+    int code = -1;
+    if (!waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG) && info.si_code == CLD_EXITED)
+        code = info.si_status;
+    struct worker **at = &r->workers;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    fail_pending(r, w);
+    struct json_object *last = json_object_get(w->status);
+    char vm[64];
+    memcpy(vm, w->vm, sizeof vm);
+    worker_free(w);
+    r->handlers.ended(vm, code, last, r->arg);
+    json_object_put(last);
+}
+
+static struct worker *add_worker(struct roster *r, const char *vm, pid_t pid)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w)
+        abort();
+    *w = (struct worker){.next = r->workers, .roster = r, .pid = pid};
+    snprintf(w->vm, sizeof w->vm, "%s", vm);
+    r->workers = w;
+    w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    ev_io_init(&w->exit, on_exit_of, w->pidfd, EV_READ);
+    w->exit.data = w;
+    if (w->pidfd >= 0)
+        ev_io_start(r->loop, &w->exit);
+    return w;
+}
+
+static void run_child(char *const argv[], int fd)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid(); /* no signal of ours, and no terminal's, reaches it */
+    if (fd >= 0 && fd != WORKER_FD)
+        dup2(fd, WORKER_FD); /* the copy is not close-on-exec */
+    else if (fd == WORKER_FD)
+        fcntl(fd, F_SETFD, 0);
+    execv(argv[0], argv);
+    fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+int roster_spawn(struct roster *r, const char *vm, char *const argv[], int fd, struct errmsg *e)
+{
+    pid_t pid = fork();
+    if (pid < 0)
+        return errmsg_set(e, "can't start a worker: %s", strerror(errno));
+    if (!pid)
+        run_child(argv, fd);
+    add_worker(r, vm, pid);
+    return 0;
+}
+
+/* ---- messages ---- */
+
+static void on_register(struct roster *r, struct control_conn *c, struct json_object *message)
+{
+    const char *vm = json_get_text(message, "register", "");
+    pid_t pid = (pid_t)json_get_u64(message, "pid", 0);
+    struct worker *w = r->workers;
+    while (w && w->pid != pid)
+        w = w->next;
+    if (!w) /* one that outlived our predecessor, or that was the other agent's */
+        w = add_worker(r, vm, pid);
+    if (w->conn && w->conn != c) {
+        control_set_data(w->conn, NULL);
+        control_close(w->conn);
+    }
+    snprintf(w->vm, sizeof w->vm, "%s", vm); /* the secondary's workers learn it from their peer */
+    w->conn = c;
+    control_set_data(c, w);
+    for (struct pending *p = r->pending; p; p = p->next)
+        if (p->worker == w && p->request)
+            send_pending(p);
+}
+
+bool roster_message(struct roster *r, struct control_conn *c, struct json_object *message)
+{
+    struct worker *w = control_data(c);
+    if (json_get(message, "register")) {
+        on_register(r, c, message);
+        return true;
+    }
+    if (!w)
+        return false;
+    struct json_object *status = json_get(message, "status"), *hist = json_get(message, "hist");
+    if (status) {
+        json_object_put(w->status);
+        w->status = json_object_get(status);
+        w->status_at = ev_now(r->loop);
+    }
+    if (hist) {
+        json_object_put(w->hist);
+        w->hist = json_object_get(hist);
+    }
+    if (json_get(message, "reply"))
+        on_reply(r, w, (int)json_get_u64(message, "reply", 0), message);
+    return true;
+}
+
+void roster_statuses(struct roster *r, struct json_object *array, bool with_hist)
+{
+    for (struct worker *w = r->workers; w; w = w->next) {
+        if (!w->status)
+            continue;
+        struct json_object *copy = NULL;
+        json_object_deep_copy(w->status, &copy, NULL);
+        double age_ms = (ev_time() - w->status_at) * 1000;
+        json_object_object_add(copy, "report_age_ms", json_object_new_double(age_ms));
+        double replica_age = json_get_double(copy, "replica_age_ms", -1);
+        if (replica_age >= 0)
+            json_object_object_add(copy, "replica_age_ms", json_object_new_double(replica_age + age_ms));
+        if (with_hist && w->hist)
+            json_object_object_add(copy, "hist", json_object_get(w->hist));
+        json_object_array_add(array, copy);
+    }
+}

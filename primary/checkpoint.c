@@ -1,0 +1,256 @@
+/*
+ * checkpoint: the first sync and the cycle after it.
+ *
+ * First sync: arm dirty tracking, send all populated memory while the guest runs, then rounds of what was dirtied
+ * meanwhile (the guest stands still for the scan only), until little is left or rounds stop helping. All of that is
+ * epoch 1, which the next checkpoint closes; from its pause on output is held.
+ *
+ * Cycle: the trigger says when; a checkpoint needs a free capture and room in flight. A link that can't keep up thus
+ * lengthens the epochs.
+ */
+#include "common/log.h"
+#include "primary/worker.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum { CAPTURE_PAGES = 4096, SYNC_ENOUGH_PAGES = 2048, SYNC_ROUNDS_MAX = 8 };
+
+static void set_timer(struct checkpoint *c, int64_t at)
+{
+    struct itimerspec spec = {.it_value = {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
+    timerfd_settime(c->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
+static bool is_cycling(const struct worker *w)
+{
+    return w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
+}
+
+void checkpoint_arm(struct worker *w)
+{
+    struct checkpoint *c = &w->checkpoint;
+    if (!is_cycling(w) || !c->free_count || !flight_has_room(&c->flight)) {
+        set_timer(c, 0); /* disarmed: an ack or a capture that comes back arms it */
+        return;
+    }
+    int64_t due = trigger_due(&c->trigger);
+    set_timer(c, due > 0 ? due : 1);
+}
+
+/* The stream can't go on, or the VM has ended. */
+static void fail(struct worker *w, const char *what)
+{
+    if (!worker_check_vm(w))
+        worker_event(w, EVENT_LINK_DOWN, "a checkpoint failed: %s", what);
+}
+
+static void account(struct worker *w, const struct capture *c)
+{
+    struct metrics *m = &w->metrics;
+    const struct capture_times *t = &c->times;
+    hist_add(m->pause, (uint64_t)t->total);
+    hist_add(m->stop, (uint64_t)t->stop);
+    hist_add(m->net, (uint64_t)t->net);
+    hist_add(m->scan, (uint64_t)t->scan);
+    hist_add(m->copy, (uint64_t)t->copy);
+    hist_add(m->state, (uint64_t)t->state);
+    hist_add(m->resume, (uint64_t)t->resume);
+    hist_add(m->pages, c->n);
+    m->checkpoints++;
+    m->pages_dirty += c->n;
+    m->last_pages = c->n;
+}
+
+static void checkpoint(struct worker *w)
+{
+    struct checkpoint *c = &w->checkpoint;
+    struct capture *capture = c->free[--c->free_count];
+    struct errmsg e;
+    bool first = c->flight.last == 0;
+    if (capture_checkpoint(w->ops, w->vm, w->relays, w->relay_count, c->flight.last + 1, &c->dirty, capture, &e)) {
+        c->free[c->free_count++] = capture;
+        fail(w, e.text);
+        return;
+    }
+    flight_open(&c->flight, capture->times.paused_at);
+    if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
+        for (unsigned i = 0; i < w->relay_count; i++)
+            relay_let_go(w->relays[i]);
+    account(w, capture);
+    c->trigger.paused_at = capture->times.paused_at;
+    c->trigger.resumed_at = clock_now();
+    c->trigger.output = c->trigger.full = false;
+    pipeline_epoch(c->pipeline, capture, first ? &c->initial : NULL);
+    if (first) {
+        vm_blob_free(&c->initial);
+        worker_event(w, EVENT_CHECKPOINTED, "%s", "");
+    }
+    checkpoint_arm(w);
+}
+
+static void on_timer(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = io->data;
+    uint64_t times;
+    if (read(w->checkpoint.timer_fd, &times, sizeof times) < 0)
+        return; /* it was set anew since */
+    if (is_cycling(w) && w->checkpoint.free_count && flight_has_room(&w->checkpoint.flight))
+        checkpoint(w);
+}
+
+/* ---- first sync ---- */
+
+static void next_round(struct worker *w)
+{
+    struct checkpoint *c = &w->checkpoint;
+    struct sync *s = &c->sync;
+    if (s->round > 1 && (s->round_pages <= SYNC_ENOUGH_PAGES || s->round >= SYNC_ROUNDS_MAX)) {
+        checkpoint(w);
+        return;
+    }
+    struct errmsg e;
+    int64_t pause;
+    if (capture_round(w->ops, w->vm, &c->dirty, &pause, &e)) {
+        fail(w, e.text);
+        return;
+    }
+    s->round++;
+    s->round_pages = c->dirty.pages;
+    log_info("first sync: round %u, %" PRIu64 " pages were dirtied meanwhile", s->round, s->round_pages);
+    pipeline_round(c->pipeline, 1, &c->dirty, false);
+}
+
+static void on_round_done(void *arg)
+{
+    struct worker *w = arg;
+    if (w->state == PROTECTION_SYNCING)
+        next_round(w);
+}
+
+static void on_captured(struct capture *done, void *arg)
+{
+    struct worker *w = arg;
+    w->checkpoint.free[w->checkpoint.free_count++] = done;
+    checkpoint_arm(w);
+}
+
+static void on_output(void *arg)
+{
+    session_pump(arg);
+}
+
+static int refill_captures(struct checkpoint *c, struct errmsg *e)
+{
+    while (c->free_count < FLIGHT_MAX) { /* those that were in the pipeline when it was ended went with it */
+        struct capture *capture = capture_new(CAPTURE_PAGES, e);
+        if (!capture)
+            return -1;
+        c->free[c->free_count++] = capture;
+    }
+    return 0;
+}
+
+static int begin_sync(struct worker *w, struct errmsg *e)
+{
+    static const struct pipeline_handlers handlers = {
+        .output = on_output, .captured = on_captured, .round_done = on_round_done};
+    struct checkpoint *c = &w->checkpoint;
+    flight_reset(&c->flight);
+    c->sync = (struct sync){.round = 1};
+    vm_blob_free(&c->initial);
+    page_ranges_clear(&c->dirty);
+    if (refill_captures(c, e) || w->ops->arm(w->vm, &c->initial, e) || w->ops->populated(w->vm, &c->dirty, e))
+        return -1;
+    struct pipeline_config pc = {.pages = w->info.pages,
+                                 .memory = w->ops->memory(w->vm),
+                                 .delta_cache_bytes = w->settings->delta_cache_bytes,
+                                 .drop_page = w->config->fault_drop_page};
+    c->pipeline = pipeline_new(w->loop, &pc, &handlers, w, e);
+    if (!c->pipeline)
+        return -1;
+    c->sync.total = c->sync.round_pages = c->dirty.pages;
+    log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something", w->peer, c->sync.total,
+             w->info.pages);
+    pipeline_round(c->pipeline, 1, &c->dirty, true);
+    return 0;
+}
+
+void checkpoint_sync(struct worker *w)
+{
+    struct errmsg e;
+    if (begin_sync(w, &e))
+        fail(w, e.text);
+}
+
+void checkpoint_stop(struct worker *w)
+{
+    struct checkpoint *c = &w->checkpoint;
+    set_timer(c, 0);
+    pipeline_free(c->pipeline);
+    c->pipeline = NULL;
+    struct errmsg e;
+    if (w->vm && w->ops->disarm(w->vm, &e))
+        log_warn("dirty tracking could not be ended: %s", e.text);
+}
+
+/* ---- acks ---- */
+
+void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PROTO_DIGEST_SIZE])
+{
+    struct flight_epoch done;
+    struct proto_error e;
+    if (!is_cycling(w))
+        return; /* late: the epoch's output is decided by the arbiter now */
+    if (flight_ack(&w->checkpoint.flight, epoch, digest, &done, &e)) {
+        worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
+        return;
+    }
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_release(w->relays[i], epoch);
+    hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
+    if (w->state == PROTECTION_SEALED)
+        worker_event(w, EVENT_ACKED, "%s", "");
+    checkpoint_arm(w);
+}
+
+/* ---- life ---- */
+
+void checkpoint_configure(struct worker *w)
+{
+    struct trigger *t = &w->checkpoint.trigger;
+    t->on_output = w->record.mode == TRIGGER_ON_OUTPUT;
+    t->interval = w->record.interval_ms * INT64_C(1000000);
+    t->max_interval = w->settings->max_interval_ms * INT64_C(1000000);
+    t->min_interval = w->settings->min_interval_ms * INT64_C(1000000);
+    checkpoint_arm(w);
+}
+
+int checkpoint_init(struct worker *w, struct errmsg *e)
+{
+    struct checkpoint *c = &w->checkpoint;
+    c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (c->timer_fd < 0)
+        return errmsg_set(e, "timerfd: %s", strerror(errno));
+    ev_io_init(&c->timer, on_timer, c->timer_fd, EV_READ);
+    c->timer.data = w;
+    ev_io_start(w->loop, &c->timer);
+    return 0;
+}
+
+void checkpoint_end(struct worker *w)
+{
+    struct checkpoint *c = &w->checkpoint;
+    pipeline_free(c->pipeline);
+    c->pipeline = NULL;
+    while (c->free_count)
+        capture_free(c->free[--c->free_count]);
+    vm_blob_free(&c->initial);
+    page_ranges_free(&c->dirty);
+    ev_io_stop(w->loop, &c->timer);
+    close(c->timer_fd);
+}

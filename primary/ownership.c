@@ -1,0 +1,108 @@
+/*
+ * ownership: the shell around the arbiter. A claim is always for the term after the one we know; what we know is read
+ * first when this process has not owned the VM yet.
+ */
+#include "common/log.h"
+#include "primary/worker.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { ANSWER_MS = 1000 };
+static const double RETRY_S = 0.2;
+
+static void on_claimed(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct worker *w = arg;
+    w->ownership.request = NULL;
+    switch (answer) {
+    case ARBITER_GRANTED:
+        w->term = now->term;
+        log_info("the VM is ours, term %" PRIu64, w->term);
+        worker_event(w, EVENT_GRANTED, "%s", "");
+        break;
+    case ARBITER_REFUSED:
+        worker_event(w, EVENT_REFUSED, "the VM belongs to %s since term %" PRIu64, now->owner, now->term);
+        break;
+    case ARBITER_NO_ANSWER:
+        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s): output is held until it does", why);
+        break;
+    }
+}
+
+static void claim(struct worker *w)
+{
+    struct ownership *o = &w->ownership;
+    o->want = (struct arbiter_register){.term = w->term + 1};
+    strncpy(o->want.owner, w->config->name, sizeof o->want.owner - 1);
+    strncpy(o->want.mode, w->state == PROTECTION_STOPPING ? "stopped" : "alone", sizeof o->want.mode - 1);
+    o->request = arbiter_claim(o->arbiter, w->name, &o->want, ANSWER_MS, on_claimed, w);
+}
+
+static void on_read(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct worker *w = arg;
+    w->ownership.request = NULL;
+    if (answer == ARBITER_NO_ANSWER) {
+        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s): output is held until it does", why);
+        return;
+    }
+    bool mine = now->term == 0 || !strcmp(now->owner, w->config->name);
+    bool free_for_all = !strcmp(now->mode, "stopped") && !w->vm;
+    if (!mine && !free_for_all) {
+        worker_event(w, EVENT_REFUSED, "the VM belongs to %s since term %" PRIu64, now->owner, now->term);
+        return;
+    }
+    w->term = now->term;
+    w->ownership.register_read = true;
+    claim(w);
+}
+
+static int open_arbiter(struct worker *w)
+{
+    struct errmsg e;
+    if (!w->ownership.arbiter)
+        w->ownership.arbiter = arbiter_open(w->loop, w->config->arbiter, &e);
+    if (w->ownership.arbiter)
+        return 0;
+    worker_event(w, EVENT_NO_ANSWER, "no arbiter: %s", e.text);
+    return -1;
+}
+
+void ownership_claim(struct worker *w)
+{
+    if (w->ownership.request)
+        return; /* its answer will do */
+    if (open_arbiter(w))
+        return;
+    if (w->ownership.register_read)
+        claim(w);
+    else
+        w->ownership.request = arbiter_read(w->ownership.arbiter, w->name, ANSWER_MS, on_read, w);
+}
+
+static void on_retry(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    ownership_claim(t->data);
+}
+
+void ownership_claim_later(struct worker *w)
+{
+    ev_timer_stop(w->loop, &w->ownership.retry);
+    ev_timer_set(&w->ownership.retry, RETRY_S, 0.);
+    ev_timer_start(w->loop, &w->ownership.retry);
+}
+
+void ownership_init(struct worker *w)
+{
+    ev_timer_init(&w->ownership.retry, on_retry, RETRY_S, 0.);
+    w->ownership.retry.data = w;
+}
+
+void ownership_end(struct worker *w)
+{
+    ev_timer_stop(w->loop, &w->ownership.retry);
+    arbiter_free(w->ownership.arbiter);
+    w->ownership.arbiter = NULL;
+}

@@ -1,0 +1,183 @@
+/*
+ * report: what this worker tells its supervisor of itself: its status a few times a second and at every change of
+ * state, the histograms once a second. Promise 5: the age of the replica is that of the last *acknowledged* epoch.
+ */
+#include "primary/worker.h"
+
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { REPORTS_PER_SECOND = 10 };
+
+static struct json_object *real(double v)
+{
+    char text[32]; /* three decimals are all that anybody reads */
+    snprintf(text, sizeof text, "%.3f", v);
+    return json_object_new_double_s(v, text);
+}
+
+static void add_u64(struct json_object *j, const char *key, uint64_t v)
+{
+    json_object_object_add(j, key, json_object_new_uint64(v));
+}
+
+static void add_text(struct json_object *j, const char *key, const char *v)
+{
+    json_object_object_add(j, key, json_object_new_string(v));
+}
+
+/* Of this process: all, and what of it is no guest memory (that is mapped from a shared file). */
+static void add_memory(struct json_object *j)
+{
+    unsigned long long size, resident = 0, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
+        resident = shared = 0;
+    if (f)
+        fclose(f);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    add_u64(j, "rss_bytes", resident * page);
+    add_u64(j, "rss_anon_bytes", (resident - shared) * page);
+}
+
+static void add_warnings(struct json_object *j, const struct worker *w)
+{
+    struct json_object *all = json_object_new_array();
+    if (w->config->fault_release_early)
+        json_object_array_add(all, json_object_new_string("FAULT INJECTION: output is not held (release = early)"));
+    if (w->config->fault_drop_page)
+        json_object_array_add(all, json_object_new_string("FAULT INJECTION: pages are dropped (drop_page)"));
+    json_object_object_add(j, "warnings", all);
+}
+
+static void add_progress(struct json_object *j, const struct worker *w)
+{
+    const struct checkpoint *c = &w->checkpoint;
+    uint64_t done = c->pipeline ? pipeline_pages_done(c->pipeline) : 0;
+    add_u64(j, "sync_total", c->sync.total);
+    add_u64(j, "sync_done", done < c->sync.total ? done : c->sync.total);
+    add_u64(j, "epoch", c->flight.acked);
+    if (c->flight.acked)
+        json_object_object_add(j, "replica_age_ms", real((double)(clock_now() - c->flight.acked_age) / 1e6));
+}
+
+static void add_buffer(struct json_object *j, const struct worker *w)
+{
+    struct netbuf_counts sum = {0};
+    for (unsigned i = 0; i < w->relay_count; i++) {
+        struct netbuf_counts c = relay_counts(w->relays[i]);
+        sum.frames += c.frames;
+        sum.bytes += c.bytes;
+        sum.released += c.released;
+        sum.dropped += c.dropped;
+    }
+    add_u64(j, "held_packets", sum.frames);
+    add_u64(j, "held_bytes", sum.bytes);
+    add_u64(j, "released_packets", sum.released);
+}
+
+static struct json_object *status(const struct worker *w)
+{
+    struct json_object *j = json_object_new_object();
+    const struct session *s = &w->session;
+    uint64_t wire = s->bytes_before + (s->link ? link_bytes_sent(s->link) : 0);
+    add_text(j, "vm", w->name);
+    add_text(j, "state", protection_state_name(w->state));
+    add_text(j, "reason", w->reason);
+    add_text(j, "peer", w->peer);
+    add_u64(j, "term", w->term);
+    add_text(j, "mode", w->record.mode == TRIGGER_PERIODIC ? "periodic" : "on-output");
+    add_u64(j, "interval_ms", w->record.interval_ms);
+    add_u64(j, "pages", w->info.pages);
+    add_text(j, "note", w->info.note);
+    add_u64(j, "vm_pid", (uint64_t)w->info.pid);
+    add_progress(j, w);
+    add_buffer(j, w);
+    add_u64(j, "checkpoints", w->metrics.checkpoints);
+    add_u64(j, "dirty_pages", w->metrics.last_pages);
+    add_u64(j, "bytes_dirty", w->metrics.pages_dirty * VM_PAGE_SIZE);
+    add_u64(j, "wire_bytes", wire);
+    add_u64(j, "bytes_wire", wire);
+    json_object_object_add(j, "pause_ms_p50", real((double)hist_percentile(w->metrics.pause, 50) / 1e6));
+    json_object_object_add(j, "pause_ms_p99", real((double)hist_percentile(w->metrics.pause, 99) / 1e6));
+    add_memory(j);
+    add_warnings(j, w);
+    char id[48];
+    snprintf(id, sizeof id, "%s:%d:%p", w->config->name, (int)getpid(), (const void *)w);
+    add_text(j, "worker", id);
+    if (w->timeline)
+        json_object_object_add(j, "timeline", json_object_get(w->timeline));
+    return j;
+}
+
+static struct json_object *histograms(const struct metrics *m)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "pause", hist_to_json(m->pause));
+    json_object_object_add(j, "stop", hist_to_json(m->stop));
+    json_object_object_add(j, "net", hist_to_json(m->net));
+    json_object_object_add(j, "scan", hist_to_json(m->scan));
+    json_object_object_add(j, "copy", hist_to_json(m->copy));
+    json_object_object_add(j, "state", hist_to_json(m->state));
+    json_object_object_add(j, "resume", hist_to_json(m->resume));
+    json_object_object_add(j, "commit", hist_to_json(m->commit));
+    json_object_object_add(j, "pages", hist_to_json(m->pages));
+    return j;
+}
+
+static void send_report(struct worker *w, bool with_histograms)
+{
+    if (!w->supervisor)
+        return;
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "status", status(w));
+    if (with_histograms)
+        json_object_object_add(j, "hist", histograms(&w->metrics));
+    control_send(w->supervisor, j);
+    json_object_put(j);
+}
+
+void report_now(struct worker *w)
+{
+    send_report(w, false);
+}
+
+static void on_report(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    static unsigned turn;
+    send_report(t->data, turn++ % REPORTS_PER_SECOND == 0);
+}
+
+void report_mark(struct worker *w, const char *what)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    if (!w->timeline)
+        w->timeline = json_object_new_object();
+    json_object_object_add(w->timeline, what, real((double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6));
+}
+
+void report_init(struct worker *w)
+{
+    struct metrics *m = &w->metrics;
+    struct hist **all[] = {&m->pause, &m->stop,   &m->net,    &m->scan, &m->copy,
+                           &m->state, &m->resume, &m->commit, &m->pages};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        *all[i] = hist_new();
+    ev_timer_init(&w->report, on_report, 1. / REPORTS_PER_SECOND, 1. / REPORTS_PER_SECOND);
+    w->report.data = w;
+    ev_timer_start(w->loop, &w->report);
+}
+
+void report_end(struct worker *w)
+{
+    struct metrics *m = &w->metrics;
+    struct hist *all[] = {m->pause, m->stop, m->net, m->scan, m->copy, m->state, m->resume, m->commit, m->pages};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        hist_free(all[i]);
+    json_object_put(w->timeline);
+}

@@ -1,0 +1,322 @@
+/*
+ * session: the connection to the secondary. HELLO both ways, CONFIG, READY, then epochs out and acks in. Any byte from
+ * the peer is a sign of life; silence for the detection time is a lost link, like a reset.
+ */
+#include "common/log.h"
+#include "primary/worker.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100 };
+static const double RECONNECT_S = 0.5;
+
+static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
+{
+    uint8_t head[RECORD_HEADER_SIZE];
+    record_header_write(head, type, flags, (uint32_t)n, epoch);
+    if (link_send(w->session.link, head, sizeof head))
+        return -1;
+    return n ? link_send(w->session.link, payload, n) : 0;
+}
+
+static void send_json(struct worker *w, uint16_t type, uint16_t flags, struct json_object *j)
+{
+    size_t n;
+    const char *text = json_object_to_json_string_length(j, JSON_C_TO_STRING_PLAIN, &n);
+    send_record(w, type, flags, 0, text, n);
+    json_object_put(j);
+}
+
+static void send_hello(struct worker *w)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
+    json_object_object_add(j, "features", json_object_new_array());
+    json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
+    json_object_object_add(j, "host", json_object_new_string(w->config->name));
+    json_object_object_add(j, "vm", json_object_new_string(w->name));
+    json_object_object_add(j, "term", json_object_new_int64((int64_t)w->term));
+    json_object_object_add(j, "detect_ms", json_object_new_int((int)w->config->detect_ms));
+    send_json(w, RECORD_HELLO, 0, j);
+}
+
+/* Gives up on this connection for a reason that the peer is told as well. */
+static void refuse(struct worker *w, const char *what)
+{
+    log_error("%s: %s", w->peer, what);
+    session_bye(w, BYE_PROTOCOL, what);
+    worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, what);
+}
+
+static void send_config(struct worker *w)
+{
+    struct errmsg e;
+    struct json_object *replica = NULL;
+    if (w->ops->describe(w->vm, &replica, &e)) {
+        worker_event(w, EVENT_LINK_DOWN, "can't describe the VM: %s", e.text);
+        return;
+    }
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "backend", json_object_new_string(w->ops->name));
+    json_object_object_add(j, "pages", json_object_new_int64((int64_t)w->info.pages));
+    json_object_object_add(j, "replica", replica);
+    json_object_object_add(j, "mode", json_object_new_int((int)w->record.mode));
+    json_object_object_add(j, "interval_ms", json_object_new_int((int)w->record.interval_ms));
+    send_json(w, RECORD_CONFIG, 0, j);
+}
+
+static struct json_object *parse(const struct record *r)
+{
+    struct json_tokener *t = json_tokener_new();
+    struct json_object *j = json_tokener_parse_ex(t, (const char *)r->payload, (int)r->length);
+    if (json_tokener_get_error(t) != json_tokener_success || !json_object_is_type(j, json_type_object)) {
+        json_object_put(j);
+        j = NULL;
+    }
+    json_tokener_free(t);
+    return j;
+}
+
+static void on_hello(struct worker *w, const struct record *r)
+{
+    struct json_object *j = parse(r), *v = NULL;
+    int version = j && json_object_object_get_ex(j, "version", &v) ? json_object_get_int(v) : -1;
+    json_object_put(j);
+    if (version != PROTO_VERSION) {
+        char what[128];
+        snprintf(what, sizeof what, "speaks version %d of the protocol, this host version %d: use the same release",
+                 version, PROTO_VERSION);
+        refuse(w, what);
+        return;
+    }
+    w->session.state = SESSION_CONFIG;
+    send_config(w);
+}
+
+static void on_bye(struct worker *w, const struct record *r)
+{
+    enum bye_reason reason;
+    char text[PROTO_REASON_MAX + 1];
+    struct proto_error e;
+    if (bye_read(r, &reason, text, &e)) {
+        refuse(w, e.text);
+        return;
+    }
+    log_warn("%s ends the connection: %s: %s", w->peer, bye_name(reason), text);
+    if (reason == BYE_TAKEN_OVER && (w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED))
+        worker_event(w, EVENT_TAKEN_OVER, "%s has taken the VM over: %s", w->peer, text);
+    else
+        worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, text);
+}
+
+static void on_record(struct worker *w, const struct record *r)
+{
+    struct session *s = &w->session;
+    struct proto_error e;
+    uint64_t echo;
+    switch (r->type) {
+    case RECORD_HELLO:
+        on_hello(w, r);
+        break;
+    case RECORD_READY:
+        s->state = SESSION_READY;
+        worker_event(w, EVENT_READY, "%s", "");
+        break;
+    case RECORD_ACK:
+        checkpoint_acked(w, r->epoch, r->payload);
+        break;
+    case RECORD_HEARTBEAT:
+        if (heartbeat_read(r, &s->echo, &echo, &e))
+            refuse(w, e.text);
+        break;
+    case RECORD_BYE:
+        on_bye(w, r);
+        break;
+    default:
+        break;
+    }
+}
+
+static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
+{
+    struct worker *w = arg;
+    struct proto_error e;
+    struct record r;
+    w->session.heard_at = clock_now();
+    int got = framer_feed(w->session.framer, data, n, &e);
+    while (!got && (got = framer_next(w->session.framer, &r, &e)) > 0) {
+        got = stream_check_record(w->session.check, &r, &e);
+        if (!got)
+            on_record(w, &r);
+        if (w->session.link != l)
+            return; /* this connection was given up meanwhile */
+    }
+    if (got < 0)
+        refuse(w, e.text);
+}
+
+static void on_up(struct link *l, void *arg)
+{
+    (void)l;
+    struct worker *w = arg;
+    w->session.state = SESSION_HELLO;
+    w->session.heard_at = clock_now();
+    send_hello(w);
+    ev_timer_again(w->loop, &w->session.heartbeat);
+}
+
+static void on_drained(struct link *l, void *arg)
+{
+    (void)l;
+    session_pump(arg);
+}
+
+static void on_closed(struct link *l, bool reset, const char *reason, void *arg)
+{
+    (void)l, (void)reset;
+    struct worker *w = arg;
+    worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, reason);
+}
+
+static bool never_trusted(const char *fingerprint, void *arg)
+{
+    (void)fingerprint, (void)arg;
+    return false; /* a client knows whom it expects */
+}
+
+static void send_heartbeat(struct worker *w)
+{
+    uint8_t payload[HEARTBEAT_SIZE];
+    heartbeat_write(payload, ++w->session.sequence, w->session.echo);
+    send_record(w, RECORD_HEARTBEAT, 0, 0, payload, sizeof payload);
+}
+
+static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = t->data;
+    int64_t silent_ms = (clock_now() - w->session.heard_at) / 1000000;
+    /* making the replica may take its host a while; from READY on silence means something */
+    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : 10000 + w->config->detect_ms;
+    if (silent_ms > bound) {
+        worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
+        return;
+    }
+    send_heartbeat(w);
+}
+
+static int load_identity(struct worker *w, struct errmsg *e)
+{
+    if (!w->session.identity)
+        w->session.identity = tls_identity_load(w->config->key, w->config->certificate, e);
+    return w->session.identity ? 0 : -1;
+}
+
+static int start(struct worker *w, struct errmsg *e)
+{
+    static const struct link_handlers handlers = {
+        .up = on_up, .input = on_input, .drained = on_drained, .closed = on_closed, .trusted = never_trusted};
+    struct session *s = &w->session;
+    const struct config_peer *p = config_peer_by_name(w->config, w->peer);
+    if (!p)
+        return errmsg_set(e, "no [peer %s] in %s", w->peer, w->config->path);
+    if (load_identity(w, e))
+        return -1;
+    s->framer = framer_new();
+    s->check = stream_check_new(STREAM_FROM_SECONDARY);
+    if (!s->framer || !s->check)
+        return errmsg_set(e, "no memory");
+    s->link = link_connect(w->loop, s->identity, p->address, p->port, p->fingerprint, CONNECT_MS, &handlers, w, e);
+    s->state = SESSION_CONNECTING;
+    return s->link ? 0 : -1;
+}
+
+void session_connect(struct worker *w)
+{
+    struct errmsg e;
+    session_close(w);
+    if (start(w, &e))
+        worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
+}
+
+static void on_reconnect(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = t->data;
+    if (w->state == PROTECTION_CONNECTING)
+        session_connect(w);
+}
+
+void session_connect_later(struct worker *w)
+{
+    ev_timer_stop(w->loop, &w->session.reconnect);
+    ev_timer_set(&w->session.reconnect, RECONNECT_S, 0.);
+    ev_timer_start(w->loop, &w->session.reconnect);
+}
+
+void session_close(struct worker *w)
+{
+    struct session *s = &w->session;
+    ev_timer_stop(w->loop, &s->heartbeat);
+    if (s->link) {
+        s->bytes_before += link_bytes_sent(s->link);
+        link_free(s->link, 0);
+    }
+    framer_free(s->framer);
+    stream_check_free(s->check);
+    s->link = NULL;
+    s->framer = NULL;
+    s->check = NULL;
+    s->state = SESSION_NONE;
+}
+
+void session_bye(struct worker *w, enum bye_reason reason, const char *text)
+{
+    struct session *s = &w->session;
+    if (s->link && s->state > SESSION_CONNECTING) {
+        uint8_t payload[4 + PROTO_REASON_MAX];
+        send_record(w, RECORD_BYE, 0, 0, payload, bye_write(payload, reason, text));
+        s->bytes_before += link_bytes_sent(s->link);
+        link_free(s->link, FLUSH_MS);
+        s->link = NULL;
+    }
+    session_close(w);
+}
+
+void session_pump(struct worker *w)
+{
+    struct pipeline *p = w->checkpoint.pipeline;
+    while (p && w->session.link && link_queued(w->session.link) < LINK_QUEUE_MAX) {
+        struct pipeline_chunk *c = pipeline_take(p);
+        if (!c)
+            return;
+        if (c->committed)
+            flight_sent(&w->checkpoint.flight, c->committed, c->digest);
+        link_send(w->session.link, c->data, c->n); /* if it fails, `closed` will say so */
+        free(c);
+    }
+}
+
+void session_note_addresses(struct worker *w)
+{
+    if (!w->session.link || w->session.state < SESSION_CONFIG || !w->record.addresses)
+        return;
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "addresses", json_object_get(w->record.addresses));
+    send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
+}
+
+void session_init(struct worker *w)
+{
+    struct session *s = &w->session;
+    double period = w->config->detect_ms / 5000.;
+    ev_timer_init(&s->heartbeat, on_heartbeat, period, period);
+    ev_timer_init(&s->reconnect, on_reconnect, RECONNECT_S, 0.);
+    s->heartbeat.data = s->reconnect.data = w;
+    /* After a stall of this process what has come in is read before silence is judged. */
+    ev_set_priority(&s->heartbeat, EV_MINPRI);
+}

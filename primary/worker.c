@@ -1,0 +1,552 @@
+/*
+ * worker: life of one VM's worker process. It finds its VM, feeds what happens to the protection table and carries out
+ * the actions that come back. It outlives its supervisor and is restarted by it; the VM outlives both.
+ */
+#include "primary/worker.h"
+#include "common/file.h"
+#include "common/jsonget.h"
+#include "common/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { ANNOUNCEMENTS = 4 };
+static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05;
+
+/* ---- the record on disk ---- */
+
+int worker_save_record(struct worker *w, const char *role)
+{
+    struct vm_record *r = &w->record;
+    struct errmsg e;
+    snprintf(r->name, sizeof r->name, "%s", w->name);
+    snprintf(r->role, sizeof r->role, "%s", role);
+    snprintf(r->peer, sizeof r->peer, "%s", w->peer);
+    snprintf(r->run_dir, sizeof r->run_dir, "%s", w->run_dir);
+    snprintf(r->reason, sizeof r->reason, "%s", w->reason);
+    r->term = w->term;
+    if (!vm_record_save(w->config->state_dir, r, &e))
+        return 0;
+    log_error("the VM's record can't be written: %s", e.text); /* protection goes on; a restart would know less */
+    return -1;
+}
+
+/* ---- network ---- */
+
+static void on_held(void *arg)
+{
+    struct worker *w = arg;
+    w->checkpoint.trigger.output = true;
+    checkpoint_arm(w);
+}
+
+static void on_full(void *arg)
+{
+    struct worker *w = arg;
+    log_info("the output buffer is full: checkpoint now");
+    w->checkpoint.trigger.full = true;
+    checkpoint_arm(w);
+}
+
+static void on_learnt(void *arg)
+{
+    struct worker *w = arg;
+    struct json_object *all = json_object_new_array();
+    for (unsigned i = 0; i < w->relay_count; i++) {
+        const struct neighbour_table *t = relay_neighbours(w->relays[i]);
+        for (size_t a = 0; a < t->count; a++) {
+            char text[INET6_ADDRSTRLEN];
+            inet_ntop(t->at[a].length == 4 ? AF_INET : AF_INET6, t->at[a].octets, text, sizeof text);
+            json_object_array_add(all, json_object_new_string(text));
+        }
+    }
+    json_object_put(w->record.addresses);
+    w->record.addresses = all;
+    session_note_addresses(w);
+}
+
+static void on_relay_lost(const char *why, void *arg)
+{
+    struct worker *w = arg;
+    log_warn("the guest's network: %s", why);
+    worker_check_vm(w);
+}
+
+/* What the VM's last host knew of its addresses, so that the announcement after a failover can name them. */
+static void teach(struct relay *r, struct json_object *addresses)
+{
+    for (size_t i = 0; addresses && i < json_object_array_length(addresses); i++) {
+        const char *text = json_object_get_string(json_object_array_get_idx(addresses, i));
+        struct neighbour_address a = {.length = 4};
+        if (inet_pton(AF_INET, text, a.octets) == 1 || (a.length = 16, inet_pton(AF_INET6, text, a.octets) == 1))
+            neighbour_add(relay_neighbours(r), &a);
+    }
+}
+
+static int open_relays(struct worker *w, struct errmsg *e)
+{
+    static const struct relay_handlers handlers = {
+        .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_relay_lost};
+    for (unsigned i = 0; i < w->info.nic_count; i++) {
+        const struct vm_nic *nic = &w->info.nics[i];
+        struct relay_config c = {
+            .stream_path = nic->stream_path, .bridge = nic->bridge, .limit_bytes = w->settings->buffer_bytes};
+        memcpy(c.mac, nic->mac, sizeof c.mac);
+        struct relay *r = relay_open(w->loop, &c, &handlers, w, e);
+        if (!r)
+            return -1;
+        teach(r, w->record.addresses);
+        w->relays[w->relay_count++] = r;
+    }
+    return 0;
+}
+
+static void close_relays(struct worker *w)
+{
+    while (w->relay_count)
+        relay_close(w->relays[--w->relay_count]);
+}
+
+static void on_announce(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    struct worker *w = t->data;
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_announce(w->relays[i]);
+    if (++w->announcements >= ANNOUNCEMENTS)
+        ev_timer_stop(loop, t);
+}
+
+/* ---- the VM ---- */
+
+bool worker_check_vm(struct worker *w)
+{
+    enum vm_state s = w->vm ? w->ops->state(w->vm) : VM_RUNNING;
+    if (s == VM_SHUT_DOWN)
+        worker_event(w, EVENT_VM_SHUT_DOWN, "the guest has shut down");
+    else if (s == VM_GONE)
+        worker_event(w, EVENT_VM_GONE, "the VM's process died");
+    return s == VM_SHUT_DOWN || s == VM_GONE;
+}
+
+static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)events;
+    if (worker_check_vm(io->data))
+        ev_io_stop(loop, io);
+}
+
+/* A directory that no other incarnation of a VM of this name uses. */
+static int make_run_dir(struct worker *w, struct errmsg *e)
+{
+    snprintf(w->run_dir, sizeof w->run_dir, "%s/vms/%s.%d", w->config->run_dir, w->name, (int)getpid());
+    return dir_make(w->run_dir, 0700, e);
+}
+
+static void watch_vm(struct worker *w)
+{
+    w->ops->info(w->vm, &w->info);
+    ev_io_init(&w->vm_event, on_vm_event, w->ops->event_fd(w->vm), EV_READ);
+    w->vm_event.data = w;
+    ev_io_start(w->loop, &w->vm_event);
+}
+
+/* Takes the VM that the record says runs here; it is resumed in any case: what our predecessor left paused must not
+ * stay so. */
+static int find_vm(struct worker *w, struct errmsg *e)
+{
+    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+    if (w->ops->attach(&spec, &w->vm, e))
+        return -1;
+    watch_vm(w);
+    struct errmsg second;
+    int result = open_relays(w, e);
+    return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
+}
+
+static int begin_vm(struct worker *w, struct errmsg *e)
+{
+    struct json_object *settings = w->settings->settings;
+    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = settings};
+    if (make_run_dir(w, e))
+        return -1;
+    bool runs = json_get(settings, "qmp");
+    if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
+        return -1;
+    watch_vm(w);
+    return open_relays(w, e);
+}
+
+static void remove_run_dir(struct worker *w)
+{
+    if (*w->run_dir && rmdir(w->run_dir) && errno != ENOENT)
+        log_debug("%s: %s", w->run_dir, strerror(errno));
+}
+
+static void destroy_vm(struct worker *w)
+{
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_seal(w->relays[i]);
+    close_relays(w);
+    if (w->vm) {
+        ev_io_stop(w->loop, &w->vm_event);
+        w->ops->destroy(w->vm);
+        w->vm = NULL;
+    }
+    remove_run_dir(w);
+}
+
+/* ---- the end ---- */
+
+static void answer_start(struct worker *w, const char *error)
+{
+    if (!w->reply_to)
+        return;
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "reply", json_object_new_int(w->reply_to));
+    json_object_object_add(j, "ok", json_object_new_boolean(!error));
+    if (error)
+        json_object_object_add(j, "error", json_object_new_string(error));
+    if (w->supervisor)
+        control_send(w->supervisor, j);
+    json_object_put(j);
+    w->reply_to = 0;
+}
+
+static void on_exit_timer(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)t, (void)events;
+    ev_break(loop, EVBREAK_ALL);
+}
+
+/* Ends the worker a moment later, so that the supervisor gets to know why. */
+static void finish(struct worker *w, int exit_code)
+{
+    w->exit_code = exit_code;
+    report_now(w);
+    ev_timer_start(w->loop, &w->exit);
+}
+
+static void give_up(struct worker *w, const char *what)
+{
+    log_error("%s", what);
+    snprintf(w->reason, sizeof w->reason, "%s", what);
+    answer_start(w, what);
+    bool ran_before = !strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT;
+    if (w->vm && !ran_before && !json_get(w->settings->settings, "qmp"))
+        destroy_vm(w); /* launched a moment ago, it never had any output */
+    w->state = PROTECTION_ENDED;
+    finish(w, ran_before ? 1 : 2); /* 1: the supervisor tries again */
+}
+
+/* ---- actions ---- */
+
+static void open_gate(struct worker *w)
+{
+    struct errmsg e;
+    if (!w->vm && begin_vm(w, &e)) {
+        give_up(w, e.text);
+        return;
+    }
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_let_go(w->relays[i]);
+    worker_save_record(w, "running");
+    answer_start(w, NULL);
+    if (*w->peer)
+        worker_event(w, EVENT_WANT, "%s", w->reason);
+}
+
+static void end_vm(struct worker *w)
+{
+    destroy_vm(w);
+    w->run_dir[0] = 0;
+    answer_start(w, w->reason);
+    worker_save_record(w, w->state == PROTECTION_LOST ? "lost" : "stopped");
+    finish(w, 0);
+}
+
+static void act(struct worker *w, unsigned actions)
+{
+    if (actions & ACTION_CLAIM)
+        ownership_claim(w);
+    if (actions & ACTION_CLAIM_LATER)
+        ownership_claim_later(w);
+    if (actions & ACTION_CONNECT)
+        session_connect(w);
+    if (actions & ACTION_CONNECT_LATER)
+        session_connect_later(w);
+    if (actions & ACTION_SYNC)
+        checkpoint_sync(w);
+    if (actions & ACTION_STOP_SYNC)
+        checkpoint_stop(w);
+    if (actions & ACTION_BYE_UNPROTECT)
+        session_bye(w, BYE_UNPROTECT, "the VM is no longer protected by this host");
+    if (actions & ACTION_BYE_STOPPED)
+        session_bye(w, BYE_VM_STOPPED, w->reason);
+    if (actions & ACTION_BYE_CRASHED)
+        session_bye(w, BYE_VM_CRASHED, w->reason);
+    if (actions & ACTION_HANG_UP)
+        session_close(w);
+    if (actions & ACTION_OPEN_GATE)
+        open_gate(w);
+    if (actions & ACTION_DESTROY)
+        end_vm(w);
+}
+
+void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
+{
+    enum protection_state before = w->state;
+    char reason[sizeof w->reason];
+    va_list args;
+    va_start(args, reason_format);
+    vsnprintf(reason, sizeof reason, reason_format, args);
+    va_end(args);
+    unsigned actions = protection_step(&w->state, event);
+    if (w->state != before || actions) {
+        if (*reason || event == EVENT_ACKED)
+            memcpy(w->reason, reason, sizeof w->reason);
+        if (w->state != before)
+            log_info("%s -> %s (%s%s%s)", protection_state_name(before), protection_state_name(w->state),
+                     protection_event_name(event), *reason ? ": " : "", reason);
+    }
+    act(w, actions);
+    if (w->state != before)
+        report_now(w);
+}
+
+/* ---- requests ---- */
+
+static void set(struct worker *w, struct json_object *request)
+{
+    const char *mode = json_get_text(request, "mode", NULL);
+    if (mode)
+        w->record.mode = strcmp(mode, "periodic") ? TRIGGER_ON_OUTPUT : TRIGGER_PERIODIC;
+    w->record.interval_ms = (unsigned)json_get_u64(request, "interval_ms", w->record.interval_ms);
+    checkpoint_configure(w);
+    worker_save_record(w, "running");
+}
+
+static const char *check_set(struct json_object *request)
+{
+    const char *mode = json_get_text(request, "mode", "periodic");
+    uint64_t interval = json_get_u64(request, "interval_ms", 1);
+    if (strcmp(mode, "periodic") && strcmp(mode, "on-output"))
+        return "mode is periodic or on-output";
+    return interval < 1 || interval > 10000 ? "interval is 1 to 10000 ms" : NULL;
+}
+
+static const char *protect(struct worker *w, struct json_object *request)
+{
+    const char *to = json_get_text(request, "to", "");
+    if (!config_peer_by_name(w->config, to))
+        return "no such [peer] in this host's configuration: add it with `hikae peer add`";
+    if (*w->peer && strcmp(w->peer, to))
+        return "the VM is protected by another host: `hikae unprotect` it first";
+    snprintf(w->peer, sizeof w->peer, "%s", to);
+    if (w->state == PROTECTION_OPEN)
+        worker_event(w, EVENT_WANT, "%s", "");
+    worker_save_record(w, "running");
+    return NULL;
+}
+
+static const char *unprotect(struct worker *w)
+{
+    w->peer[0] = 0;
+    worker_event(w, EVENT_UNWANT, "by the admin");
+    worker_save_record(w, "running");
+    return NULL;
+}
+
+static void on_request(struct control_conn *c, struct json_object *request, void *arg)
+{
+    struct worker *w = arg;
+    const char *command = json_get_text(request, "cmd", ""), *error = NULL;
+    int id = (int)json_get_u64(request, "id", 0);
+    (void)c;
+    if (!strcmp(command, "start")) {
+        w->reply_to = id;
+        if (w->state != PROTECTION_CLAIMING)
+            answer_start(w, NULL);
+        return;
+    }
+    if (!strcmp(command, "protect"))
+        error = protect(w, request);
+    else if (!strcmp(command, "unprotect"))
+        error = unprotect(w);
+    else if (!strcmp(command, "stop"))
+        worker_event(w, EVENT_VM_SHUT_DOWN, "by the admin");
+    else if (!strcmp(command, "set") && !(error = check_set(request)))
+        set(w, request);
+    w->reply_to = id;
+    answer_start(w, error);
+    report_now(w);
+}
+
+/* ---- the supervisor ---- */
+
+static void on_supervisor_closed(struct control_conn *c, void *arg)
+{
+    (void)c;
+    struct worker *w = arg;
+    w->supervisor = NULL;
+    ev_timer_again(w->loop, &w->supervisor_retry);
+}
+
+static void register_at_supervisor(struct ev_loop *loop, ev_timer *t, int events)
+{
+    static const struct control_handlers handlers = {.message = on_request, .closed = on_supervisor_closed};
+    (void)events;
+    struct worker *w = t->data;
+    struct errmsg e;
+    char path[300];
+    snprintf(path, sizeof path, "%s/primary.sock", w->config->run_dir);
+    w->supervisor = control_connect(loop, path, &handlers, w, &e);
+    if (!w->supervisor) {
+        ev_timer_again(loop, t); /* it will come back: workers outlive it */
+        return;
+    }
+    ev_timer_stop(loop, t);
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "register", json_object_new_string(w->name));
+    json_object_object_add(j, "pid", json_object_new_int((int)getpid()));
+    control_send(w->supervisor, j);
+    json_object_put(j);
+    report_now(w);
+}
+
+/* ---- life ---- */
+
+/* One worker per VM and host, whoever started it. The descriptor is kept until the process ends. */
+static int lock_vm(const struct worker *w, struct errmsg *e)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/vms", w->config->run_dir);
+    if (dir_make(path, 0700, e))
+        return -1;
+    snprintf(path, sizeof path, "%s/vms/%s.lock", w->config->run_dir, w->name);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB))
+        return errmsg_set(e, "another worker runs for this VM (%s is locked)", path);
+    return 0;
+}
+
+static int load_record(struct worker *w, struct errmsg *e)
+{
+    int got = vm_record_load(w->config->state_dir, w->name, &w->record, e);
+    if (got < 0)
+        return -1;
+    bool runs_here = !got && (!strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT);
+    if (!runs_here) {
+        vm_record_clear(&w->record);
+        w->record.mode = w->settings->mode;
+        w->record.interval_ms = w->settings->interval_ms;
+        snprintf(w->record.backend, sizeof w->record.backend, "%s", w->settings->backend);
+        w->record.settings = json_object_get(w->settings->settings);
+        return 0;
+    }
+    w->term = w->record.term;
+    snprintf(w->peer, sizeof w->peer, "%s", w->begin == BEGIN_ADOPT ? "" : w->record.peer);
+    snprintf(w->run_dir, sizeof w->run_dir, "%s", w->record.run_dir);
+    return 0;
+}
+
+/* The term was claimed by the secondary agent's worker, which this process was before: the VM is ours. */
+static int adopt(struct worker *w, struct errmsg *e)
+{
+    const char *term = getenv("HIKAE_TERM"), *timeline = getenv("HIKAE_TIMELINE");
+    w->term = term ? strtoull(term, NULL, 10) : 0;
+    if (!w->term)
+        return errmsg_set(e, "--adopt is for the secondary agent only");
+    w->timeline = timeline ? json_parse_object(timeline, strlen(timeline)) : NULL;
+    w->ownership.register_read = true;
+    if (find_vm(w, e))
+        return -1;
+    report_mark(w, "running");
+    snprintf(w->reason, sizeof w->reason, "taken over from %s", w->record.peer);
+    w->state = PROTECTION_OPEN;
+    open_gate(w);
+    on_announce(w->loop, &w->announce, 0);
+    report_mark(w, "announced");
+    ev_timer_again(w->loop, &w->announce);
+    return 0;
+}
+
+static int begin(struct worker *w, struct errmsg *e)
+{
+    if (w->begin == BEGIN_ADOPT)
+        return adopt(w, e);
+    ownership_claim(w); /* first: the secondary may be about to claim as well */
+    if (!*w->run_dir)
+        return 0; /* it is begun when the claim is granted */
+    if (!find_vm(w, e))
+        return 0;
+    log_warn("%s", e->text);
+    snprintf(w->reason, sizeof w->reason, "its process is gone (%.200s)", e->text);
+    if (w->vm)
+        return -1;                  /* it is there but can't be taken: says why, touches nothing */
+    w->state = PROTECTION_STOPPING; /* the arbiter says whether it ended here or runs elsewhere */
+    return 0;
+}
+
+static void init_timers(struct worker *w)
+{
+    ev_timer_init(&w->announce, on_announce, ANNOUNCE_S, ANNOUNCE_S);
+    ev_timer_init(&w->supervisor_retry, register_at_supervisor, 0., 0.2);
+    ev_timer_init(&w->exit, on_exit_timer, EXIT_S, 0.);
+    w->announce.data = w->supervisor_retry.data = w->exit.data = w;
+}
+
+static int set_up(struct worker *w, struct errmsg *e)
+{
+    if (lock_vm(w, e) || load_record(w, e))
+        return -1;
+    w->ops = vm_backend(w->record.backend, e);
+    if (!w->ops)
+        return -1;
+    checkpoint_configure(w);
+    return begin(w, e);
+}
+
+int worker_main(struct config *config, const struct worker_options *options)
+{
+    struct worker w = {.config = config, .name = options->vm, .begin = options->begin};
+    struct errmsg e;
+    w.loop = ev_default_loop(0);
+    w.settings = config_vm(config, options->vm);
+    init_timers(&w);
+    ownership_init(&w);
+    session_init(&w);
+    report_init(&w);
+    if (checkpoint_init(&w, &e)) {
+        log_error("%s", e.text);
+        return 1;
+    }
+    register_at_supervisor(w.loop, &w.supervisor_retry, 0);
+    if (set_up(&w, &e))
+        give_up(&w, e.text);
+    ev_run(w.loop, 0);
+
+    session_close(&w);
+    ownership_end(&w);
+    checkpoint_end(&w);
+    close_relays(&w);
+    if (w.vm)
+        w.ops->detach(w.vm);
+    if (w.supervisor)
+        control_close(w.supervisor);
+    report_end(&w);
+    vm_record_clear(&w.record);
+    tls_identity_free(w.session.identity);
+    return w.exit_code;
+}

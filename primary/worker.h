@@ -1,0 +1,161 @@
+/*
+ * worker: the process that runs one VM's protection: shell around the pure cores (protection, trigger, flight,
+ * encoder). Private to primary/; its parts are worker.c      life: finding the VM, carrying out the protection table's
+ * actions, the supervisor's requests ownership.c   claims at the arbiter session.c     the connection to the secondary:
+ * greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle report.c      status
+ */
+#ifndef HIKAE_PRIMARY_WORKER_H
+#define HIKAE_PRIMARY_WORKER_H
+
+#include "arbiter/arbiter.h"
+#include "common/config.h"
+#include "common/control.h"
+#include "common/hist.h"
+#include "common/link.h"
+#include "common/state.h"
+#include "netbuf/relay.h"
+#include "primary/capture.h"
+#include "primary/flight.h"
+#include "primary/pipeline.h"
+#include "primary/protection.h"
+#include "primary/trigger.h"
+#include "proto/epoch.h"
+#include "vm/vm.h"
+
+#include <ev.h>
+#include <stdbool.h>
+
+/* How the worker comes by its VM. */
+enum worker_begin {
+    BEGIN_AUTO,  /* the one that the record says runs here, else attach to or launch what the config says */
+    BEGIN_ADOPT, /* a replica that was just loaded on this host: paused, and the term is ours already */
+};
+
+struct worker_options {
+    const char *vm;
+    enum worker_begin begin;
+};
+
+struct ownership {
+    struct arbiter *arbiter;
+    struct arbiter_request *request;
+    ev_timer retry;
+    bool register_read; /* `term` is the register's, not a guess */
+    struct arbiter_register want;
+};
+
+enum session_state { SESSION_NONE, SESSION_CONNECTING, SESSION_HELLO, SESSION_CONFIG, SESSION_READY };
+
+struct session {
+    enum session_state state;
+    struct tls_identity *identity;
+    struct link *link;
+    struct framer *framer;
+    struct stream_check *check;
+    ev_timer heartbeat, reconnect;
+    uint64_t sequence, echo;
+    int64_t heard_at;      /* last time any byte came */
+    uint64_t bytes_before; /* sent over earlier connections */
+};
+
+struct sync {
+    unsigned round;       /* rounds begun */
+    uint64_t round_pages; /* of the round under way */
+    uint64_t total;       /* pages of the first round */
+    bool waiting;         /* for the round to be encoded */
+};
+
+struct checkpoint {
+    int timer_fd;
+    ev_io timer;
+    struct trigger trigger;
+    struct flight flight;
+    struct pipeline *pipeline;
+    struct capture *free[FLIGHT_MAX];
+    unsigned free_count;
+    struct vm_blob initial;
+    struct page_ranges dirty;
+    struct sync sync;
+};
+
+struct metrics { /* histograms in ns, but for pages */
+    struct hist *pause, *stop, *net, *scan, *copy, *state, *resume, *commit, *pages;
+    uint64_t checkpoints, pages_dirty;
+    uint64_t last_pages;
+};
+
+struct worker {
+    struct ev_loop *loop;
+    struct config *config;
+    const struct config_vm *settings;
+    const char *name;
+    enum worker_begin begin;
+    char run_dir[256];
+
+    const struct vm_ops *ops;
+    struct vm *vm; /* NULL: not there yet, or not any more */
+    struct vm_info info;
+    ev_io vm_event;
+    struct relay *relays[VM_MAX_NICS];
+    unsigned relay_count;
+    ev_timer announce; /* repeats the announcement for a while */
+    unsigned announcements;
+
+    enum protection_state state;
+    uint64_t term;
+    char peer[64]; /* wanted secondary; "": none */
+    char reason[320];
+    struct vm_record record;
+
+    struct ownership ownership;
+    struct session session;
+    struct checkpoint checkpoint;
+    struct metrics metrics;
+
+    struct control_conn *supervisor;
+    ev_timer supervisor_retry, report, exit;
+    int reply_to; /* id of a start request that is not answered yet; 0: none */
+    int exit_code;
+    struct json_object *timeline; /* of the failover that brought the VM here */
+};
+
+/* worker.c */
+int worker_main(struct config *config, const struct worker_options *options);
+void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
+    __attribute__((format(printf, 3, 4)));
+int worker_save_record(struct worker *w, const char *role);
+/* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
+bool worker_check_vm(struct worker *w);
+
+/* ownership.c */
+void ownership_init(struct worker *w);
+void ownership_claim(struct worker *w);
+void ownership_claim_later(struct worker *w);
+void ownership_end(struct worker *w);
+
+/* session.c */
+void session_init(struct worker *w);
+void session_connect(struct worker *w);
+void session_connect_later(struct worker *w);
+void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* if it is up; closes */
+void session_close(struct worker *w);
+void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
+void session_note_addresses(struct worker *w);
+
+/* checkpoint.c */
+int checkpoint_init(struct worker *w, struct errmsg *e);
+void checkpoint_sync(struct worker *w); /* begins the first sync */
+void checkpoint_stop(struct worker *w);
+void checkpoint_arm(struct worker *w); /* something changed that the time of the next checkpoint depends on */
+void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PROTO_DIGEST_SIZE]);
+void checkpoint_configure(struct worker *w); /* mode or interval changed */
+void checkpoint_end(struct worker *w);
+
+/* report.c */
+void report_init(struct worker *w);
+void report_now(struct worker *w);
+/* Notes the wall-clock time of a step of a failover in the timeline. */
+void report_mark(struct worker *w, const char *what);
+void report_end(struct worker *w);
+
+#endif
