@@ -1,0 +1,232 @@
+/* host: see host.h. The inside of a host is in hostinit.c. */
+#include "tools/demo/host.h"
+
+#include "common/link.h"
+#include "tools/demo/hostinit.h"
+#include "tools/demo/run.h"
+#include "tools/demo/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int make_identity(struct host *h, struct errmsg *e)
+{
+    char key[192], certificate[192];
+    snprintf(key, sizeof key, "%s/key.pem", h->dir);
+    snprintf(certificate, sizeof certificate, "%s/cert.pem", h->dir);
+    if (access(key, F_OK) && tls_identity_create(key, certificate, h->name, e))
+        return -1;
+    struct tls_identity *id = tls_identity_load(key, certificate, e);
+    if (!id)
+        return -1;
+    tls_identity_fingerprint(id, h->fingerprint);
+    tls_identity_free(id);
+    return 0;
+}
+
+static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
+                        struct errmsg *e)
+{
+    return write_file(
+        e, h->config,
+        "# Written by hikae-demo.\n"
+        "[host]\nname = %s\nlisten = 10.78.0.%d\nport = 7702\nrun_dir = %s\nstate_dir = %s/state\n"
+        "arbiter = file:%s/arbiter\ndetect = %u\n\n"
+        "[peer %s]\naddress = 10.78.0.%d\nfingerprint = %s\naccept = *\n\n"
+        "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\nbridge = br0\nmac = " GUEST_MAC "\n"
+        "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
+        " -chardev file,id=console,path=/run/serial.log,append=on -serial chardev:console"
+        " -append \"console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24"
+        " hikae.rate=%u hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d\"\n"
+        "%s%s%s",
+        h->name, h->number, h->run_dir, h->dir, dir, o->detect_ms, peer->name, peer->number, peer->fingerprint, o->mode,
+        o->interval_ms, o->memory_mb, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
+        o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
+}
+
+static int make_folders(struct host *h, const char *dir, struct errmsg *e)
+{
+    char state[192];
+    snprintf(h->dir, sizeof h->dir, "%s/%s", dir, h->name);
+    snprintf(h->run_dir, sizeof h->run_dir, "/run/%s", h->name);
+    snprintf(h->config, sizeof h->config, "%s/hikae.conf", h->dir);
+    snprintf(state, sizeof state, "%s/state", h->dir);
+    if ((mkdir(h->dir, 0755) && errno != EEXIST) || (mkdir(state, 0700) && errno != EEXIST))
+        return errmsg_set(e, "%s: %s", h->dir, strerror(errno));
+    return 0;
+}
+
+static int link_guest(const struct options *o, struct errmsg *e)
+{
+    char *guest = realpath(o->guest, NULL);
+    int bad = !guest || symlink(guest, "/run/guest");
+    free(guest);
+    if (bad || access("/run/guest/vmlinuz", R_OK) || access("/run/guest/initrd.gz", R_OK))
+        return errmsg_set(e, "no guest in %s (vmlinuz, initrd.gz): make one with tests/guest/build %s", o->guest,
+                          o->guest);
+    return 0;
+}
+
+int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o, struct errmsg *e)
+{
+    char arbiter[192];
+    snprintf(arbiter, sizeof arbiter, "%s/arbiter", dir);
+    if (mkdir(arbiter, 0755) && errno != EEXIST)
+        return errmsg_set(e, "%s: %s", arbiter, strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        hosts[i] = (struct host){.name = i ? "host-b" : "host-a", .number = i + 1};
+        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e))
+            return -1;
+    }
+    for (int i = 0; i < 2; i++)
+        if (write_config(&hosts[i], &hosts[!i], dir, o, e))
+            return -1;
+    return link_guest(o, e);
+}
+
+/* A cable from each switch into the new network namespace. */
+static int plug_in(const struct host *h, struct errmsg *e)
+{
+    return run_ip(e,
+                  "link add name sw0-%s type veth peer name lan0 netns %d\n"
+                  "link set dev sw0-%s master sw0 up\n"
+                  "link add name sw1-%s type veth peer name link0 netns %d\n"
+                  "link set dev sw1-%s master sw1 up\n",
+                  h->name, h->pid, h->name, h->name, h->pid, h->name);
+}
+
+static pid_t clone_init(void)
+{
+    const long flags = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD;
+    return (pid_t)syscall(SYS_clone, flags, NULL, NULL, NULL, 0L);
+}
+
+/* Waits for the init's "up", or for its complaint. */
+static int await_up(int fd, const struct host *h, struct errmsg *e)
+{
+    struct hostinit_report report = {0};
+    ssize_t n = read(fd, &report, sizeof report);
+    if (n != sizeof report)
+        return errmsg_set(e, "%s: its init died while starting", h->name);
+    if (report.failed)
+        return errmsg_set(e, "%s: %s", h->name, report.error.text);
+    return 0;
+}
+
+int host_boot(struct host *h, const struct options *o, struct errmsg *e)
+{
+    int go[2], up[2];
+    const char *clean[] = {"rm", "-rf", h->run_dir, NULL, NULL};
+    char state[192];
+
+    snprintf(state, sizeof state, "%s/state", h->dir);
+    if (o->fresh_disk && h->boots)
+        clean[3] = state;
+    if (run_program(clean, NULL, 10000, e))
+        return -1;
+    if (mkdir(h->run_dir, 0755) || (mkdir(state, 0700) && errno != EEXIST))
+        return errmsg_set(e, "%s: %s", h->run_dir, strerror(errno));
+    if (pipe2(go, O_CLOEXEC) || pipe2(up, O_CLOEXEC))
+        return errmsg_set(e, "pipe: %s", strerror(errno));
+    h->pid = clone_init();
+    if (h->pid == 0) {
+        close(go[1]);
+        close(up[0]);
+        hostinit(h, o, go[0], up[1]);
+    }
+    close(go[0]);
+    close(up[1]);
+    int bad = h->pid < 0 ? errmsg_set(e, "clone: %s", strerror(errno)) : plug_in(h, e);
+    if (!bad) {
+        (void)!write(go[1], "g", 1);
+        bad = await_up(up[0], h, e);
+    }
+    close(go[1]);
+    close(up[0]);
+    if (bad && h->pid > 0) {
+        host_kill(h);
+        host_wait_gone(h);
+    }
+    h->boots++;
+    return bad;
+}
+
+void host_cut(const struct host *h)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    for (int i = 0; fd >= 0 && i < 2; i++) {
+        struct ifreq r = {0};
+        snprintf(r.ifr_name, sizeof r.ifr_name, "sw%d-%s", i, h->name);
+        if (ioctl(fd, SIOCGIFFLAGS, &r) == 0) {
+            r.ifr_flags = (short)(r.ifr_flags & ~IFF_UP);
+            (void)ioctl(fd, SIOCSIFFLAGS, &r);
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+void host_kill(const struct host *h)
+{
+    if (h->pid > 0)
+        kill(h->pid, SIGKILL);
+}
+
+void host_wait_gone(struct host *h)
+{
+    struct errmsg ignored;
+    if (h->pid > 0)
+        waitpid(h->pid, NULL, 0);
+    h->pid = 0;
+    /* The kernel takes its network namespace down in its own time; the names are wanted now. */
+    (void)run_ip(&ignored, "link del dev sw0-%s\n", h->name);
+    (void)run_ip(&ignored, "link del dev sw1-%s\n", h->name);
+}
+
+bool host_is_alive(struct host *h)
+{
+    return h->pid > 0 && waitpid(h->pid, NULL, WNOHANG) == 0;
+}
+
+int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, const char *const words[])
+{
+    char program[192];
+    const char *argv[12] = {program, "--config", h->config};
+    size_t n = 3;
+    snprintf(program, sizeof program, "%s/hikae", o->bin);
+    while (*words && n < 11)
+        argv[n++] = *words++;
+    return run_program(argv, NULL, 60000, e);
+}
+
+void host_show_logs(const struct host *h)
+{
+    static const char *const logs[] = {"primary", "secondary", "init"};
+    for (size_t i = 0; i < 3; i++) {
+        char path[256], line[1024];
+        snprintf(path, sizeof path, "%s/%s.log", h->dir, logs[i]);
+        FILE *f = fopen(path, "re");
+        if (!f)
+            continue;
+        fprintf(stderr, "---- the end of %s\n", path);
+        if (fseek(f, -3000, SEEK_END) == 0)
+            (void)!fgets(line, sizeof line, f); /* the rest of a line */
+        else
+            rewind(f);
+        while (fgets(line, sizeof line, f))
+            fprintf(stderr, "  %s", line);
+        fclose(f);
+    }
+}

@@ -1,0 +1,43 @@
+/*
+ * host: a machine of the sandbox, made of namespaces. Its init is process 1 of a PID namespace: SIGKILL to it ends
+ * everything on the host at once, as a power cut does. What is like a disk (keys, config, state, logs) outlives that;
+ * /run, /dev/shm and the network do not.
+ */
+#ifndef HIKAE_DEMO_HOST_H
+#define HIKAE_DEMO_HOST_H
+
+#include "common/errmsg.h"
+#include "tools/demo/options.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct host {
+    const char *name; /* "host-a" */
+    int number;       /* 1, 2: the last byte of its addresses, 10.77.0.10+n and 10.78.0.n */
+    pid_t pid;        /* of its init, as we see it; 0: it is down */
+    unsigned boots;
+    char dir[160];    /* its "disk" */
+    char run_dir[64]; /* where the sockets of its agents are */
+    char config[192]; /* path of hikae.conf */
+    char fingerprint[65];
+};
+
+/* Makes folders, keys and configs of both hosts, paired with each other. `dir` must exist. */
+int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o, struct errmsg *e);
+/* Fresh namespaces, both agents started. */
+int host_boot(struct host *h, const struct options *o, struct errmsg *e);
+/* Takes its cables out: nobody hears of it any more, RST and FIN included. */
+void host_cut(const struct host *h);
+/* SIGKILL; does not wait. */
+void host_kill(const struct host *h);
+/* After host_kill: returns when nothing of it is left. */
+void host_wait_gone(struct host *h);
+/* Did its init end without us? */
+bool host_is_alive(struct host *h);
+/* `hikae --config ITS words...` */
+int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, const char *const words[]);
+/* The last lines of its logs, to stderr. */
+void host_show_logs(const struct host *h);
+
+#endif

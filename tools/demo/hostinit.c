@@ -1,0 +1,125 @@
+/* hostinit: see hostinit.h. */
+#include "tools/demo/hostinit.h"
+
+#include "tools/demo/run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *const agents[] = {"primary", "secondary"};
+static pid_t agent_pids[2];
+
+static int mount_own(const struct options *o, struct errmsg *e)
+{
+    char size[64];
+    /* Room for a replica beside a VM that is just being ended. */
+    snprintf(size, sizeof size, "mode=1777,size=%uM", 2 * o->memory_mb + 256);
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("proc", "/proc", "proc", 0, NULL))
+        return errmsg_set(e, "mount /proc: %s", strerror(errno));
+    if (mount("tmpfs", "/dev/shm", "tmpfs", 0, size))
+        return errmsg_set(e, "mount /dev/shm: %s", strerror(errno));
+    /* Shows this host's network; some containers do not allow it, and nothing depends on it. */
+    (void)!mount("sysfs", "/sys", "sysfs", 0, NULL);
+    return 0;
+}
+
+static int set_up_network(const struct host *h, struct errmsg *e)
+{
+    return run_ip(e,
+                  "link set dev lo up\n"
+                  "link add name br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+                  "link set dev lan0 master br0 up\n"
+                  "link set dev br0 up\n"
+                  "addr add 10.77.0.%d/24 dev br0\n"
+                  "link set dev link0 up\n"
+                  "addr add 10.78.0.%d/24 dev link0\n",
+                  10 + h->number, h->number);
+}
+
+static int start_agent(int i, const struct host *h, const struct options *o, struct errmsg *e)
+{
+    char program[192], log[192];
+    snprintf(program, sizeof program, "%s/hikae-%s", o->bin, agents[i]);
+    snprintf(log, sizeof log, "%s/%s.log", h->dir, agents[i]);
+    if (access(program, X_OK))
+        return errmsg_set(e, "%s: %s", program, strerror(errno));
+    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return errmsg_set(e, "%s: %s", log, strerror(errno));
+    agent_pids[i] = fork();
+    if (agent_pids[i] == 0) {
+        dup2(fd, 1);
+        dup2(fd, 2);
+        execl(program, program, "--config", h->config, (char *)NULL);
+        _exit(127);
+    }
+    close(fd);
+    return agent_pids[i] < 0 ? errmsg_set(e, "fork: %s", strerror(errno)) : 0;
+}
+
+static int set_up(const struct host *h, const struct options *o, int go_fd, struct errmsg *e)
+{
+    char byte;
+    if (read(go_fd, &byte, 1) != 1)
+        _exit(1); /* the demo is gone */
+    close(go_fd);
+    if (sethostname(h->name, strlen(h->name)))
+        return errmsg_set(e, "sethostname: %s", strerror(errno));
+    if (mount_own(o, e) || set_up_network(h, e))
+        return -1;
+    for (int i = 0; i < 2; i++)
+        if (start_agent(i, h, o, e))
+            return -1;
+    return 0;
+}
+
+static void log_end(int log, pid_t pid, int status)
+{
+    for (int i = 0; i < 2; i++) {
+        if (agent_pids[i] != pid)
+            continue;
+        if (WIFSIGNALED(status))
+            dprintf(log, "hikae-%s: killed by signal %d (%s)\n", agents[i], WTERMSIG(status),
+                    strsignal(WTERMSIG(status)));
+        else
+            dprintf(log, "hikae-%s: ended with status %d\n", agents[i], WEXITSTATUS(status));
+    }
+}
+
+void hostinit(const struct host *h, const struct options *o, int go_fd, int up_fd)
+{
+    struct hostinit_report report = {0};
+    char path[192];
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a demo that died meanwhile is noticed by go_fd's end */
+    prctl(PR_SET_NAME, h->name);
+    setsid(); /* Ctrl-C is the demo's business */
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    dup2(null, 0);
+    report.failed = set_up(h, o, go_fd, &report.error);
+    (void)!write(up_fd, &report, sizeof report);
+    close(up_fd);
+    if (report.failed)
+        _exit(1);
+    snprintf(path, sizeof path, "%s/init.log", h->dir);
+    int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, 0);
+        if (pid > 0)
+            log_end(log, pid, status);
+        else if (errno == ECHILD)
+            sleep(1);
+    }
+}

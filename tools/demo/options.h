@@ -1,0 +1,32 @@
+/*
+ * options: what the user of hikae-demo asked for.
+ */
+#ifndef HIKAE_DEMO_OPTIONS_H
+#define HIKAE_DEMO_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct options {
+    unsigned failovers;
+    const char *mode; /* "on-output" or "periodic" */
+    unsigned interval_ms;
+    unsigned detect_ms;
+    unsigned rate, region, words; /* of the guest's writing: pages/s, pages, words per page */
+    unsigned memory_mb;
+    unsigned request_ms; /* between two lines of the client */
+    unsigned beacon_ms;
+    unsigned kill_min_ms, kill_max_ms; /* from PROTECTED to the loss of the host */
+    unsigned baseline_s;
+    uint64_t seed;
+    bool power_cut;  /* loss by silence: the cables go first, so that no RST tells the others */
+    bool fresh_disk; /* a host that comes back has lost its state folder */
+    bool keep, hosts_only, quiet;
+    const char *json;  /* file, "-" for stdout, NULL for none */
+    const char *dir;   /* NULL: in memory, gone afterwards */
+    const char *guest; /* folder with vmlinuz and initrd.gz */
+    const char *bin;   /* folder of hikae, hikae-primary, hikae-secondary */
+    const char *fault; /* NULL, or the line for the [fault] section */
+};
+
+#endif

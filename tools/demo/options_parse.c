@@ -1,0 +1,271 @@
+/* options_parse: see options_parse.h. */
+#include "tools/demo/options_parse.h"
+
+#include "tools/demo/report.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char help[] =
+    "hikae-demo: loses the host of a VM, again and again, and checks that nobody notices.\n\n"
+    "  --failovers N        hosts to lose (3)\n"
+    "  --mode MODE          on-output (Kemari) or periodic (Remus); on-output\n"
+    "  --interval MS        between checkpoints, mode periodic (20)\n"
+    "  --rate N             pages per second that the guest writes (10000)\n"
+    "  --region N           pages that it does so in (4096)\n"
+    "  --words N            8-byte words that it changes per page (8)\n"
+    "  --memory SIZE        of the guest, in MB (512)\n"
+    "  --request MS         between two lines of the client (5)\n"
+    "  --detect MS          detection time of the agents (500)\n"
+    "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
+    "  --loss kill|power    kill: SIGKILL to all of the host; power: its cables go dead first (kill)\n"
+    "  --fresh-disk         a lost host comes back with an empty state folder\n"
+    "  --baseline S         seconds measured without protection (5)\n"
+    "  --seed N             of the moments of loss\n"
+    "  --json FILE          results; - is stdout\n"
+    "  --fault WHAT         negative control: release-early, or drop-page=N; the run must fail, with status 3\n"
+    "  --dir DIR            keep configs, logs and state there\n"
+    "  --guest DIR          vmlinuz and initrd.gz of the guest\n"
+    "  --keep               stay up after the run, until Ctrl-C\n"
+    "  --hosts-only         hosts and protected VM, no client, no losses: for a client of your own\n"
+    "  --quiet              only failures\n\n"
+    "Status: 0 well; 1 something did not work at all; 2 usage; 3 an error was seen by client or guest.\n";
+
+enum option_id {
+    FAILOVERS = 1,
+    MODE,
+    INTERVAL,
+    RATE,
+    REGION,
+    WORDS,
+    MEMORY,
+    REQUEST,
+    DETECT,
+    KILL_AFTER,
+    LOSS,
+    FRESH_DISK,
+    BASELINE,
+    SEED,
+    JSON,
+    FAULT,
+    DIR_,
+    GUEST,
+    KEEP,
+    HOSTS_ONLY,
+    QUIET,
+    HELP
+};
+
+static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
+                                      {"mode", 1, NULL, MODE},
+                                      {"interval", 1, NULL, INTERVAL},
+                                      {"rate", 1, NULL, RATE},
+                                      {"region", 1, NULL, REGION},
+                                      {"words", 1, NULL, WORDS},
+                                      {"memory", 1, NULL, MEMORY},
+                                      {"request", 1, NULL, REQUEST},
+                                      {"detect", 1, NULL, DETECT},
+                                      {"kill-after", 1, NULL, KILL_AFTER},
+                                      {"loss", 1, NULL, LOSS},
+                                      {"fresh-disk", 0, NULL, FRESH_DISK},
+                                      {"baseline", 1, NULL, BASELINE},
+                                      {"seed", 1, NULL, SEED},
+                                      {"json", 1, NULL, JSON},
+                                      {"fault", 1, NULL, FAULT},
+                                      {"dir", 1, NULL, DIR_},
+                                      {"guest", 1, NULL, GUEST},
+                                      {"keep", 0, NULL, KEEP},
+                                      {"hosts-only", 0, NULL, HOSTS_ONLY},
+                                      {"quiet", 0, NULL, QUIET},
+                                      {"help", 0, NULL, HELP},
+                                      {NULL, 0, NULL, 0}};
+
+static int number(const char *text, unsigned min, unsigned max, unsigned *out, struct errmsg *e)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || n < min || n > max)
+        return errmsg_set(e, "'%s' is not a number from %u to %u", text, min, max);
+    *out = (unsigned)n;
+    return 0;
+}
+
+static int parse_memory(char *text, struct options *o, struct errmsg *e)
+{
+    size_t n = strlen(text);
+    unsigned scale = 1;
+    if (n && (text[n - 1] == 'M' || text[n - 1] == 'G')) {
+        scale = text[n - 1] == 'G' ? 1024 : 1;
+        text[n - 1] = '\0';
+    }
+    if (number(text, 1, 65536 / scale, &o->memory_mb, e))
+        return -1;
+    o->memory_mb *= scale;
+    return o->memory_mb < 128 ? errmsg_set(e, "the guest needs 128M") : 0;
+}
+
+static int parse_fault(const char *text, struct options *o, struct errmsg *e)
+{
+    static char line[64];
+    unsigned n;
+    if (!strcmp(text, "release-early"))
+        snprintf(line, sizeof line, "release = early");
+    else if (!strncmp(text, "drop-page=", 10) && !number(text + 10, 1, 1000000, &n, e))
+        snprintf(line, sizeof line, "drop_page = %u", n);
+    else
+        return errmsg_set(e, "--fault %s: want release-early or drop-page=N", text);
+    o->fault = line;
+    return 0;
+}
+
+static int parse_kill_after(const char *text, struct options *o, struct errmsg *e)
+{
+    char more;
+    if (sscanf(text, "%u-%u%c", &o->kill_min_ms, &o->kill_max_ms, &more) == 2 && o->kill_min_ms <= o->kill_max_ms)
+        return 0;
+    return errmsg_set(e, "--kill-after %s: want MIN-MAX, in ms", text);
+}
+
+static int choose(const char *what, const char *text, const char *a, const char *b, const char **out, struct errmsg *e)
+{
+    if (strcmp(text, a) && strcmp(text, b))
+        return errmsg_set(e, "--%s %s: want %s or %s", what, text, a, b);
+    *out = text;
+    return 0;
+}
+
+static int set_text(struct options *o, int id, struct errmsg *e)
+{
+    const char *loss = NULL;
+    switch (id) {
+    case MODE:
+        return choose("mode", optarg, "on-output", "periodic", &o->mode, e);
+    case LOSS:
+        if (choose("loss", optarg, "kill", "power", &loss, e))
+            return -1;
+        o->power_cut = !strcmp(loss, "power");
+        return 0;
+    case MEMORY:
+        return parse_memory(optarg, o, e);
+    case KILL_AFTER:
+        return parse_kill_after(optarg, o, e);
+    case FAULT:
+        return parse_fault(optarg, o, e);
+    case SEED:
+        o->seed = strtoull(optarg, NULL, 0);
+        return 0;
+    case JSON:
+        o->json = optarg;
+        return 0;
+    case DIR_:
+        o->dir = optarg;
+        return 0;
+    default:
+        o->guest = optarg;
+        return 0;
+    }
+}
+
+static int set_one(struct options *o, int id, struct errmsg *e)
+{
+    switch (id) {
+    case FAILOVERS:
+        return number(optarg, 0, MAX_FAILOVERS, &o->failovers, e);
+    case INTERVAL:
+        return number(optarg, 1, 10000, &o->interval_ms, e);
+    case RATE:
+        return number(optarg, 0, 10000000, &o->rate, e);
+    case REGION:
+        return number(optarg, 1, 1 << 24, &o->region, e);
+    case WORDS:
+        return number(optarg, 1, 512, &o->words, e);
+    case REQUEST:
+        return number(optarg, 1, 10000, &o->request_ms, e);
+    case DETECT:
+        return number(optarg, 50, 60000, &o->detect_ms, e);
+    case BASELINE:
+        return number(optarg, 0, 3600, &o->baseline_s, e);
+    case FRESH_DISK:
+        o->fresh_disk = true;
+        return 0;
+    case KEEP:
+        o->keep = true;
+        return 0;
+    case HOSTS_ONLY:
+        o->hosts_only = true;
+        return 0;
+    case QUIET:
+        o->quiet = true;
+        return 0;
+    default:
+        return set_text(o, id, e);
+    }
+}
+
+/* The folder that this program is in: the other programs are there too, in a build tree and when installed. */
+static const char *program_dir(void)
+{
+    static char path[160];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash)
+        *slash = '\0';
+    return path;
+}
+
+/* A build tree has its modules in lib/ beside bin/; an installed program finds its own. */
+static void find_modules(const char *bin)
+{
+    char dir[192], probe[256];
+    snprintf(dir, sizeof dir, "%s/../lib", bin);
+    snprintf(probe, sizeof probe, "%s/hikae-vm-qemu.so", dir);
+    if (!getenv("HIKAE_MODULE_DIR") && !access(probe, F_OK))
+        setenv("HIKAE_MODULE_DIR", dir, 1);
+}
+
+static const char *find_guest(const char *bin)
+{
+    static char path[192];
+    snprintf(path, sizeof path, "%s/../guest", bin);
+    return path;
+}
+
+int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
+{
+    *o = (struct options){.failovers = 3,
+                          .mode = "on-output",
+                          .interval_ms = 20,
+                          .detect_ms = 500,
+                          .rate = 10000,
+                          .region = 4096,
+                          .words = 8,
+                          .memory_mb = 512,
+                          .request_ms = 5,
+                          .beacon_ms = 5,
+                          .kill_min_ms = 500,
+                          .kill_max_ms = 3000,
+                          .baseline_s = 5,
+                          .seed = (uint64_t)time(NULL),
+                          .bin = program_dir()};
+    for (int id; (id = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        if (id == HELP || id == 'h') {
+            fputs(help, stdout);
+            return 1;
+        }
+        if (id == '?')
+            return errmsg_set(e, "see hikae-demo --help");
+        if (set_one(o, id, e))
+            return -1;
+    }
+    if (optind < argc)
+        return errmsg_set(e, "%s: what is that? See hikae-demo --help", argv[optind]);
+    find_modules(o->bin);
+    if (!o->guest)
+        o->guest = find_guest(o->bin);
+    return 0;
+}

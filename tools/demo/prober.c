@@ -1,0 +1,313 @@
+/*
+ * prober: one poll loop over four descriptors: the owner's requests, the counter connection, the control connection
+ * (the guest's statistics) and the beacons' socket. A connection that ends after it once answered is an error, and is
+ * made anew so that the rest can still be watched.
+ */
+#include "tools/demo/prober.h"
+
+#include "common/hist.h"
+#include "tools/demo/client.h"
+#include "tools/demo/run.h"
+#include "tools/demo/sandbox.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500 };
+
+struct connection {
+    int fd; /* -1: none */
+    uint16_t port;
+    bool answered; /* since it was made */
+    int64_t tried; /* ms, when it was last made */
+    size_t used;
+    char line[LINE_BYTES];
+};
+
+struct prober {
+    struct connection counter, control;
+    int beacon_fd, owner_fd;
+    unsigned request_ms;
+    int64_t next_request, next_stats;            /* ms */
+    uint64_t sent, answered, sent_at[IN_FLIGHT]; /* lines on this connection; when each was sent, ns */
+    uint64_t last_sequence;
+    int64_t last_reply, longest; /* ns */
+    enum client_phase phase;
+    struct hist *latency[CLIENT_PHASES];
+    struct client_report report;
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
+/* ---- connections ---- */
+
+static void connection_open(struct connection *c)
+{
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons(c->port), .sin_addr.s_addr = inet_addr(GUEST_ADDRESS)};
+    int on = 1;
+    c->tried = now_ms();
+    c->answered = false;
+    c->used = 0;
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        return;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connect(c->fd, (struct sockaddr *)&a, sizeof a) && errno != EINPROGRESS) {
+        close(c->fd);
+        c->fd = -1;
+    }
+}
+
+static void connection_lost(struct prober *p, struct connection *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+    if (c->answered)
+        p->report.disconnects++;
+    if (c == &p->counter)
+        p->sent = p->answered = 0;
+    c->answered = false;
+}
+
+/* A connection that never gets an answer (the guest still boots) is tried anew; one that had an answer never is. */
+static void connection_tend(struct prober *p, struct connection *c)
+{
+    bool silent = !c->answered && now_ms() - c->tried >= RETRY_MS;
+    if (c->fd >= 0 && silent)
+        connection_lost(p, c);
+    if (c->fd < 0 && silent)
+        connection_open(c);
+}
+
+static void send_line(struct prober *p, struct connection *c, const char *line)
+{
+    size_t n = strlen(line);
+    ssize_t sent = send(c->fd, line, n, MSG_NOSIGNAL);
+    if (sent < 0 && (errno == EAGAIN || errno == ENOTCONN || errno == EINPROGRESS))
+        return;
+    if (sent != (ssize_t)n)
+        connection_lost(p, c);
+    else if (c == &p->counter)
+        p->sent_at[p->sent++ % IN_FLIGHT] = now_ns();
+}
+
+/* ---- what comes in ---- */
+
+static void note_gap(struct prober *p, int64_t now)
+{
+    if (p->last_reply && now - p->last_reply > p->longest) {
+        p->longest = now - p->last_reply;
+        p->report.after_gap_ms = wall_ms();
+    }
+    p->last_reply = now;
+}
+
+static void counter_line(struct prober *p, const char *line)
+{
+    uint64_t value = strtoull(line, NULL, 10), expected = p->report.counter + 1, now = now_ns();
+
+    note_gap(p, (int64_t)now);
+    if (p->counter.answered && value != expected) {
+        if (value > expected)
+            p->report.lost += value - expected;
+        else if (value + 1 == expected)
+            p->report.doubled++;
+        else
+            p->report.back++;
+    } else if (!p->counter.answered && value < expected) {
+        p->report.back++; /* a new connection, the same guest: it must not have forgotten what it said */
+    }
+    if (p->answered >= p->sent)
+        p->report.doubled++; /* an answer to nothing */
+    else if (p->phase != CLIENT_IDLE)
+        hist_add(p->latency[p->phase], now - p->sent_at[p->answered % IN_FLIGHT]);
+    p->answered++;
+    p->report.counter = value;
+    p->report.replies++;
+    p->counter.answered = true;
+}
+
+static void memory_errors(struct prober *p, uint64_t n)
+{
+    if (n > p->report.memory_errors)
+        p->report.memory_errors = n;
+}
+
+static void control_line(struct prober *p, const char *line)
+{
+    struct json_object *j = json_tokener_parse(line);
+    memory_errors(p, json_object_get_uint64(json_object_object_get(j, "errors")));
+    p->report.dirtied = json_object_get_uint64(json_object_object_get(j, "dirtied"));
+    p->control.answered = true;
+    json_object_put(j);
+}
+
+static void connection_input(struct prober *p, struct connection *c)
+{
+    char in[8192];
+    ssize_t n = recv(c->fd, in, sizeof in, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        connection_lost(p, c);
+        return;
+    }
+    for (ssize_t i = 0; i < n; i++) {
+        if (in[i] != '\n') {
+            if (c->used < sizeof c->line - 1)
+                c->line[c->used++] = in[i];
+            continue;
+        }
+        c->line[c->used] = '\0';
+        c->used = 0;
+        if (c == &p->counter)
+            counter_line(p, c->line);
+        else
+            control_line(p, c->line);
+    }
+}
+
+/* {sequence, nonce, memory errors}: the guest makes each number once. One that comes again, or after a higher one, is
+ * output of a run that the survivor does not continue. Nothing on the way reorders. */
+static void beacon_input(struct prober *p)
+{
+    uint64_t b[3];
+    while (recv(p->beacon_fd, b, sizeof b, MSG_DONTWAIT) == (ssize_t)sizeof b) {
+        p->report.beacons++;
+        memory_errors(p, b[2]);
+        if (p->last_sequence && b[0] <= p->last_sequence)
+            p->report.violations++;
+        else if (p->last_sequence)
+            p->report.beacons_lost += b[0] - p->last_sequence - 1;
+        p->last_sequence = b[0];
+    }
+}
+
+/* ---- the owner's requests ---- */
+
+static struct json_object *report_to_json(struct prober *p)
+{
+    const struct client_report *r = &p->report;
+    int64_t open_gap = p->last_reply ? (int64_t)now_ns() - p->last_reply : 0;
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "connected", json_object_new_boolean(p->counter.answered));
+    json_object_object_add(j, "replies", json_object_new_uint64(r->replies));
+    json_object_object_add(j, "beacons", json_object_new_uint64(r->beacons));
+    json_object_object_add(j, "lost", json_object_new_uint64(r->lost));
+    json_object_object_add(j, "doubled", json_object_new_uint64(r->doubled));
+    json_object_object_add(j, "back", json_object_new_uint64(r->back));
+    json_object_object_add(j, "disconnects", json_object_new_uint64(r->disconnects));
+    json_object_object_add(j, "violations", json_object_new_uint64(r->violations));
+    json_object_object_add(j, "beacons_lost", json_object_new_uint64(r->beacons_lost));
+    json_object_object_add(j, "memory_errors", json_object_new_uint64(r->memory_errors));
+    json_object_object_add(j, "counter", json_object_new_uint64(r->counter));
+    json_object_object_add(j, "dirtied", json_object_new_uint64(r->dirtied));
+    json_object_object_add(j, "gap_ms",
+                           json_object_new_double((double)(open_gap > p->longest ? open_gap : p->longest) / 1e6));
+    json_object_object_add(j, "after_gap_ms", json_object_new_double(open_gap > p->longest ? 0 : r->after_gap_ms));
+    return j;
+}
+
+static void owner_input(struct prober *p)
+{
+    char request;
+    struct json_object *answer = NULL;
+    if (read(p->owner_fd, &request, 1) != 1)
+        _exit(0);
+    if (request >= '0' && request < '0' + CLIENT_PHASES) {
+        p->phase = (enum client_phase)(request - '0');
+    } else if (request >= 'a' && request < 'a' + CLIENT_PHASES) {
+        answer = hist_to_json(p->latency[request - 'a']);
+    } else if (request == 'm') {
+        p->longest = 0;
+        p->report.after_gap_ms = 0;
+    } else if (request == 'r') {
+        answer = report_to_json(p);
+    }
+    dprintf(p->owner_fd, "%s\n", answer ? json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN) : "{}");
+    json_object_put(answer);
+}
+
+/* ---- the loop ---- */
+
+static int listen_for_beacons(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(BEACON_PORT)};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a)) {
+        perror("hikae-demo: beacons");
+        _exit(1);
+    }
+    return fd;
+}
+
+static void send_what_is_due(struct prober *p)
+{
+    int64_t now = now_ms();
+    if (now >= p->next_request) {
+        p->next_request = now - p->next_request > 1000 ? now + p->request_ms : p->next_request + p->request_ms;
+        if (p->counter.fd >= 0 && p->sent - p->answered < IN_FLIGHT)
+            send_line(p, &p->counter, "next\n");
+    }
+    if (now >= p->next_stats) {
+        p->next_stats = now + STATS_MS;
+        if (p->control.fd >= 0)
+            send_line(p, &p->control, "stats\n");
+    }
+}
+
+static void turn(struct prober *p)
+{
+    struct pollfd fds[] = {{.fd = p->owner_fd, .events = POLLIN},
+                           {.fd = p->counter.fd, .events = POLLIN},
+                           {.fd = p->control.fd, .events = POLLIN},
+                           {.fd = p->beacon_fd, .events = POLLIN}};
+    if (poll(fds, 4, 1) > 0) {
+        if (fds[1].revents)
+            connection_input(p, &p->counter);
+        if (fds[2].revents)
+            connection_input(p, &p->control);
+        if (fds[3].revents)
+            beacon_input(p);
+        if (fds[0].revents)
+            owner_input(p);
+    }
+    send_what_is_due(p);
+    connection_tend(p, &p->counter);
+    connection_tend(p, &p->control);
+}
+
+void prober_run(int fd, const struct options *o)
+{
+    static struct prober p;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setsid(); /* Ctrl-C is the demo's business */
+    p = (struct prober){.counter = {.fd = -1, .port = 7},
+                        .control = {.fd = -1, .port = 8},
+                        .owner_fd = fd,
+                        .beacon_fd = listen_for_beacons(),
+                        .request_ms = o->request_ms};
+    for (int i = 0; i < CLIENT_PHASES; i++)
+        p.latency[i] = hist_new();
+    for (;;)
+        turn(&p);
+}

@@ -1,0 +1,205 @@
+/* report: see report.h. */
+#include "tools/demo/report.h"
+
+#include "common/hist.h"
+#include "tools/demo/limit.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool results_violated(const struct results *r)
+{
+    return client_errors(&r->client) || r->client.memory_errors || r->client.violations;
+}
+
+bool results_ok(const struct results *r, const struct options *o)
+{
+    return !r->broken && r->failovers == o->failovers && r->failovers_ok == o->failovers && !results_violated(r) &&
+           r->client.replies > 0 && r->client.beacons > 0;
+}
+
+static double ms(const struct hist *h, double percent)
+{
+    return (double)hist_percentile(h, percent) / 1e6;
+}
+
+static void put(struct json_object *j, const char *key, struct json_object *value)
+{
+    json_object_object_add(j, key, value);
+}
+
+static struct json_object *number(uint64_t n)
+{
+    return json_object_new_uint64(n);
+}
+
+/* Three digits after the point: microseconds. */
+static struct json_object *millis(double x)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.3f", x);
+    return json_object_new_double_s(x, text);
+}
+
+static struct json_object *spread(const struct hist *h, bool with_max)
+{
+    struct json_object *j = json_object_new_object();
+    put(j, "p50", millis(ms(h, 50)));
+    put(j, "p99", millis(ms(h, 99)));
+    if (with_max)
+        put(j, "max", millis((double)hist_max(h) / 1e6));
+    return j;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Nearest rank, as hist_percentile. `sorted` has n > 0 values. */
+static double percentile(const double *sorted, unsigned n, unsigned percent)
+{
+    unsigned rank = (n * percent + 99) / 100;
+    return sorted[rank ? rank - 1 : 0];
+}
+
+static struct json_object *spread_of(const double *values, unsigned n)
+{
+    struct json_object *j = json_object_new_object(), *all = json_object_new_array();
+    double *sorted = calloc(n + 1, sizeof *sorted);
+    if (!sorted)
+        abort();
+    if (n) {
+        memcpy(sorted, values, n * sizeof *sorted);
+        qsort(sorted, n, sizeof *sorted, compare);
+        put(j, "p50", millis(percentile(sorted, n, 50)));
+        put(j, "p99", millis(percentile(sorted, n, 99)));
+        put(j, "max", millis(sorted[n - 1]));
+    }
+    for (unsigned i = 0; i < n; i++)
+        json_object_array_add(all, millis(values[i]));
+    put(j, "all", all);
+    free(sorted);
+    return j;
+}
+
+static struct json_object *pauses(const struct totals *t)
+{
+    static const enum stage parts[] = {STAGE_STOP, STAGE_SCAN, STAGE_COPY, STAGE_STATE, STAGE_NET, STAGE_RESUME};
+    struct json_object *j = spread(t->stages[STAGE_PAUSE], true), *stages = json_object_new_object();
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        put(stages, stage_names[parts[i]], spread(t->stages[parts[i]], true));
+    put(j, "stages", stages);
+    return j;
+}
+
+static struct json_object *latencies(const struct results *r)
+{
+    struct json_object *j = json_object_new_object();
+    put(j, "unprotected", spread(r->unprotected, false));
+    put(j, "protected", spread(r->protected, false));
+    return j;
+}
+
+static struct json_object *to_json(const struct results *r, const struct totals *t, const struct options *o)
+{
+    struct json_object *j = json_object_new_object(), *rss = json_object_new_object();
+    uint64_t dirty = hist_percentile(t->stages[STAGE_PAGES], 50);
+    put(j, "failovers", number(r->failovers));
+    put(j, "failovers_ok", number(r->failovers_ok));
+    put(j, "client_errors", number(client_errors(&r->client)));
+    put(j, "memory_errors", number(r->client.memory_errors));
+    put(j, "output_violations", number(r->client.violations));
+    put(j, "checkpoints", number(t->checkpoints));
+    put(j, "pause_ms", pauses(t));
+    put(j, "reply_latency_ms", latencies(r));
+    put(j, "kill_to_running_ms", spread_of(r->to_running_ms, r->failovers_ok));
+    put(j, "client_gap_ms", spread_of(r->gap_ms, r->failovers_ok));
+    put(j, "bytes_dirty", number(t->bytes_dirty));
+    put(j, "bytes_wire", number(t->bytes_wire));
+    put(rss, "primary", number(t->rss_primary));
+    put(rss, "secondary", number(t->rss_secondary));
+    put(j, "rss_bytes", rss);
+    put(j, "guest_bytes", number((uint64_t)o->memory_mb << 20));
+    put(j, "dirty_pages_p50", number(dirty));
+    put(j, "memcpy_limit_ms", millis(limit_memcpy_ms(dirty)));
+    put(j, "replies", number(r->client.replies));
+    put(j, "beacons", number(r->client.beacons));
+    put(j, "mode", json_object_new_string(o->mode));
+    put(j, "interval_ms", number(o->interval_ms));
+    put(j, "seed", number(o->seed));
+    put(j, "ok", json_object_new_boolean(results_ok(r, o)));
+    return j;
+}
+
+int report_json(const struct results *r, const struct totals *t, const struct options *o, struct errmsg *e)
+{
+    struct json_object *j = to_json(r, t, o);
+    const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
+    int bad = 0;
+    if (!strcmp(o->json, "-")) {
+        puts(text);
+    } else {
+        FILE *f = fopen(o->json, "we");
+        bad = !f || fprintf(f, "%s\n", text) < 0;
+        if (f && fclose(f))
+            bad = 1;
+        if (bad)
+            errmsg_set(e, "%s cannot be written", o->json);
+    }
+    json_object_put(j);
+    return bad ? -1 : 0;
+}
+
+static void print_spread(FILE *out, const char *name, const double *values, unsigned n)
+{
+    double *sorted = calloc(n + 1, sizeof *sorted);
+    if (!sorted || !n) {
+        free(sorted);
+        return;
+    }
+    memcpy(sorted, values, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, compare);
+    fprintf(out, "  %-22s p50 %.0f ms, max %.0f ms\n", name, percentile(sorted, n, 50), sorted[n - 1]);
+    free(sorted);
+}
+
+static void print_pause(FILE *out, const struct totals *t)
+{
+    fprintf(out, "  %-22s p50 %.2f ms, p99 %.2f ms, max %.2f ms\n", "pause", ms(t->stages[STAGE_PAUSE], 50),
+            ms(t->stages[STAGE_PAUSE], 99), (double)hist_max(t->stages[STAGE_PAUSE]) / 1e6);
+    fprintf(out, "  %-22s", "  of it (p50)");
+    for (int i = STAGE_STOP; i <= STAGE_RESUME; i++)
+        fprintf(out, " %s %.2f", stage_names[i], ms(t->stages[i], 50));
+    fprintf(out, "\n");
+}
+
+void report_print(const struct results *r, const struct totals *t, const struct options *o)
+{
+    FILE *out = o->json && !strcmp(o->json, "-") ? stderr : stdout;
+    const struct client_report *c = &r->client;
+    const double mb = 1024 * 1024;
+
+    fprintf(out,
+            "\n%s: %u of %u failovers; the client saw %" PRIu64 " lost, %" PRIu64 " doubled, %" PRIu64
+            " going back, %" PRIu64 " broken connections;\n    %" PRIu64 " output violations in %" PRIu64
+            " beacons; %" PRIu64 " memory errors in the guest\n",
+            results_ok(r, o) ? "OK" : "FAILED", r->failovers_ok, o->failovers, c->lost, c->doubled, c->back,
+            c->disconnects, c->violations, c->beacons, c->memory_errors);
+    fprintf(out, "  %-22s %" PRIu64 " (%s, %u ms, seed %" PRIu64 ")\n", "checkpoints", t->checkpoints, o->mode,
+            o->interval_ms, o->seed);
+    if (t->checkpoints)
+        print_pause(out, t);
+    fprintf(out, "  %-22s p50 %.1f ms, p99 %.1f ms; unprotected %.1f, %.1f\n", "reply latency", ms(r->protected, 50),
+            ms(r->protected, 99), ms(r->unprotected, 50), ms(r->unprotected, 99));
+    print_spread(out, "host lost to running", r->to_running_ms, r->failovers_ok);
+    print_spread(out, "client's gap", r->gap_ms, r->failovers_ok);
+    fprintf(out, "  %-22s %.0f MB dirty, %.0f MB on the wire\n", "sent", (double)t->bytes_dirty / mb,
+            (double)t->bytes_wire / mb);
+    fprintf(out, "  %-22s primary %.0f MB, secondary %.0f MB, guest %u MB\n", "memory of the workers",
+            (double)t->rss_primary / mb, (double)t->rss_secondary / mb, o->memory_mb);
+}

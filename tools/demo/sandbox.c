@@ -1,0 +1,69 @@
+/* sandbox: see sandbox.h. */
+#include "tools/demo/sandbox.h"
+
+#include "tools/demo/run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+static int check_tun(struct errmsg *e)
+{
+    int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        close(fd);
+        return 0;
+    }
+    return errmsg_set(
+        e,
+        "/dev/net/tun: %s. The VM's network needs it: load the module (modprobe tun), allow it in the container "
+        "(docker run --device /dev/net/tun), or run the demo as root",
+        strerror(errno));
+}
+
+/* The user becomes root of a user namespace, which owns the other namespaces. */
+static int enter_as_user(struct errmsg *e)
+{
+    uid_t uid = getuid();
+    gid_t gid = getgid();
+
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS))
+        return errmsg_set(
+            e,
+            "this system does not let an ordinary user make a user namespace (%s). Run the demo as root, or allow "
+            "it: sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000, on Ubuntu also "
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+            strerror(errno));
+    if (write_file(e, "/proc/self/setgroups", "deny") || write_file(e, "/proc/self/uid_map", "0 %u 1\n", uid) ||
+        write_file(e, "/proc/self/gid_map", "0 %u 1\n", gid))
+        return -1;
+    return 0;
+}
+
+static int enter_as_root(struct errmsg *e)
+{
+    if (unshare(CLONE_NEWNET | CLONE_NEWNS) == 0)
+        return 0;
+    return errmsg_set(
+        e,
+        "cannot make network and mount namespaces: %s. In a container the demo needs CAP_SYS_ADMIN and CAP_NET_ADMIN "
+        "(docker run --privileged)",
+        strerror(errno));
+}
+
+int sandbox_enter(struct errmsg *e)
+{
+    if (check_tun(e) || (geteuid() == 0 ? enter_as_root(e) : enter_as_user(e)))
+        return -1;
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"))
+        return errmsg_set(e, "mount /run of the sandbox: %s", strerror(errno));
+    return run_ip(e, "link set dev lo up\n"
+                     "link add name sw0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+                     "link add name sw1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+                     "link set dev sw0 up\n"
+                     "link set dev sw1 up\n"
+                     "addr add " CLIENT_ADDRESS "/24 dev sw0\n");
+}
