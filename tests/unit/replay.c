@@ -1,0 +1,149 @@
+/*
+ * replay: see replay.h. Pages of an epoch are staged as they came and applied at its COMMIT.
+ */
+#include "replay.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct octets {
+    uint8_t *data;
+    size_t n, capacity;
+};
+
+struct replay {
+    struct framer *framer;
+    struct stream_check *check;
+    uint64_t pages;
+    uint8_t *memory;
+    struct octets staged; /* PAGES payloads of the epoch, back to back */
+    bool in_epoch;
+    struct device_piece blob;
+    struct octets encoded;                               /* the blob that comes in */
+    struct octets now[DEVICE_KINDS], next[DEVICE_KINDS]; /* decoded; capacity 0: none */
+};
+
+static void *must(void *p)
+{
+    if (!p)
+        abort();
+    return p;
+}
+
+static void append(struct octets *o, const void *data, size_t n)
+{
+    if (o->n + n >= o->capacity) {
+        o->capacity = 2 * (o->n + n) + 64;
+        o->data = must(realloc(o->data, o->capacity));
+    }
+    if (n)
+        memcpy(o->data + o->n, data, n);
+    o->n += n;
+}
+
+struct replay *replay_new(uint64_t pages)
+{
+    struct replay *r = must(calloc(1, sizeof *r));
+    r->framer = must(framer_new());
+    r->check = must(stream_check_new(STREAM_FROM_PRIMARY));
+    r->pages = pages;
+    r->memory = must(calloc(pages, PROTO_PAGE_SIZE));
+    return r;
+}
+
+void replay_free(struct replay *r)
+{
+    framer_free(r->framer);
+    stream_check_free(r->check);
+    free(r->memory);
+    free(r->staged.data);
+    free(r->encoded.data);
+    for (unsigned kind = 0; kind < DEVICE_KINDS; kind++) {
+        free(r->now[kind].data);
+        free(r->next[kind].data);
+    }
+    free(r);
+}
+
+static int take_piece(struct replay *r, const struct record *record, struct proto_error *e)
+{
+    struct device_piece p;
+    if (device_read(record->payload, record->length, &p, e))
+        abort(); /* stream_check has let it pass */
+    if (!p.offset)
+        r->encoded.n = 0;
+    append(&r->encoded, p.data, p.length);
+    if (r->encoded.n < p.encoded_total)
+        return 0;
+    const struct octets *base = &r->now[p.kind];
+    struct octets *next = &r->next[p.kind];
+    next->capacity = (size_t)p.total + 1;
+    next->n = p.total;
+    next->data = must(realloc(next->data, next->capacity));
+    return blob_decode(p.encoding, r->encoded.data, r->encoded.n, base->data, base->n, next->data, next->n, e);
+}
+
+static void commit(struct replay *r)
+{
+    struct pages_entry entry;
+    size_t offset = 0;
+    while (pages_next(r->staged.data, r->staged.n, &offset, &entry, NULL) > 0)
+        page_apply(entry.encoding, entry.data, entry.length, r->memory + entry.gfn * PROTO_PAGE_SIZE);
+    r->staged.n = 0;
+    for (unsigned kind = 0; kind < DEVICE_KINDS; kind++) {
+        if (!r->next[kind].capacity)
+            continue;
+        free(r->now[kind].data);
+        r->now[kind] = r->next[kind];
+        r->next[kind] = (struct octets){0};
+    }
+}
+
+static int take(struct replay *r, const struct record *record, struct proto_error *e)
+{
+    if (stream_check_record(r->check, record, e))
+        return -1;
+    r->in_epoch |= record->type == RECORD_PAGES || record->type == RECORD_DEVICE;
+    switch (record->type) {
+    case RECORD_PAGES:
+        if (pages_check(record->payload, record->length, r->pages, e))
+            return -1;
+        append(&r->staged, record->payload, record->length);
+        return 0;
+    case RECORD_DEVICE:
+        return take_piece(r, record, e);
+    case RECORD_COMMIT:
+        r->in_epoch = false;
+        commit(r);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+int replay_feed(struct replay *r, const uint8_t *data, size_t n, struct proto_error *e)
+{
+    struct record record;
+    int more;
+    if (framer_feed(r->framer, data, n, e))
+        return -1;
+    while ((more = framer_next(r->framer, &record, e)) > 0)
+        if (take(r, &record, e))
+            return -1;
+    return more;
+}
+
+const uint8_t *replay_memory(const struct replay *r)
+{
+    return r->memory;
+}
+
+uint64_t replay_committed(const struct replay *r)
+{
+    return stream_check_committed(r->check);
+}
+
+bool replay_is_complete(const struct replay *r)
+{
+    return !r->in_epoch && !framer_pending(r->framer);
+}

@@ -1,0 +1,379 @@
+/*
+ * hikae-verify against proto/: two parsers that were written apart must say the same of whole and of damaged streams.
+ * Runs the program, whose path is HIKAE_VERIFY.
+ */
+#include "replay.h"
+#include "sample.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <xxhash.h>
+
+static char path[64];
+
+/* Exit status of hikae-verify on the stream; what it prints goes to `said`. */
+static int verify(const uint8_t *data, size_t n, const char *options, char said[8192])
+{
+    static const char head[16] = "HIKAESTREAM\0\1\0\0";
+    char command[512];
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(head, sizeof head, 1, f), 1);
+    assert_int_equal(fwrite(data, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+    snprintf(command, sizeof command, "%s %s %s 2>&1", HIKAE_VERIFY, options, path);
+    f = popen(command, "r");
+    assert_non_null(f);
+    size_t got = fread(said, 1, 8191, f);
+    said[got] = 0;
+    int status = pclose(f);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* What proto/ says of it: 0 or -1. */
+static int receive(const uint8_t *data, size_t n, struct proto_error *e)
+{
+    struct replay *r = replay_new(SAMPLE_PAGES);
+    int result = replay_feed(r, data, n, e);
+    replay_free(r);
+    return result;
+}
+
+static void test_sample_passes(void **state)
+{
+    (void)state;
+    char said[8192], digest[40] = "";
+    struct proto_error e;
+    struct sample *s = sample_new();
+    sample_whole(s);
+    struct replay *r = replay_new(SAMPLE_PAGES);
+    assert_int_equal(replay_feed(r, s->data, s->n, &e), 0);
+    assert_true(replay_is_complete(r));
+    assert_int_equal(replay_committed(r), SAMPLE_EPOCHS);
+    assert_memory_equal(replay_memory(r), s->memory, sizeof s->memory);
+    replay_free(r);
+    assert_int_equal(verify(s->data, s->n, "-v --complete --memory-digest", said), 0);
+    XXH128_canonical_t sum;
+    XXH128_canonicalFromHash(&sum, XXH3_128bits(s->memory, sizeof s->memory));
+    for (unsigned i = 0; i < sizeof sum.digest; i++)
+        snprintf(digest + 2 * i, 3, "%02x", sum.digest[i]);
+    assert_non_null(strstr(said, digest));
+    assert_int_equal(verify(s->data, s->n, "--json -v", said), 0);
+    assert_non_null(strstr(said, "\"ok\":true"));
+    assert_non_null(strstr(said, "\"epochs\":4"));
+    sample_free(s);
+}
+
+static void test_cut_anywhere(void **state)
+{
+    (void)state;
+    char said[8192];
+    struct sample *s = sample_new();
+    sample_whole(s);
+    for (size_t n = 0; n < s->n; n += 1 + s->n / 60) {
+        assert_int_equal(verify(s->data, n, "", said), 0);
+        struct replay *r = replay_new(SAMPLE_PAGES);
+        struct proto_error e;
+        assert_int_equal(replay_feed(r, s->data, n, &e), 0);
+        if (!replay_is_complete(r))
+            assert_int_equal(verify(s->data, n, "--complete", said), 1);
+        replay_free(r);
+    }
+    sample_free(s);
+}
+
+/* ---- one violation each, behind a good first epoch ---- */
+
+static void put_pages(struct sample *s, uint64_t epoch, uint64_t gfn, unsigned encoding, const void *data, size_t n)
+{
+    uint8_t payload[PAGES_ENTRY_SIZE + PROTO_PAGE_SIZE];
+    size_t size = pages_entry_write(payload, gfn, (enum page_encoding)encoding, data, n);
+    sample_record(s, RECORD_PAGES, 0, epoch, payload, size);
+}
+
+static void put_piece(struct sample *s, unsigned kind, unsigned encoding, uint32_t total, uint32_t encoded,
+                      uint32_t offset, size_t n)
+{
+    uint8_t payload[DEVICE_HEAD_SIZE + 64] = {0};
+    device_head_write(payload, (enum device_kind)kind, (enum blob_encoding)encoding, total, encoded, offset);
+    sample_record(s, RECORD_DEVICE, 0, 2, payload, DEVICE_HEAD_SIZE + n);
+}
+
+static void put_bye(struct sample *s, unsigned reason)
+{
+    uint8_t payload[4] = {(uint8_t)reason};
+    sample_record(s, RECORD_BYE, 0, 0, payload, sizeof payload);
+}
+
+static void damage(struct sample *s, unsigned which)
+{
+    uint8_t heartbeat[HEARTBEAT_SIZE] = {0}, zero[24] = {0}, mask[17] = {1, 0, 0, 0, 0, 0, 0, 0, 0};
+    uint8_t header[RECORD_HEADER_SIZE];
+    switch (which) {
+    case 0: /* replayed epoch */
+        sample_epoch(s, 1);
+        break;
+    case 1: /* skipped */
+        sample_epoch(s, 3);
+        break;
+    case 2: /* mixed */
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        put_pages(s, 3, 2, PAGE_ZERO, NULL, 0);
+        break;
+    case 3: /* wrong digest */
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        s->data[s->n - PAGES_ENTRY_SIZE] ^= 2; /* a valid gfn, but another */
+        sample_commit(s, 2);
+        break;
+    case 4: /* a record is missing */
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        s->n -= RECORD_HEADER_SIZE + PAGES_ENTRY_SIZE;
+        sample_commit(s, 2);
+        break;
+    case 5: /* count */
+        s->records = 1;
+        sample_commit(s, 2);
+        break;
+    case 6: /* gfn */
+        put_pages(s, 2, SAMPLE_PAGES, PAGE_ZERO, NULL, 0);
+        break;
+    case 7: /* encodings and lengths */
+        put_pages(s, 2, 1, PAGE_ENCODINGS, NULL, 0);
+        break;
+    case 8:
+        put_pages(s, 2, 1, PAGE_RAW, zero, sizeof zero);
+        break;
+    case 9:
+        put_pages(s, 2, 1, PAGE_LZ4, zero, sizeof zero);
+        break;
+    case 10:
+        put_pages(s, 2, 1, PAGE_DELTA_LZ4, zero, 1);
+        break;
+    case 11:
+        put_pages(s, 2, 1, PAGE_DELTA, zero, sizeof zero);
+        break;
+    case 12:
+        put_pages(s, 2, 1, PAGE_DELTA, mask, sizeof mask);
+        break;
+    case 13:
+        put_pages(s, 2, 1, PAGE_ZERO, zero, 1);
+        break;
+    case 14: /* an entry cut short */
+        sample_record(s, RECORD_PAGES, 0, 2, zero, PAGES_ENTRY_SIZE - 1);
+        break;
+    case 15:
+        sample_record(s, RECORD_PAGES, 0, 2, "\0\0\0\0\0\2\0\20", PAGES_ENTRY_SIZE);
+        break;
+    case 16: /* PAGES after DEVICE */
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        break;
+    case 17: /* device pieces */
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 3);
+        sample_commit(s, 2);
+        break;
+    case 18:
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 1, 3);
+        break;
+    case 19:
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 5);
+        break;
+    case 20:
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        break;
+    case 21:
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 2);
+        put_piece(s, DEVICE_INITIAL, BLOB_RAW, 4, 4, 2, 2);
+        break;
+    case 22: /* a delta to a blob of another size */
+        put_piece(s, DEVICE_STATE, BLOB_DELTA_LZ4, 50, 4, 0, 4);
+        break;
+    case 23:
+        put_piece(s, DEVICE_STATE, BLOB_LZ4, 50, 4, 0, 4);
+        break;
+    case 24:
+        put_piece(s, DEVICE_KINDS, BLOB_RAW, 4, 4, 0, 4);
+        break;
+    case 25:
+        put_piece(s, DEVICE_STATE, 3, 4, 4, 0, 4);
+        break;
+    case 26:
+        put_piece(s, DEVICE_STATE, BLOB_RAW, DEVICE_BLOB_MAX + 1, DEVICE_BLOB_MAX + 1, 0, 4);
+        break;
+    case 27: /* records */
+        sample_record(s, 11, 0, 0, zero, 4);
+        break;
+    case 28:
+        sample_record(s, RECORD_HEARTBEAT, 1, 0, heartbeat, sizeof heartbeat);
+        break;
+    case 29:
+        sample_record(s, RECORD_HEARTBEAT, 0, 0, heartbeat, sizeof heartbeat - 1);
+        break;
+    case 30: /* oversized, by its header */
+        record_header_write(header, RECORD_PAGES, 0, RECORD_PAYLOAD_MAX + 1, 2);
+        sample_octets(s, header, sizeof header);
+        break;
+    case 31:
+        record_header_write(header, 4711, RECORD_OPTIONAL, RECORD_PAYLOAD_MAX + 1, 2);
+        sample_octets(s, header, sizeof header);
+        break;
+    case 32:
+        sample_record(s, RECORD_HEARTBEAT, 0, 2, heartbeat, sizeof heartbeat);
+        break;
+    case 33:
+        sample_begin(s);
+        break;
+    case 34:
+        sample_json(s, RECORD_CONFIG, "{}");
+        break;
+    case 35:
+        sample_json(s, RECORD_READY, "{\"pages\":24}");
+        break;
+    case 36:
+        sample_record(s, RECORD_ACK, 0, 2, zero, COMMIT_SIZE);
+        break;
+    case 37:
+        put_bye(s, 1);
+        sample_json(s, RECORD_NOTE, "{}");
+        break;
+    case 38:
+        put_bye(s, 9);
+        break;
+    default: /* the last of them: reserved octets of COMMIT */
+        sample_commit(s, 2);
+        s->data[s->n - 1] = 1;
+        break;
+    }
+}
+
+enum { DAMAGES = 40 };
+
+static void test_each_violation(void **state)
+{
+    (void)state;
+    char said[8192];
+    for (unsigned i = 0; i < DAMAGES; i++) {
+        struct proto_error e = {""};
+        struct sample *s = sample_new();
+        sample_begin(s);
+        sample_epoch(s, 1);
+        size_t good = s->n;
+        assert_int_equal(receive(s->data, s->n, &e), 0);
+        damage(s, i);
+        if (receive(s->data, s->n, &e) != -1)
+            fail_msg("proto accepts damage %u", i);
+        if (verify(s->data, s->n, "", said) != 1)
+            fail_msg("hikae-verify accepts damage %u (%s): %s", i, e.text, said);
+        const char *offset = strstr(said, "offset ");
+        assert_non_null(offset);
+        assert_true(strtoull(offset + 7, NULL, 10) >= 16 + good);
+        sample_free(s);
+    }
+}
+
+static void test_each_begin(void **state)
+{
+    (void)state;
+    char said[8192];
+    static const char *const hellos[] = {
+        "[]",
+        "{",
+        "{\"version\":1}",
+        "{}{}",
+        "{\"version\":2,\"features\":[],\"host\":\"a\",\"vm\":\"web\",\"term\":3,\"agent\":\"x\"}",
+        "{\"version\":1,\"features\":[],\"host\":\"a\",\"vm\":7,\"term\":3,\"agent\":\"x\"}",
+    };
+    for (size_t i = 0; i < sizeof hellos / sizeof hellos[0]; i++) {
+        struct sample *s = sample_new();
+        sample_json(s, RECORD_HELLO, hellos[i]);
+        assert_int_equal(verify(s->data, s->n, "", said), 1);
+        assert_non_null(strstr(said, "offset 16: "));
+        sample_free(s);
+    }
+    struct sample *s = sample_new();
+    sample_epoch(s, 1);
+    assert_int_equal(verify(s->data, s->n, "", said), 1);
+    assert_non_null(strstr(said, "before HELLO"));
+    sample_free(s);
+}
+
+/* The extents in the stream of what an epoch's digest covers, and of COMMITs: no bit of them may flip unseen. */
+static bool is_covered(const struct sample *s, size_t at)
+{
+    for (size_t record = 0; record < s->n;) {
+        size_t length = RECORD_HEADER_SIZE + s->data[record + 4] + ((size_t)s->data[record + 5] << 8) +
+                        ((size_t)s->data[record + 6] << 16);
+        unsigned type = s->data[record];
+        if (at < record + length)
+            return s->data[record + 1] == 0 && type >= RECORD_PAGES && type <= RECORD_COMMIT;
+        record += length;
+    }
+    return false;
+}
+
+/* Flipped bits: both parsers give the same verdict, and neither misses one in an epoch. */
+static void test_flipped_bits(void **state)
+{
+    (void)state;
+    char said[8192];
+    uint64_t seed = 0xfeedface;
+    struct sample *s = sample_new();
+    sample_whole(s);
+    for (unsigned i = 0; i < 300; i++) {
+        struct proto_error e = {""};
+        size_t at = sample_random(&seed) % s->n;
+        uint8_t bit = (uint8_t)(1U << sample_random(&seed) % 8);
+        if (!is_covered(s, at))
+            continue;
+        s->data[at] ^= bit;
+        int proto = receive(s->data, s->n, &e), other = verify(s->data, s->n, "--complete", said);
+        /* a length that now reaches behind the end makes the stream incomplete instead */
+        if (proto == -1 && other != 1)
+            fail_msg("bit %u of octet %zu: proto says \"%s\", hikae-verify nothing", bit, at, e.text);
+        if (other != 1)
+            fail_msg("bit %u of octet %zu is not seen", bit, at);
+        s->data[at] ^= bit;
+    }
+    sample_free(s);
+}
+
+static void test_no_recording(void **state)
+{
+    (void)state;
+    char command[512];
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fputs("HIKAESTREAM", f);
+    fclose(f);
+    snprintf(command, sizeof command, "%s %s >/dev/null 2>&1", HIKAE_VERIFY, path);
+    assert_int_equal(WEXITSTATUS(system(command)), 1);
+    unlink(path);
+    assert_int_equal(WEXITSTATUS(system(command)), 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sample_passes),  cmocka_unit_test(test_cut_anywhere),
+        cmocka_unit_test(test_each_violation), cmocka_unit_test(test_each_begin),
+        cmocka_unit_test(test_flipped_bits),   cmocka_unit_test(test_no_recording),
+    };
+    const char *folder = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%.40s/hikae-XXXXXX", folder ? folder : "/tmp");
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return 1;
+    close(fd);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(path);
+    return failed;
+}
