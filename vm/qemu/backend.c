@@ -1,0 +1,251 @@
+/*
+ * backend: the table of operations of backend qemu and what all of them share: the connection to QEMU, its state, the
+ * mapping of its memory. See qemu.h for where the rest is.
+ */
+#include "vm/qemu/qemu.h"
+
+#include "vm/qemu/settings.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void on_event(void *arg, const char *event, struct json_object *data)
+{
+    struct vm *vm = arg;
+    struct json_object *value;
+    if (strcmp(event, "STOP") == 0) {
+        vm->running = false;
+    } else if (strcmp(event, "RESUME") == 0) {
+        vm->running = true;
+    } else if (strcmp(event, "SHUTDOWN") == 0) {
+        /* By the guest. A QEMU that was told to end (SIGTERM, quit) says so too, but that VM was killed. */
+        vm->shut_down = json_object_object_get_ex(data, "guest", &value) && json_object_get_boolean(value);
+    } else if (strcmp(event, "MIGRATION") == 0 && json_object_object_get_ex(data, "status", &value)) {
+        vm->migration_failed = strcmp(json_object_get_string(value), "failed") == 0;
+        vm->migration_done = vm->migration_failed || strcmp(json_object_get_string(value), "completed") == 0;
+    }
+}
+
+struct vm *qemu_new(const struct vm_spec *spec, struct errmsg *e)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm) {
+        errmsg_set(e, "out of memory");
+        return NULL;
+    }
+    vm->qmp = (struct qmp){.fd = -1, .eof = true, .event = on_event, .arg = vm};
+    vm->pidfd = vm->event_fd = vm->ram_fd = vm->state_fd = vm->state_read_fd = -1;
+    track_init(&vm->track);
+    if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||
+        snprintf(vm->run_dir, sizeof vm->run_dir, "%s", spec->run_dir) >= (int)sizeof vm->run_dir - 16) {
+        errmsg_set(e, "the VM's name or its folder's name is too long: %s", spec->run_dir);
+        free(vm);
+        return NULL;
+    }
+    return vm;
+}
+
+int qemu_open_pidfd(struct vm *vm, struct errmsg *e)
+{
+    vm->start_time = proc_start_time(vm->pid);
+    vm->pidfd = (int)syscall(SYS_pidfd_open, vm->pid, 0);
+    if (vm->pidfd < 0 || vm->start_time == 0)
+        return errmsg_set(e, "QEMU's process %d has ended", (int)vm->pid);
+    return 0;
+}
+
+static int make_event_fd(struct vm *vm, struct errmsg *e)
+{
+    vm->event_fd = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event in = {.events = EPOLLIN};
+    if (vm->event_fd < 0 || epoll_ctl(vm->event_fd, EPOLL_CTL_ADD, vm->qmp.fd, &in) < 0 ||
+        epoll_ctl(vm->event_fd, EPOLL_CTL_ADD, vm->pidfd, &in) < 0)
+        return errmsg_set(e, "epoll: %s", strerror(errno));
+    return 0;
+}
+
+static int query_status(struct vm *vm, int64_t deadline, struct errmsg *e)
+{
+    struct json_object *status, *value;
+    if (qmp_call(&vm->qmp, "query-status", NULL, &status, deadline, e) < 0)
+        return -1;
+    if (json_object_object_get_ex(status, "running", &value))
+        vm->running = json_object_get_boolean(value);
+    if (json_object_object_get_ex(status, "status", &value))
+        vm->shut_down = strcmp(json_object_get_string(value), "shutdown") == 0;
+    json_object_put(status);
+    return 0;
+}
+
+static void note_version(struct vm *vm)
+{
+    struct json_object *q, *version, *qemu, *major, *minor, *micro;
+    if (json_object_object_get_ex(vm->qmp.greeting, "QMP", &q) && json_object_object_get_ex(q, "version", &version) &&
+        json_object_object_get_ex(version, "qemu", &qemu) && json_object_object_get_ex(qemu, "major", &major) &&
+        json_object_object_get_ex(qemu, "minor", &minor) && json_object_object_get_ex(qemu, "micro", &micro))
+        snprintf(vm->shape.version, sizeof vm->shape.version, "%d.%d.%d", json_object_get_int(major),
+                 json_object_get_int(minor), json_object_get_int(micro));
+}
+
+int qemu_connect(struct vm *vm, int64_t deadline, struct errmsg *e)
+{
+    int reason;
+    /* A QEMU that was started a moment ago does not listen yet. */
+    while (qmp_open(&vm->qmp, vm->qmp_path, deadline, &reason, e) < 0) {
+        struct pollfd ended = {.fd = vm->pidfd, .events = POLLIN};
+        if (poll(&ended, 1, 2) > 0)
+            return errmsg_set(e, "QEMU ended at once");
+        if ((reason != ENOENT && reason != ECONNREFUSED) || qmp_now_ms() > deadline)
+            return -1;
+    }
+    note_version(vm);
+    if (make_event_fd(vm, e) < 0)
+        return -1;
+    return query_status(vm, deadline, e);
+}
+
+int qemu_map(struct vm *vm, bool writable, struct errmsg *e)
+{
+    struct stat s;
+    if (fstat(vm->ram_fd, &s) < 0 || (uint64_t)s.st_size < vm->shape.memory)
+        return errmsg_set(e, "the memory file of the VM is smaller than its memory");
+    void *at = mmap(NULL, vm->shape.memory, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, vm->ram_fd, 0);
+    if (at == MAP_FAILED)
+        return errmsg_set(e, "mapping guest memory: %s", strerror(errno));
+    /* A core dump of an agent shall not hold the guest's memory. */
+    (void)madvise(at, vm->shape.memory, MADV_DONTDUMP);
+    vm->memory = at;
+    return 0;
+}
+
+int qemu_prepare_state(struct vm *vm, int64_t deadline, struct errmsg *e)
+{
+    char path[64];
+    struct json_object *result, *id;
+    vm->state_read_fd = memfd_create("hikae-state", MFD_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", vm->state_read_fd);
+    /* QEMU looks for a descriptor of exactly the access mode it wants. */
+    vm->state_fd = vm->state_read_fd < 0 ? -1 : open(path, O_WRONLY | O_CLOEXEC);
+    if (vm->state_fd < 0)
+        return errmsg_set(e, "memfd: %s", strerror(errno));
+    unsigned sent = qmp_send(&vm->qmp, "add-fd", NULL, vm->state_fd, deadline, e);
+    if (!sent || qmp_wait(&vm->qmp, sent, &result, deadline, e) < 0)
+        return -1;
+    vm->fdset = json_object_object_get_ex(result, "fdset-id", &id) ? json_object_get_int64(id) : -1;
+    json_object_put(result);
+    return 0;
+}
+
+static enum vm_state op_state(struct vm *vm)
+{
+    if (vm->gone)
+        return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
+    qmp_drain(&vm->qmp);
+    struct pollfd ended = {.fd = vm->pidfd, .events = POLLIN};
+    if (vm->qmp.eof || poll(&ended, 1, 0) > 0) {
+        vm->gone = true;
+        /* Both stay readable for ever: the owner's loop must not spin. */
+        if (vm->qmp.fd >= 0)
+            epoll_ctl(vm->event_fd, EPOLL_CTL_DEL, vm->qmp.fd, NULL);
+        epoll_ctl(vm->event_fd, EPOLL_CTL_DEL, vm->pidfd, NULL);
+        return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
+    }
+    if (vm->shut_down)
+        return VM_SHUT_DOWN;
+    return vm->running ? VM_RUNNING : VM_PAUSED;
+}
+
+static void op_info(const struct vm *vm, struct vm_info *out)
+{
+    *out = (struct vm_info){
+        .pages = vm->shape.memory / VM_PAGE_SIZE, .pid = (int)vm->pid, .nic_count = vm->shape.nic_count};
+    char accel[16] = "";
+    for (size_t i = 0; i + 1 < vm->shape.args.n; i++)
+        if (strcmp(vm->shape.args.at[i], "-machine") == 0)
+            comma_value(vm->shape.args.at[i + 1], "accel", accel, sizeof accel);
+    snprintf(out->note, sizeof out->note, "QEMU %s%s%s, userfaultfd by %s", vm->shape.version, *accel ? ", " : "",
+             accel, vm->injected ? "ptrace" : "preload");
+    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
+        struct vm_nic *nic = &out->nics[i];
+        qemu_parse_mac(vm->shape.nics[i].mac, nic->mac);
+        memcpy(nic->bridge, vm->shape.nics[i].bridge, sizeof nic->bridge);
+        memcpy(nic->stream_path, vm->net_path[i], sizeof nic->stream_path);
+    }
+}
+
+static uint8_t *op_memory(struct vm *vm)
+{
+    return vm->memory;
+}
+
+static int op_event_fd(const struct vm *vm)
+{
+    return vm->event_fd;
+}
+
+static int op_describe(struct vm *vm, struct json_object **out, struct errmsg *e)
+{
+    *out = template_to_json(&vm->shape);
+    return *out ? 0 : errmsg_set(e, "out of memory");
+}
+
+void qemu_detach(struct vm *vm)
+{
+    int fds[] = {vm->pidfd, vm->event_fd, vm->ram_fd, vm->state_fd, vm->state_read_fd};
+    qmp_close(&vm->qmp);
+    track_close(&vm->track);
+    if (vm->memory)
+        munmap(vm->memory, vm->shape.memory);
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    template_free(&vm->shape);
+    free(vm);
+}
+
+void qemu_destroy(struct vm *vm)
+{
+    if (vm->pidfd >= 0) {
+        struct pollfd ended = {.fd = vm->pidfd, .events = POLLIN};
+        (void)syscall(SYS_pidfd_send_signal, vm->pidfd, SIGKILL, NULL, 0);
+        (void)poll(&ended, 1, QEMU_DEADLINE_MS);
+    }
+    if (vm->ours)
+        facts_clean(vm->run_dir, vm->ram_path, vm->shape.nic_count);
+    qemu_detach(vm);
+}
+
+__attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
+    .abi = VM_ABI,
+    .name = "qemu",
+    .info = op_info,
+    .memory = op_memory,
+    .state = op_state,
+    .event_fd = op_event_fd,
+    .detach = qemu_detach,
+    .destroy = qemu_destroy,
+    .launch = qemu_launch,
+    .attach = qemu_attach,
+    .describe = op_describe,
+    .arm = qemu_arm,
+    .populated = qemu_populated,
+    .pause = qemu_pause,
+    .state_begin = qemu_state_begin,
+    .dirty = qemu_dirty,
+    .state_end = qemu_state_end,
+    .resume = qemu_resume,
+    .disarm = qemu_disarm,
+    .replica_create = qemu_replica_create,
+    .load = qemu_load,
+};

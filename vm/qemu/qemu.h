@@ -1,0 +1,109 @@
+/*
+ * qemu: the backend's own view of a VM, shared by its files and by nobody else.
+ *
+ *   backend.c     the vm_ops table, what both kinds of VM share
+ *   launch.c      starting QEMU, for a VM and for a replica; facts.c remembers it in RUN_DIR/vm.json
+ *   discover.c    attaching to a QEMU that runs: ours (vm.json) or a foreign one
+ *   checkpoint.c  pause, state, dirty, resume, load: the stages of a checkpoint and of a failover
+ *   track.c       dirty tracking; inject.c and preload.c bring it into QEMU
+ *   template.c    what a QEMU is, apart from its host; options.c the allow-list, settings.c the configuration's keys
+ */
+#ifndef HIKAE_VM_QEMU_QEMU_H
+#define HIKAE_VM_QEMU_QEMU_H
+
+#include "vm/qemu/qmp.h"
+#include "vm/qemu/template.h"
+#include "vm/qemu/track.h"
+#include "vm/vm.h"
+
+#include <limits.h>
+#include <sys/types.h>
+
+enum { QEMU_DEADLINE_MS = 5000, QEMU_ATTACH_DEADLINE_MS = 10000, QEMU_PATH_MAX = 512 };
+
+struct vm {
+    char name[64];
+    char run_dir[QEMU_PATH_MAX];
+    char qmp_path[QEMU_PATH_MAX];
+    char ram_path[QEMU_PATH_MAX]; /* of a file that we made; "" for a foreign QEMU's */
+    char net_path[VM_MAX_NICS][108];
+    struct template shape;
+    bool ours;     /* launched by us: vm.json and the RAM file are ours to remove */
+    bool replica;  /* made by replica_create in this process: memory is writable */
+    bool loaded;   /* a replica that has been given its state */
+    bool injected; /* userfaultfd by ptrace, not preload */
+
+    pid_t pid;
+    unsigned long long start_time;
+    int pidfd, event_fd; /* epoll of QMP socket and pidfd */
+    struct qmp qmp;
+    bool running, shut_down, gone;         /* by events and query-status */
+    bool migration_done, migration_failed; /* by events: of `arm` or `load` */
+
+    int ram_fd;
+    uint8_t *memory;
+    struct track track;
+    int state_fd; /* memfd of the saved device state, as opened for QEMU: offset shared with it */
+    int state_read_fd;
+    long long fdset;
+    unsigned save_id; /* the QMP command that saves, while it is under way; else 0 */
+};
+
+/* ---- backend.c ---- */
+extern const struct vm_ops hikae_vm_ops;
+struct vm *qemu_new(const struct vm_spec *spec, struct errmsg *e);
+/* Connects QMP, makes event_fd, asks for the state. pid and pidfd must be set. */
+int qemu_connect(struct vm *vm, int64_t deadline, struct errmsg *e);
+int qemu_open_pidfd(struct vm *vm, struct errmsg *e);
+/* Maps shape.memory bytes of ram_fd as vm->memory. */
+int qemu_map(struct vm *vm, bool writable, struct errmsg *e);
+/* Gives QEMU the file that device states are saved to. After each connect. */
+int qemu_prepare_state(struct vm *vm, int64_t deadline, struct errmsg *e);
+void qemu_detach(struct vm *vm);
+void qemu_destroy(struct vm *vm);
+
+/* ---- facts.c: RUN_DIR/vm.json ---- */
+struct facts {
+    pid_t pid;
+    unsigned long long start_time;
+    bool replica; /* not loaded yet: must not run */
+    char ram_path[QEMU_PATH_MAX], qmp_path[QEMU_PATH_MAX];
+    struct template shape;
+};
+int facts_write(const struct vm *vm, struct errmsg *e);
+/* 1: read. 0: there are none. -1: malformed. The caller frees f->shape. */
+int facts_read(const char *run_dir, struct facts *f, struct errmsg *e);
+/* Is the process that the facts tell of alive? */
+bool facts_alive(const struct facts *f);
+/* Removes the files that belong to the VM: sockets, memory, vm.json. */
+void facts_clean(const char *run_dir, const char *ram_path, unsigned nic_count);
+void facts_net_path(const char *run_dir, unsigned nic, char out[108]);
+
+/* ---- launch.c ---- */
+int qemu_launch(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+int qemu_replica_create(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+
+/* ---- discover.c ---- */
+int qemu_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+/* RAM mapping, page sizes, RAM blocks, userfaultfd: opens vm->track and vm->ram_fd. */
+int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e);
+
+/* ---- spawn.c ---- */
+/* Starts command[0] (searched in PATH) as a daemon of its own session with LD_PRELOAD=preload, its messages going to
+ * log_path. Returns its pid, or -1: e says why it could not be executed. */
+pid_t spawn_daemon(char **command, const char *preload, const char *log_path, struct errmsg *e);
+/* Appends the last line of log_path to what e says. */
+void spawn_explain(const char *log_path, struct errmsg *e);
+
+/* ---- checkpoint.c ---- */
+int qemu_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
+int qemu_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+int qemu_pause(struct vm *vm, struct errmsg *e);
+int qemu_state_begin(struct vm *vm, struct errmsg *e);
+int qemu_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+int qemu_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+int qemu_resume(struct vm *vm, struct errmsg *e);
+int qemu_disarm(struct vm *vm, struct errmsg *e);
+int qemu_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);
+
+#endif
