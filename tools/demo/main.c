@@ -11,11 +11,10 @@
 #include "tools/demo/options_parse.h"
 #include "tools/demo/run.h"
 #include "tools/demo/sandbox.h"
+#include "tools/demo/stay.h"
 #include "tools/demo/view.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,55 +39,6 @@ static int make_dir(const struct options *o, char *path, size_t size, struct err
         snprintf(path, size, "%s", real);
     free(real);
     return bad ? errmsg_set(e, "--dir %s: want a folder with a path under 120 bytes, not below /run", o->dir) : 0;
-}
-
-static void show_ways_in(const struct drill *d)
-{
-    const char *user =
-        geteuid() == 0 && getuid() == 0 && !access("/proc/self/setgroups", F_OK) ? "-U --preserve-credentials " : "";
-    view_say("The guest is %s (TCP 7: counter, TCP 8: stats, rate N, ..).", GUEST_ADDRESS);
-    view_say("  the client's place:  nsenter -t %d %s-n -m", getpid(), user);
-    for (int i = 0; i < 2; i++)
-        view_say("  %s:              nsenter -t %d %s-p -n -m -i -u  (config %s)", d->hosts[i].name, d->hosts[i].pid,
-                 user, d->hosts[i].config);
-}
-
-/* Hosts that others kill: "kill host-a", "cut host-a" (silence, then the end), "boot host-a" on stdin. Ctrl-C ends it
- * all. */
-static void obey(struct drill *d, const char *verb, const char *name)
-{
-    struct errmsg e;
-    struct host *h = NULL;
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(d->hosts[i].name, name))
-            h = &d->hosts[i];
-    if (!h || (strcmp(verb, "kill") && strcmp(verb, "cut") && strcmp(verb, "boot"))) {
-        view_say("say kill, cut or boot, and host-a or host-b");
-        return;
-    }
-    if (!strcmp(verb, "cut"))
-        host_cut(h);
-    host_kill(h);
-    host_wait_gone(h);
-    view_say("%s is down", name);
-    if (strcmp(verb, "boot"))
-        return;
-    if (host_boot(h, d->options, &e))
-        view_fail("%s", e.text);
-    else
-        view_say("%s is up, init is process %d", name, h->pid);
-}
-
-static void stay(struct drill *d)
-{
-    char line[128], verb[16], name[16];
-    show_ways_in(d);
-    view_say("Lines on stdin: kill HOST, cut HOST, boot HOST. Ctrl-C ends everything.");
-    while (fgets(line, sizeof line, stdin))
-        if (sscanf(line, "%15s %15s", verb, name) == 2)
-            obey(d, verb, name);
-    for (;;)
-        pause();
 }
 
 static void give_up(struct drill *d, const struct errmsg *e)

@@ -73,13 +73,12 @@ static struct json_object *spread_of(const double *values, unsigned n)
     double *sorted = calloc(n + 1, sizeof *sorted);
     if (!sorted)
         abort();
-    if (n) {
+    if (n)
         memcpy(sorted, values, n * sizeof *sorted);
-        qsort(sorted, n, sizeof *sorted, compare);
-        put(j, "p50", millis(percentile(sorted, n, 50)));
-        put(j, "p99", millis(percentile(sorted, n, 99)));
-        put(j, "max", millis(sorted[n - 1]));
-    }
+    qsort(sorted, n, sizeof *sorted, compare);
+    put(j, "p50", n ? millis(percentile(sorted, n, 50)) : NULL); /* null: there is none */
+    put(j, "p99", n ? millis(percentile(sorted, n, 99)) : NULL);
+    put(j, "max", n ? millis(sorted[n - 1]) : NULL);
     for (unsigned i = 0; i < n; i++)
         json_object_array_add(all, millis(values[i]));
     put(j, "all", all);

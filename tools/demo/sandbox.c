@@ -10,6 +10,13 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+static bool users;
+
+bool sandbox_is_users(void)
+{
+    return users;
+}
+
 static int check_tun(struct errmsg *e)
 {
     int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
@@ -56,7 +63,8 @@ static int enter_as_root(struct errmsg *e)
 
 int sandbox_enter(struct errmsg *e)
 {
-    if (check_tun(e) || (geteuid() == 0 ? enter_as_root(e) : enter_as_user(e)))
+    users = geteuid() != 0;
+    if (check_tun(e) || (!users ? enter_as_root(e) : enter_as_user(e)))
         return -1;
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"))
         return errmsg_set(e, "mount /run of the sandbox: %s", strerror(errno));

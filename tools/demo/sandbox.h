@@ -10,6 +10,8 @@
 
 #include "common/errmsg.h"
 
+#include <stdbool.h>
+
 #define CLIENT_ADDRESS "10.77.0.1"
 #define GUEST_ADDRESS  "10.77.0.100"
 #define GUEST_MAC      "52:54:00:77:00:64"
@@ -19,5 +21,7 @@ enum { BEACON_PORT = 7777 };
 /* Moves the calling process, which must be single-threaded, into it; as an ordinary user with a user namespace around.
  * /run is then an empty tmpfs of our own. Errors say what the system does not allow, and how to change it. */
 int sandbox_enter(struct errmsg *e);
+/* Was a user namespace needed? */
+bool sandbox_is_users(void);
 
 #endif
