@@ -26,6 +26,7 @@ struct worker {
     int pidfd;
     ev_io exit;
     struct control_conn *conn; /* NULL: not registered (yet) */
+    bool left;                 /* no worker of ours any more, but still our child */
     struct json_object *status, *hist;
     ev_tstamp status_at;
 };
@@ -87,7 +88,7 @@ void roster_free(struct roster *r)
 static struct worker *find(const struct roster *r, const char *vm)
 {
     for (struct worker *w = r->workers; w; w = w->next)
-        if (!strcmp(w->vm, vm))
+        if (!w->left && !strcmp(w->vm, vm))
             return w;
     return NULL;
 }
@@ -201,8 +202,10 @@ static void on_exit_of(struct ev_loop *loop, ev_io *io, int events)
     struct json_object *last = json_object_get(w->status);
     char vm[64];
     memcpy(vm, w->vm, sizeof vm);
+    bool left = w->left;
     worker_free(w);
-    r->handlers.ended(vm, code, last, r->arg);
+    if (!left)
+        r->handlers.ended(vm, code, last, r->arg);
     json_object_put(last);
 }
 
@@ -271,6 +274,14 @@ static void on_register(struct roster *r, struct control_conn *c, struct json_ob
             send_pending(p);
 }
 
+static void leave(struct roster *r, struct worker *w)
+{
+    w->left = true;
+    json_object_put(w->status);
+    w->status = NULL;
+    fail_pending(r, w);
+}
+
 bool roster_message(struct roster *r, struct control_conn *c, struct json_object *message)
 {
     struct worker *w = control_data(c);
@@ -280,6 +291,10 @@ bool roster_message(struct roster *r, struct control_conn *c, struct json_object
     }
     if (!w)
         return false;
+    if (json_get(message, "leave")) {
+        leave(r, w);
+        return true;
+    }
     struct json_object *status = json_get(message, "status"), *hist = json_get(message, "hist");
     if (status) {
         json_object_put(w->status);

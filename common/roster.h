@@ -2,7 +2,8 @@
  * roster: a supervisor's workers. A worker is a process of its own session that outlives its supervisor: it registers
  * over the control socket ({"register":VM,"pid":N}), reports ({"status":{..}}, {"hist":{..}}) and answers requests that
  * carry an id
- * ({"reply":ID,..}). The roster starts them, watches them by pidfd, keeps their last word and passes requests on.
+ * ({"reply":ID,..}). The loop must not be libev's default one, which reaps children itself. The roster starts them,
+ * watches them by pidfd, keeps their last word and passes requests on.
  */
 #ifndef HIKAE_COMMON_ROSTER_H
 #define HIKAE_COMMON_ROSTER_H
@@ -29,7 +30,9 @@ void roster_free(struct roster *r); /* the workers run on */
 /* Starts a worker process: argv[0] is the program. fd >= 0 is passed on as descriptor 3. 0, or -1 with `e`. */
 int roster_spawn(struct roster *r, const char *vm, char *const argv[], int fd, struct errmsg *e);
 bool roster_has(const struct roster *r, const char *vm);
-/* To be called first for each message of the control server: true if it was a worker's and is dealt with. */
+/* To be called first for each message of the control server: true if it was a worker's and is dealt with.
+ * {"leave":true}: the process has become something else (a worker of the other agent); it is forgotten but for being
+ * reaped. */
 bool roster_message(struct roster *r, struct control_conn *c, struct json_object *message);
 /* To be called for each closed connection, worker's or client's. */
 void roster_closed(struct roster *r, struct control_conn *c);

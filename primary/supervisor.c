@@ -250,7 +250,7 @@ static int listen_here(struct supervisor *s, struct errmsg *e)
 int supervisor_main(struct config *config, const char *program)
 {
     static const struct roster_handlers handlers = {.ended = on_ended};
-    struct supervisor s = {.loop = ev_default_loop(0), .config = config, .program = program};
+    struct supervisor s = {.loop = ev_loop_new(EVFLAG_AUTO), .config = config, .program = program};
     struct errmsg e;
     if (listen_here(&s, &e)) {
         log_error("%s", e.text);
@@ -265,6 +265,7 @@ int supervisor_main(struct config *config, const char *program)
     ev_run(s.loop, 0);
     roster_free(s.roster);
     control_server_free(s.server);
+    ev_loop_destroy(s.loop);
     for (struct restart *r = s.restarts, *next; r; r = next) {
         next = r->next;
         free(r);

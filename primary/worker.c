@@ -19,7 +19,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { ANNOUNCEMENTS = 4 };
+enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000 };
 static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05;
 
 /* ---- the record on disk ---- */
@@ -436,8 +436,14 @@ static int lock_vm(const struct worker *w, struct errmsg *e)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return errmsg_set(e, "%s: %s", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB))
+    /* A worker that lost this VM a moment ago may still be on its way out. */
+    for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
+        if (w->begin == BEGIN_ADOPT && tries < LOCK_TRIES) {
+            usleep(LOCK_RETRY_US);
+            continue;
+        }
         return errmsg_set(e, "another worker runs for this VM (%s is locked)", path);
+    }
     return 0;
 }
 
@@ -522,7 +528,7 @@ int worker_main(struct config *config, const struct worker_options *options)
 {
     struct worker w = {.config = config, .name = options->vm, .begin = options->begin};
     struct errmsg e;
-    w.loop = ev_default_loop(0);
+    w.loop = ev_loop_new(EVFLAG_AUTO);
     w.settings = config_vm(config, options->vm);
     init_timers(&w);
     ownership_init(&w);
@@ -548,5 +554,6 @@ int worker_main(struct config *config, const struct worker_options *options)
     report_end(&w);
     vm_record_clear(&w.record);
     tls_identity_free(w.session.identity);
+    ev_loop_destroy(w.loop);
     return w.exit_code;
 }

@@ -1,0 +1,125 @@
+/*
+ * failover: the primary is lost. Claim the VM (compare-and-set at the arbiter), give the replica its devices, and
+ * become the VM's primary worker by exec: from there on it is the very path of a primary agent that was restarted and
+ * finds its VM paused.
+ */
+#include "common/log.h"
+#include "secondary/worker.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ANSWER_MS = 1000 };
+static const double RETRY_S = 0.2;
+
+void failover_mark(struct worker *w, const char *what)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    if (!w->timeline)
+        w->timeline = json_object_new_object();
+    json_object_object_add(w->timeline, what, json_object_new_double((double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6));
+}
+
+static int open_arbiter(struct worker *w, struct errmsg *e)
+{
+    if (!w->arbiter)
+        w->arbiter = arbiter_open(w->loop, w->config->arbiter, e);
+    return w->arbiter ? 0 : -1;
+}
+
+void failover_read_register(struct worker *w, arbiter_callback *done)
+{
+    struct errmsg e;
+    if (open_arbiter(w, &e))
+        done(ARBITER_NO_ANSWER, NULL, e.text, w);
+    else
+        w->request = arbiter_read(w->arbiter, w->vm_name, ANSWER_MS, done, w);
+}
+
+static void on_claimed(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct worker *w = arg;
+    w->request = NULL;
+    switch (answer) {
+    case ARBITER_GRANTED:
+        w->term = now->term;
+        failover_mark(w, "claimed");
+        worker_event(w, STANDBY_EVENT_GRANTED, "term %" PRIu64, now->term);
+        break;
+    case ARBITER_REFUSED:
+        worker_event(w, STANDBY_EVENT_REFUSED, "the VM belongs to %s, term %" PRIu64, now->owner, now->term);
+        break;
+    case ARBITER_NO_ANSWER:
+        worker_event(w, STANDBY_EVENT_NO_ANSWER, "the arbiter does not answer: %s", why);
+        break;
+    }
+}
+
+static void on_retry(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    failover_claim(t->data);
+}
+
+void failover_claim(struct worker *w)
+{
+    struct arbiter_register want = {.term = w->term + 1};
+    struct errmsg e;
+    if (w->request)
+        return;
+    ev_timer_stop(w->loop, &w->claim_retry);
+    ev_timer_init(&w->claim_retry, on_retry, RETRY_S, 0.);
+    w->claim_retry.data = w;
+    replica_abort(w->replica); /* promise 2: what is not committed never was */
+    snprintf(want.owner, sizeof want.owner, "%s", w->config->name);
+    snprintf(want.mode, sizeof want.mode, "alone");
+    if (open_arbiter(w, &e))
+        worker_event(w, STANDBY_EVENT_NO_ANSWER, "%s", e.text);
+    else
+        w->request = arbiter_claim(w->arbiter, w->vm_name, &want, ANSWER_MS, on_claimed, w);
+}
+
+void failover_start(struct worker *w)
+{
+    struct errmsg e;
+    session_bye(w, BYE_TAKEN_OVER, w->reason);
+    if (w->ops->load(w->vm, replica_initial(w->replica), replica_state(w->replica), &e)) {
+        log_error("the replica of epoch %" PRIu64 " can't be started: %s", w->epoch, e.text);
+        worker_event(w, STANDBY_EVENT_DAMAGED, "%s", e.text);
+        return;
+    }
+    failover_mark(w, "loaded");
+    worker_event(w, STANDBY_EVENT_LOADED, "%s", "");
+}
+
+static void sibling(const struct worker *w, char out[512])
+{
+    const char *slash = strrchr(w->program, '/');
+    snprintf(out, 512, "%.*shikae-primary", slash ? (int)(slash + 1 - w->program) : 0, w->program);
+}
+
+void failover_become_primary(struct worker *w)
+{
+    char program[512], term[32];
+    struct errmsg e;
+    /* The record on disk says "standby" with the peer's last addresses not in it: bring what the primary worker reads
+     * up to date. */
+    w->record.term = w->term;
+    if (vm_record_save(w->config->state_dir, &w->record, &e))
+        log_warn("%s", e.text);
+    w->ops->detach(w->vm);
+    snprintf(term, sizeof term, "%" PRIu64, w->term);
+    setenv("HIKAE_TERM", term, 1);
+    setenv("HIKAE_TIMELINE", json_object_to_json_string(w->timeline), 1);
+    sibling(w, program);
+    char *argv[] = {program, "--config", w->config->path, "--worker", w->vm_name, "--adopt", NULL};
+    execv(program, argv);
+    log_error("%s: %s: VM %s is loaded, paused and owned by this host; start hikae-primary to resume it", program,
+              strerror(errno), w->vm_name);
+}

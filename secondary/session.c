@@ -1,0 +1,434 @@
+/*
+ * session: the connection of a primary. Who it is (TLS, fingerprint), what VM it brings and whether it may (config,
+ * supervisor, arbiter), then epochs in and acks out. Any byte is a sign of life; the detector looks for silence.
+ */
+#include "common/file.h"
+#include "common/jsonget.h"
+#include "common/log.h"
+#include "secondary/worker.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { HANDSHAKE_MS = 5000, FLUSH_MS = 100 };
+
+static void send_record(struct worker *w, uint16_t type, uint64_t epoch, const void *payload, size_t n)
+{
+    uint8_t head[RECORD_HEADER_SIZE];
+    record_header_write(head, type, 0, (uint32_t)n, epoch);
+    if (w->link && !link_send(w->link, head, sizeof head) && n)
+        link_send(w->link, payload, n);
+}
+
+static void send_json(struct worker *w, uint16_t type, struct json_object *j)
+{
+    size_t n;
+    const char *text = json_object_to_json_string_length(j, JSON_C_TO_STRING_PLAIN, &n);
+    send_record(w, type, 0, text, n);
+    json_object_put(j);
+}
+
+/* ---- ends ---- */
+
+void session_close(struct worker *w)
+{
+    ev_timer_stop(w->loop, &w->detector);
+    if (w->link)
+        link_free(w->link, 0);
+    w->link = NULL;
+}
+
+void session_bye(struct worker *w, enum bye_reason reason, const char *text)
+{
+    if (w->link) {
+        uint8_t payload[4 + PROTO_REASON_MAX];
+        send_record(w, RECORD_BYE, 0, payload, bye_write(payload, reason, text));
+        link_free(w->link, FLUSH_MS);
+        w->link = NULL;
+    }
+    session_close(w);
+}
+
+/* Turns the peer away, with the reason in both hosts' logs. */
+static void turn_away(struct worker *w, enum bye_reason reason, const char *what)
+{
+    log_warn("%s at %s is turned away: %s", w->peer ? w->peer->name : "a peer",
+             w->link ? link_peer_address(w->link) : "?", what);
+    session_bye(w, reason, what);
+    worker_event(w, STANDBY_EVENT_TROUBLE, "%s", what);
+}
+
+/* ---- greeting ---- */
+
+static void on_register_read(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct worker *w = arg;
+    char what[256];
+    w->request = NULL;
+    if (answer == ARBITER_NO_ANSWER) {
+        snprintf(what, sizeof what, "this host's arbiter does not answer: %s", why);
+        turn_away(w, BYE_REFUSED, what);
+        return;
+    }
+    if (now->term != w->term || strcmp(now->owner, w->peer->name)) {
+        snprintf(what, sizeof what,
+                 "it claims term %" PRIu64 ", but the arbiter says: %s, term %" PRIu64
+                 " (do both hosts use the same arbiter, and each other's names in [peer]?)",
+                 w->term, now->term ? now->owner : "nobody", now->term);
+        turn_away(w, BYE_REFUSED, what);
+        return;
+    }
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
+    json_object_object_add(j, "features", json_object_new_array());
+    json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
+    json_object_object_add(j, "host", json_object_new_string(w->config->name));
+    json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
+    json_object_object_add(j, "term", json_object_new_uint64(w->term));
+    send_json(w, RECORD_HELLO, j);
+    w->said_hello = true;
+}
+
+void session_admitted(struct worker *w, const char *refusal)
+{
+    if (refusal)
+        turn_away(w, BYE_REFUSED, refusal);
+    else
+        failover_read_register(w, on_register_read);
+}
+
+/* Asks the supervisor, which lets go of an older replica of the same VM first. */
+static void ask_admission(struct worker *w)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "cmd", json_object_new_string("admit"));
+    json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
+    if (w->supervisor)
+        control_send(w->supervisor, j);
+    json_object_put(j);
+    if (!w->supervisor)
+        turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
+}
+
+static const char *check_hello(struct worker *w, struct json_object *j, char what[256])
+{
+    int version = (int)json_get_u64(j, "version", 0);
+    const char *vm = json_get_text(j, "vm", "");
+    if (version != PROTO_VERSION) {
+        snprintf(what, 256, "it speaks version %d of the protocol, this host version %d: use the same release", version,
+                 PROTO_VERSION);
+        return what;
+    }
+    if (!config_name_is_valid(vm))
+        return "HELLO without a valid VM name";
+    if (!config_peer_may_send(w->peer, vm)) {
+        snprintf(what, 256, "VM %s is not in accept = of [peer %s] in this host's configuration", vm, w->peer->name);
+        return what;
+    }
+    snprintf(w->vm_name, sizeof w->vm_name, "%s", vm);
+    w->term = json_get_u64(j, "term", 0);
+    return w->term ? NULL : "HELLO without a term";
+}
+
+static void on_hello(struct worker *w, const struct record *r)
+{
+    char what[256];
+    struct json_object *j = json_parse_object((const char *)r->payload, r->length);
+    const char *wrong = j ? check_hello(w, j, what) : "HELLO is no JSON object";
+    json_object_put(j);
+    if (wrong) {
+        turn_away(w, BYE_REFUSED, wrong);
+        return;
+    }
+    log_open("hikae-secondary", w->vm_name);
+    log_info("%s at %s brings VM %s, term %" PRIu64, w->peer->name, link_peer_address(w->link), w->vm_name, w->term);
+    w->greeted = true;
+    ask_admission(w);
+}
+
+/* ---- making the replica ---- */
+
+static int make_replica(struct worker *w, struct json_object *config, struct errmsg *e)
+{
+    struct json_object *settings = json_get(config, "replica");
+    const char *bridge = json_get_text(config_vm(w->config, w->vm_name)->settings, "bridge", NULL);
+    uint64_t pages = json_get_u64(config, "pages", 0);
+    const char *backend = json_get_text(config, "backend", "");
+    if (!settings || !config_name_is_valid(backend))
+        return errmsg_set(e, "CONFIG without backend or replica");
+    if (bridge) /* this host's bridge may have another name */
+        json_object_object_add(settings, "local_bridge", json_object_new_string(bridge));
+    w->ops = vm_backend(backend, e);
+    if (!w->ops)
+        return -1;
+    snprintf(w->run_dir, sizeof w->run_dir, "%s/vms/%s.%d", w->config->run_dir, w->vm_name, (int)getpid());
+    struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings};
+    if (dir_make(w->run_dir, 0700, e) || w->ops->replica_create(&spec, &w->vm, e))
+        return -1;
+    w->ops->info(w->vm, &w->info);
+    if (w->info.pages != pages)
+        return errmsg_set(e, "the VM has %" PRIu64 " pages, its replica here %" PRIu64, pages, w->info.pages);
+    w->replica = replica_new(w->ops->memory(w->vm), pages, w->config->staging_bytes, w->config->spool_dir);
+    return w->replica ? 0 : errmsg_set(e, "no memory for the replica");
+}
+
+static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)events;
+    struct worker *w = io->data;
+    enum vm_state s = w->ops->state(w->vm);
+    if (s != VM_GONE && s != VM_SHUT_DOWN)
+        return;
+    ev_io_stop(loop, io);
+    worker_event(w, STANDBY_EVENT_DAMAGED, "the replica's process died");
+}
+
+static void watch_replica(struct worker *w)
+{
+    ev_io_init(&w->vm_event, on_vm_event, w->ops->event_fd(w->vm), EV_READ);
+    w->vm_event.data = w;
+    ev_io_start(w->loop, &w->vm_event);
+}
+
+/* What the primary agent here has to know when the VM comes to run here: written now, not in the hurry of a failover.
+ */
+static int save_record(struct worker *w, struct json_object *config, struct errmsg *e)
+{
+    struct vm_record *r = &w->record;
+    snprintf(r->name, sizeof r->name, "%s", w->vm_name);
+    snprintf(r->backend, sizeof r->backend, "%s", w->ops->name);
+    snprintf(r->peer, sizeof r->peer, "%s", w->peer->name);
+    snprintf(r->role, sizeof r->role, "standby");
+    snprintf(r->run_dir, sizeof r->run_dir, "%s", w->run_dir);
+    r->term = w->term;
+    r->mode =
+        json_get_u64(config, "mode", TRIGGER_ON_OUTPUT) == TRIGGER_PERIODIC ? TRIGGER_PERIODIC : TRIGGER_ON_OUTPUT;
+    r->interval_ms = (unsigned)json_get_u64(config, "interval_ms", 20);
+    return vm_record_save(w->config->state_dir, r, e);
+}
+
+static void on_config(struct worker *w, const struct record *r)
+{
+    struct errmsg e;
+    struct json_object *j = json_parse_object((const char *)r->payload, r->length);
+    int result = j ? make_replica(w, j, &e) : errmsg_set(&e, "CONFIG is no JSON object");
+    if (!result)
+        result = save_record(w, j, &e);
+    json_object_put(j);
+    if (result) {
+        turn_away(w, BYE_REFUSED, e.text);
+        return;
+    }
+    watch_replica(w);
+    worker_event(w, STANDBY_EVENT_MADE, "%s", "");
+}
+
+void session_say_ready(struct worker *w)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "pages", json_object_new_uint64(w->info.pages));
+    send_json(w, RECORD_READY, j);
+}
+
+/* ---- records ---- */
+
+static void on_bye(struct worker *w, const struct record *r)
+{
+    enum bye_reason reason;
+    char text[PROTO_REASON_MAX + 1];
+    struct proto_error e;
+    if (bye_read(r, &reason, text, &e)) {
+        turn_away(w, BYE_PROTOCOL, e.text);
+        return;
+    }
+    log_info("%s says goodbye: %s: %s", w->peer->name, bye_name(reason), text);
+    if (reason == BYE_VM_CRASHED)
+        worker_event(w, STANDBY_EVENT_CRASHED, "%s", text);
+    else
+        worker_event(w, STANDBY_EVENT_RELEASED, "%s", text);
+}
+
+static void on_note(struct worker *w, const struct record *r)
+{
+    struct json_object *j = json_parse_object((const char *)r->payload, r->length);
+    struct json_object *addresses = json_get_array(j, "addresses");
+    if (addresses) {
+        json_object_put(w->record.addresses);
+        w->record.addresses = json_object_get(addresses);
+    }
+    json_object_put(j);
+}
+
+static void on_commit(struct worker *w, const struct record *r)
+{
+    struct errmsg e;
+    if (replica_check(w->replica, &e)) {
+        turn_away(w, BYE_PROTOCOL, e.text);
+        return;
+    }
+    w->epoch = r->epoch;
+    w->committed_at = worker_now();
+    worker_event(w, STANDBY_EVENT_COMMIT, "%s", "");
+}
+
+void session_ack(struct worker *w)
+{
+    uint8_t payload[COMMIT_SIZE];
+    commit_write(payload, w->digest, 0);
+    send_record(w, RECORD_ACK, w->epoch, payload, sizeof payload);
+}
+
+static void on_record(struct worker *w, const struct record *r)
+{
+    struct errmsg e;
+    struct proto_error pe;
+    uint64_t echo;
+    switch (r->type) {
+    case RECORD_HELLO:
+        on_hello(w, r);
+        break;
+    case RECORD_CONFIG:
+        on_config(w, r);
+        break;
+    case RECORD_PAGES:
+    case RECORD_DEVICE:
+        if (!w->replica)
+            turn_away(w, BYE_PROTOCOL, "an epoch before the replica is ready");
+        else if (replica_take(w->replica, r, &e))
+            turn_away(w, BYE_TROUBLE, e.text);
+        break;
+    case RECORD_COMMIT:
+        memcpy(w->digest, r->payload, sizeof w->digest);
+        if (w->replica)
+            on_commit(w, r);
+        break;
+    case RECORD_HEARTBEAT:
+        if (heartbeat_read(r, &w->echo, &echo, &pe))
+            turn_away(w, BYE_PROTOCOL, pe.text);
+        break;
+    case RECORD_NOTE:
+        on_note(w, r);
+        break;
+    case RECORD_BYE:
+        on_bye(w, r);
+        break;
+    default:
+        break;
+    }
+}
+
+static void record_stream(struct worker *w, const uint8_t *data, size_t n)
+{
+    if (w->recording && fwrite(data, 1, n, w->recording) != n) {
+        log_warn("the recording of the stream ends: %s", strerror(errno));
+        fclose(w->recording);
+        w->recording = NULL;
+    }
+}
+
+static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
+{
+    struct worker *w = arg;
+    struct proto_error e;
+    struct record r;
+    w->heard_at = worker_now();
+    record_stream(w, data, n);
+    int got = framer_feed(w->framer, data, n, &e);
+    while (!got && (got = framer_next(w->framer, &r, &e)) > 0) {
+        got = stream_check_record(w->check, &r, &e);
+        if (!got)
+            on_record(w, &r);
+        if (w->link != l)
+            return; /* the connection was ended meanwhile: what it still brings does not count */
+    }
+    if (got < 0)
+        turn_away(w, BYE_PROTOCOL, e.text);
+}
+
+/* ---- the connection ---- */
+
+static bool is_trusted(const char *fingerprint, void *arg)
+{
+    struct worker *w = arg;
+    return config_peer_by_fingerprint(w->config, fingerprint);
+}
+
+static void open_recording(struct worker *w)
+{
+    static const uint8_t head[16] = "HIKAESTREAM\0\1";
+    char path[512];
+    if (!w->config->record)
+        return;
+    snprintf(path, sizeof path, "%s/%s.%d.stream", w->config->record, w->peer->name, (int)getpid());
+    w->recording = fopen(path, "wbe");
+    if (!w->recording)
+        log_warn("%s: %s: the stream is not recorded", path, strerror(errno));
+    else
+        record_stream(w, head, sizeof head);
+}
+
+static void on_up(struct link *l, void *arg)
+{
+    struct worker *w = arg;
+    w->peer = config_peer_by_fingerprint(w->config, link_peer_fingerprint(l));
+    w->heard_at = worker_now();
+    open_recording(w);
+    ev_timer_again(w->loop, &w->detector);
+}
+
+static void on_closed(struct link *l, bool reset, const char *reason, void *arg)
+{
+    (void)reset;
+    struct worker *w = arg;
+    if (!w->peer)
+        log_warn("a connection from %s failed: %s", link_peer_address(l), reason);
+    session_close(w);
+    worker_event(w, STANDBY_EVENT_RESET, "%s", reason);
+}
+
+static void on_drained(struct link *l, void *arg)
+{
+    (void)l, (void)arg;
+}
+
+/* The failure detector, and our sign of life. */
+static void on_detector(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = t->data;
+    int64_t silent_ms = (worker_now() - w->heard_at) / 1000000;
+    /* making a VM may take its agent a while; once epochs come, silence means something */
+    int64_t bound = w->epoch ? w->config->detect_ms : 10000 + w->config->detect_ms;
+    if (silent_ms > bound) {
+        worker_event(w, STANDBY_EVENT_SILENT, "%s is silent for %" PRId64 " ms", w->peer->name, silent_ms);
+        return;
+    }
+    uint8_t payload[HEARTBEAT_SIZE];
+    heartbeat_write(payload, ++w->sequence, w->echo);
+    if (w->said_hello)
+        send_record(w, RECORD_HEARTBEAT, 0, payload, sizeof payload);
+}
+
+int session_begin(struct worker *w, int fd, struct errmsg *e)
+{
+    static const struct link_handlers handlers = {
+        .up = on_up, .input = on_input, .drained = on_drained, .closed = on_closed, .trusted = is_trusted};
+    double period = w->config->detect_ms / 5000.;
+    ev_timer_init(&w->detector, on_detector, period, period);
+    w->detector.data = w;
+    /* After a stall of this process what has come in is read before silence is judged: no failover for our own hiccup.
+     */
+    ev_set_priority(&w->detector, EV_MINPRI);
+    w->framer = framer_new();
+    w->check = stream_check_new(STREAM_FROM_PRIMARY);
+    w->identity = tls_identity_load(w->config->key, w->config->certificate, e);
+    if (!w->identity)
+        return -1;
+    if (!w->framer || !w->check)
+        return errmsg_set(e, "no memory");
+    w->link = link_accept(w->loop, w->identity, fd, HANDSHAKE_MS, &handlers, w, e);
+    return w->link ? 0 : -1;
+}

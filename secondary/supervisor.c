@@ -1,0 +1,172 @@
+#include "secondary/supervisor.h"
+#include "common/file.h"
+#include "common/jsonget.h"
+#include "common/log.h"
+#include "common/roster.h"
+#include "common/tcp.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <json-c/json.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LISTENERS_MAX = 8 };
+
+struct supervisor {
+    struct ev_loop *loop;
+    struct config *config;
+    const char *program;
+    struct control_server *server;
+    struct roster *roster;
+    int fds[LISTENERS_MAX];
+    ev_io listeners[LISTENERS_MAX];
+    int listener_count;
+    ev_signal terminate, interrupt;
+};
+
+/* ---- connections ---- */
+
+static void on_connection(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)loop, (void)events;
+    struct supervisor *s = io->data;
+    struct errmsg e;
+    int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+        return;
+    char *argv[] = {(char *)s->program, "--config", s->config->path, "--worker", NULL};
+    if (roster_spawn(s->roster, "", argv, fd, &e))
+        log_error("%s", e.text);
+    close(fd);
+}
+
+static void on_ended(const char *vm, int code, struct json_object *last, void *arg)
+{
+    (void)arg;
+    if (*vm && code)
+        log_error(
+            "the worker with the replica of %s ended unexpectedly, last seen as %s: the replica is lost, the primary "
+            "goes on alone and will make a new one",
+            vm, json_get_text(last, "state", "?"));
+}
+
+/* ---- requests ---- */
+
+static void status(struct supervisor *s, struct control_conn *c)
+{
+    struct json_object *j = json_object_new_object(), *all = json_object_new_array();
+    roster_statuses(s->roster, all, false);
+    json_object_object_add(j, "ok", json_object_new_boolean(1));
+    json_object_object_add(j, "host", json_object_new_string(s->config->name));
+    json_object_object_add(j, "replicas", all);
+    control_send(c, j);
+    json_object_put(j);
+}
+
+/* A new connection brings a VM. If a worker has a replica of it, that has to let go first: its answer is the admission.
+ */
+static void admit(struct supervisor *s, struct control_conn *c, const char *vm)
+{
+    struct json_object *j = json_object_new_object();
+    if (roster_has(s->roster, vm)) {
+        json_object_object_add(j, "cmd", json_object_new_string("yield"));
+        roster_forward(s->roster, vm, j, c);
+    } else {
+        json_object_object_add(j, "ok", json_object_new_boolean(1));
+        control_send(c, j);
+    }
+    json_object_put(j);
+}
+
+static void on_message(struct control_conn *c, struct json_object *m, void *arg)
+{
+    struct supervisor *s = arg;
+    if (roster_message(s->roster, c, m))
+        return;
+    const char *command = json_get_text(m, "cmd", ""), *vm = json_get_text(m, "vm", "");
+    if (!strcmp(command, "status"))
+        status(s, c);
+    else if (!config_name_is_valid(vm))
+        roster_refuse(c, "'%.80s' is no VM name", vm);
+    else if (!strcmp(command, "admit"))
+        admit(s, c, vm);
+    else if (strcmp(command, "failover") && strcmp(command, "drop"))
+        roster_refuse(c, "unknown command '%.40s'", command);
+    else if (roster_forward(s->roster, vm, m, c))
+        roster_refuse(c, "no replica of '%s' on this host (see `hikae status`)", vm);
+}
+
+static void on_closed(struct control_conn *c, void *arg)
+{
+    struct supervisor *s = arg;
+    roster_closed(s->roster, c);
+}
+
+/* ---- life ---- */
+
+static void on_signal(struct ev_loop *loop, ev_signal *w, int events)
+{
+    (void)events;
+    log_info("%s: ending; the replicas and their workers live on", strsignal(w->signum));
+    ev_break(loop, EVBREAK_ALL);
+}
+
+static int listen_control(struct supervisor *s, struct errmsg *e)
+{
+    static const struct control_handlers handlers = {.message = on_message, .closed = on_closed};
+    char path[300];
+    snprintf(path, sizeof path, "%s/secondary.sock", s->config->run_dir);
+    if (dir_make(s->config->run_dir, 0700, e) || dir_make(s->config->state_dir, 0700, e))
+        return -1;
+    s->server = control_listen(s->loop, path, &handlers, s, e);
+    return s->server ? 0 : -1;
+}
+
+static int listen_peers(struct supervisor *s, struct errmsg *e)
+{
+    s->listener_count = tcp_listen(s->config->listen, s->config->port, s->fds, LISTENERS_MAX, e);
+    for (int i = 0; i < s->listener_count; i++) {
+        ev_io_init(&s->listeners[i], on_connection, s->fds[i], EV_READ);
+        s->listeners[i].data = s;
+        ev_io_start(s->loop, &s->listeners[i]);
+    }
+    return s->listener_count > 0 ? 0 : -1;
+}
+
+static void watch_signals(struct supervisor *s)
+{
+    ev_signal_init(&s->terminate, on_signal, SIGTERM);
+    ev_signal_init(&s->interrupt, on_signal, SIGINT);
+    ev_signal_start(s->loop, &s->terminate);
+    ev_signal_start(s->loop, &s->interrupt);
+}
+
+int supervisor_main(struct config *config, const char *program)
+{
+    static const struct roster_handlers handlers = {.ended = on_ended};
+    struct supervisor s = {.loop = ev_loop_new(EVFLAG_AUTO), .config = config, .program = program};
+    struct errmsg e;
+    if (listen_control(&s, &e)) {
+        log_error("%s", e.text);
+        return 1;
+    }
+    s.roster = roster_new(s.loop, &handlers, &s);
+    int result = listen_peers(&s, &e);
+    if (result) {
+        log_error("%s", e.text);
+    } else {
+        watch_signals(&s);
+        log_info("ready, host %s, listening on %s port %s", config->name, config->listen, config->port);
+        ev_run(s.loop, 0);
+    }
+    for (int i = 0; i < s.listener_count; i++)
+        close(s.fds[i]);
+    roster_free(s.roster);
+    control_server_free(s.server);
+    ev_loop_destroy(s.loop);
+    return result ? 1 : 0;
+}

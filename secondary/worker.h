@@ -1,0 +1,91 @@
+/*
+ * worker: the process that serves one connection of a primary and holds one replica; shell around the pure cores
+ * (standby, replica, staging). Private to secondary/; its parts are worker.c    life, the standby table's actions, the
+ * supervisor's requests session.c   the connection: greeting, records, acks, heartbeats, the failure detector
+ *   failover.c  claim, start, becoming the VM's primary worker
+ *   report.c    status
+ */
+#ifndef HIKAE_SECONDARY_WORKER_H
+#define HIKAE_SECONDARY_WORKER_H
+
+#include "arbiter/arbiter.h"
+#include "common/config.h"
+#include "common/control.h"
+#include "common/link.h"
+#include "common/state.h"
+#include "proto/epoch.h"
+#include "secondary/replica.h"
+#include "secondary/standby.h"
+#include "vm/vm.h"
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+struct worker {
+    struct ev_loop *loop;
+    struct config *config;
+    const char *program;            /* path of this executable */
+    const struct config_peer *peer; /* NULL until the handshake */
+    char vm_name[64];               /* "" until HELLO */
+    uint64_t term;                  /* of the primary's ownership; once granted, ours */
+    char run_dir[256];
+
+    struct tls_identity *identity;
+    struct link *link;
+    struct framer *framer;
+    struct stream_check *check;
+    FILE *recording; /* of the stream; NULL: not wanted */
+    uint64_t sequence, echo;
+    int64_t heard_at;                  /* CLOCK_MONOTONIC ns */
+    bool greeted;                      /* HELLO came */
+    bool said_hello;                   /* and was answered */
+    uint8_t digest[PROTO_DIGEST_SIZE]; /* of the last committed epoch */
+
+    const struct vm_ops *ops;
+    struct vm *vm;
+    struct vm_info info;
+    ev_io vm_event;
+    struct replica *replica;
+    struct vm_record record;
+    uint64_t epoch;       /* last committed */
+    int64_t committed_at; /* CLOCK_MONOTONIC ns */
+
+    enum standby_state state;
+    char reason[320];
+    struct arbiter *arbiter;
+    struct arbiter_request *request;
+    struct json_object *timeline; /* of a failover: what happened when, CLOCK_REALTIME ms */
+
+    struct control_conn *supervisor;
+    ev_timer detector, grace, claim_retry, supervisor_retry, report, exit;
+    int reply_to; /* id of a failover request that is not answered yet; 0: none */
+};
+
+/* worker.c */
+int worker_main(struct config *config, const char *program, int fd);
+void worker_event(struct worker *w, enum standby_event event, const char *reason_format, ...)
+    __attribute__((format(printf, 3, 4)));
+int64_t worker_now(void); /* CLOCK_MONOTONIC ns */
+
+/* session.c */
+int session_begin(struct worker *w, int fd, struct errmsg *e);
+void session_admitted(struct worker *w, const char *refusal); /* the supervisor's word on HELLO; NULL: welcome */
+void session_say_ready(struct worker *w);
+void session_ack(struct worker *w);
+void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* closes */
+void session_close(struct worker *w);
+
+/* failover.c */
+void failover_read_register(struct worker *w, arbiter_callback *done);
+void failover_claim(struct worker *w);
+void failover_start(struct worker *w);
+/* Replaces this process; returns only if that failed. */
+void failover_become_primary(struct worker *w);
+void failover_mark(struct worker *w, const char *what);
+
+/* report.c */
+void report_init(struct worker *w);
+void report_now(struct worker *w);
+
+#endif
