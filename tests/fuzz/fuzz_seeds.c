@@ -1,0 +1,99 @@
+/*
+ * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob: whole streams and each of their pages and
+ * pieces.
+ */
+#include "sample.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *folder;
+
+static void write_seed(const char *kind, unsigned number, const void *data, size_t n)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, kind);
+    if (mkdir(path, 0777) && errno != EEXIST) {
+        perror(path);
+        exit(1);
+    }
+    snprintf(path, sizeof path, "%s/%s/seed-%u", folder, kind, number);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(data, 1, n, f) != n || fclose(f)) {
+        perror(path);
+        exit(1);
+    }
+}
+
+static void write_stream(unsigned number, unsigned epochs)
+{
+    struct sample *s = sample_new();
+    sample_octets(s, "\x20", 1); /* fuzz_stream's step */
+    sample_begin(s);
+    for (unsigned epoch = 1; epoch <= epochs; epoch++)
+        sample_epoch(s, epoch);
+    write_seed("stream", number, s->data, s->n);
+    sample_free(s);
+}
+
+/* HELLO CONFIG and tiny epochs: what a mutation can do most with. */
+static void write_short_stream(unsigned number)
+{
+    static const uint8_t delta[] = {1, 0, 0, 0, 0, 0, 0, 0x80, 1, 0x80, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8};
+    uint8_t payload[PAGES_ENTRY_SIZE + sizeof delta], piece[DEVICE_HEAD_SIZE + 8] = {0};
+    struct sample *s = sample_new();
+    sample_octets(s, "\x00", 1);
+    sample_begin(s);
+    for (unsigned epoch = 1; epoch <= 3; epoch++) {
+        size_t n = pages_entry_write(payload, epoch, PAGE_DELTA, delta, sizeof delta);
+        sample_record(s, RECORD_PAGES, 0, epoch, payload, n);
+        device_head_write(piece, DEVICE_STATE, BLOB_RAW, 8, 8, 0);
+        sample_record(s, RECORD_DEVICE, 0, epoch, piece, sizeof piece);
+        sample_commit(s, epoch);
+    }
+    write_seed("stream", number, s->data, s->n);
+    sample_free(s);
+}
+
+static void write_contents(void)
+{
+    unsigned pages = 0, blobs = 0;
+    struct sample *s = sample_new();
+    struct framer *f = framer_new();
+    struct record r;
+    sample_whole(s);
+    if (!f || framer_feed(f, s->data, s->n, NULL))
+        exit(1);
+    while (framer_next(f, &r, NULL) > 0) {
+        struct pages_entry entry;
+        size_t offset = 0;
+        if (r.type == RECORD_DEVICE)
+            write_seed("blob", blobs++, r.payload, r.length);
+        while (r.type == RECORD_PAGES && pages_next(r.payload, r.length, &offset, &entry, NULL) > 0)
+            if (entry.length && pages < 40)
+                write_seed("page", pages++, entry.data, entry.length);
+    }
+    framer_free(f);
+    sample_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fputs("usage: fuzz_seeds FOLDER\n", stderr);
+        return 2;
+    }
+    folder = argv[1];
+    if (mkdir(folder, 0777) && errno != EEXIST) {
+        perror(folder);
+        return 1;
+    }
+    for (unsigned epochs = 0; epochs <= 2; epochs++)
+        write_stream(epochs, epochs);
+    write_short_stream(3);
+    write_contents();
+    return 0;
+}
