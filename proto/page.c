@@ -14,8 +14,6 @@ enum {
     DELTA_SUMMARY_SIZE = 8,
     /* A delta of so few words is taken without trying LZ4: at most 1096 octets at several GB/s, where LZ4 makes 0.5. */
     DELTA_AT_ONCE_WORDS = PAGE_WORDS / 4,
-    /* LZ4 of the XOR is tried if so many of its octets are zero: two unrelated contents have 16 by chance. */
-    XOR_WORTH_ZEROES = PROTO_PAGE_SIZE / 16,
 };
 
 _Static_assert(PAGE_WORDS *WORD_SIZE == PROTO_PAGE_SIZE, "a page is 512 words");
@@ -57,18 +55,19 @@ static size_t delta_write(const uint8_t *page, const struct words_mask *m, uint8
     return delta_size(m);
 }
 
+/* Returns how many octets differ. */
 static unsigned exclusive_or(const uint8_t *page, const uint8_t *base, uint8_t *out)
 {
-    unsigned zeroes = 0;
+    unsigned differ = 0;
     for (unsigned m = 0; m < PROTO_PAGE_SIZE; m += LINE_SIZE) {
         uint8_t in_line = 0; /* a narrow sum lets the compiler count 16 and more octets at once */
         for (unsigned i = m; i < m + LINE_SIZE; i++) {
             out[i] = page[i] ^ base[i];
-            in_line = (uint8_t)(in_line + (out[i] == 0));
+            in_line = (uint8_t)(in_line + (out[i] != 0));
         }
-        zeroes += in_line;
+        differ += in_line;
     }
-    return zeroes;
+    return differ;
 }
 
 /* LZ4 of a page if that makes fewer than `below` octets; 0 if not. */
@@ -88,7 +87,8 @@ static size_t encode_by_size(const uint8_t *page, const uint8_t *base, const str
         *encoding = PAGE_DELTA;
         best = delta_size(m);
     }
-    if (base && exclusive_or(page, base, scratch) >= XOR_WORTH_ZEROES && (n = lz4_below(scratch, out, best)) > 0) {
+    /* The octets that differ are literals for LZ4: it gains where they are few in each word, as with counters. */
+    if (base && exclusive_or(page, base, scratch) < best * 3 / 4 && (n = lz4_below(scratch, out, best)) > 0) {
         *encoding = PAGE_DELTA_LZ4;
         best = n;
     }
