@@ -32,17 +32,19 @@ static int mount_own(const struct options *o, struct errmsg *e)
     return 0;
 }
 
+/* A machine keeps its addresses when it is switched off and on: others still have them in their caches. */
 static int set_up_network(const struct host *h, struct errmsg *e)
 {
-    return run_ip(e,
-                  "link set dev lo up\n"
-                  "link add name br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
-                  "link set dev lan0 master br0 up\n"
-                  "link set dev br0 up\n"
-                  "addr add 10.77.0.%d/24 dev br0\n"
-                  "link set dev link0 up\n"
-                  "addr add 10.78.0.%d/24 dev link0\n",
-                  10 + h->number, h->number);
+    return run_ip(
+        e,
+        "link set dev lo up\n"
+        "link add name br0 address 02:48:4b:00:77:%02x type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+        "link set dev lan0 address 02:48:4b:00:79:%02x master br0 up\n"
+        "link set dev br0 up\n"
+        "addr add 10.77.0.%d/24 dev br0\n"
+        "link set dev link0 address 02:48:4b:00:78:%02x up\n"
+        "addr add 10.78.0.%d/24 dev link0\n",
+        h->number, h->number, 10 + h->number, h->number, h->number);
 }
 
 static int start_agent(int i, const struct host *h, const struct options *o, struct errmsg *e)

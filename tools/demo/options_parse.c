@@ -111,7 +111,7 @@ static int parse_memory(char *text, struct options *o, struct errmsg *e)
 static int parse_fault(const char *text, struct options *o, struct errmsg *e)
 {
     static char line[64];
-    unsigned n;
+    unsigned n = 0;
     if (!strcmp(text, "release-early"))
         snprintf(line, sizeof line, "release = early");
     else if (!strncmp(text, "drop-page=", 10) && !number(text + 10, 1, 1000000, &n, e))
@@ -140,7 +140,7 @@ static int choose(const char *what, const char *text, const char *a, const char 
 
 static int set_text(struct options *o, int id, struct errmsg *e)
 {
-    const char *loss = NULL;
+    const char *loss = "kill";
     switch (id) {
     case MODE:
         return choose("mode", optarg, "on-output", "periodic", &o->mode, e);

@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 static bool users;
@@ -15,6 +17,15 @@ static bool users;
 bool sandbox_is_users(void)
 {
     return users;
+}
+
+/* A chroot or container may lack the device though the kernel has it. Only in our mount namespace, so after entering. */
+static void make_tun(void)
+{
+    if (access("/dev/net/tun", F_OK) == 0 || (mkdir("/dev/net", 0755) && errno != EEXIST))
+        return;
+    if (mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=0755") == 0)
+        (void)!mknod("/dev/net/tun", S_IFCHR | 0600, makedev(10, 200));
 }
 
 static int check_tun(struct errmsg *e)
@@ -64,9 +75,14 @@ static int enter_as_root(struct errmsg *e)
 int sandbox_enter(struct errmsg *e)
 {
     users = geteuid() != 0;
-    if (check_tun(e) || (!users ? enter_as_root(e) : enter_as_user(e)))
+    if (users ? enter_as_user(e) : enter_as_root(e))
         return -1;
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"))
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        return errmsg_set(e, "mount / private: %s", strerror(errno));
+    make_tun();
+    if (check_tun(e))
+        return -1;
+    if (mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"))
         return errmsg_set(e, "mount /run of the sandbox: %s", strerror(errno));
     return run_ip(e, "link set dev lo up\n"
                      "link add name sw0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
