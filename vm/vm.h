@@ -92,13 +92,13 @@ struct vm_ops {
     /* ---- running VM ---- */
     /* Starts the VM from its config; it runs when this returns. */
     int (*launch)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
-    /* Finds a VM that already runs (or is paused) on this host, ours or not, and sets up dirty tracking. Does not change
-     * whether it runs. Everything that can't be checkpointed is refused here, before the guest is touched. */
+    /* Finds a VM that already runs (or is paused) on this host, ours or not, and sets up dirty tracking. Does not
+     * change whether it runs. Everything that can't be checkpointed is refused here, before the guest is touched. */
     int (*attach)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
     /* What another host must know to make a replica: a new JSON object, owned by the caller. */
     int (*describe)(struct vm *vm, struct json_object **out, struct errmsg *e);
-    /* Once before a first sync: pauses, arms dirty tracking (all that changes from here on is reported by `dirty`), appends to
-     * `initial` what a replica needs besides memory and device state, resumes. */
+    /* Once before a first sync: pauses, arms dirty tracking (all that changes from here on is reported by `dirty`),
+     * appends to `initial` what a replica needs besides memory and device state, resumes. */
     int (*arm)(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
     /* Adds the ranges that may hold something other than zeroes. */
     int (*populated)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
@@ -110,7 +110,8 @@ struct vm_ops {
     int (*dirty)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
     /* Paused: waits for the device state and appends it. */
     int (*state_end)(struct vm *vm, struct vm_blob *out, struct errmsg *e);
-    /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that runs. */
+    /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that
+     * runs. */
     int (*resume)(struct vm *vm, struct errmsg *e);
     /* Ends dirty tracking; the VM runs at full speed again. */
     int (*disarm)(struct vm *vm, struct errmsg *e);

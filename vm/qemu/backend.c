@@ -58,7 +58,7 @@ struct vm *qemu_new(const struct vm_spec *spec, struct errmsg *e)
 
 int qemu_open_pidfd(struct vm *vm, struct errmsg *e)
 {
-    vm->start_time = proc_start_time(vm->pid);
+    vm->start_time = process_start_time(vm->pid);
     vm->pidfd = (int)syscall(SYS_pidfd_open, vm->pid, 0);
     if (vm->pidfd < 0 || vm->start_time == 0)
         return errmsg_set(e, "QEMU's process %d has ended", (int)vm->pid);

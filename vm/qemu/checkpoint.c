@@ -235,7 +235,7 @@ int qemu_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob
     if (status == 0 && migrate(vm, "migrate-incoming", fd, e) < 0) {
         char log[PATH_MAX];
         snprintf(log, sizeof log, "%s/qemu.log", vm->run_dir);
-        spawn_explain(log, e);
+        process_explain(log, e);
         status = -1;
     }
     close(fd);

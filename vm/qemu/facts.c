@@ -103,7 +103,7 @@ int facts_read(const char *run_dir, struct facts *f, struct errmsg *e)
 
 bool facts_alive(const struct facts *f)
 {
-    return f->pid > 0 && f->start_time != 0 && proc_start_time(f->pid) == f->start_time;
+    return f->pid > 0 && f->start_time != 0 && process_start_time(f->pid) == f->start_time;
 }
 
 void facts_clean(const char *run_dir, const char *ram_path, unsigned nic_count)

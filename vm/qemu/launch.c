@@ -79,14 +79,14 @@ static int start_process(struct vm *vm, const char *program, bool replica, struc
     snprintf(log, sizeof log, "%s/qemu.log", vm->run_dir);
     int status = template_command(&vm->shape, &paths, replica, &command, e);
     if (status == 0) {
-        vm->pid = spawn_daemon(command.at, preload, log, e);
+        vm->pid = process_spawn(command.at, preload, log, e);
         status = vm->pid > 0 ? qemu_open_pidfd(vm, e) : -1;
         if (status == 0)
             status = facts_write(vm, e);
         if (status == 0)
             status = qemu_connect(vm, qmp_now_ms() + QEMU_DEADLINE_MS, e);
         if (status < 0 && vm->pid > 0)
-            spawn_explain(log, e);
+            process_explain(log, e);
     }
     words_free(&command);
     return status;

@@ -21,26 +21,6 @@ static FILE *open_proc(pid_t pid, const char *name)
     return fopen(path, "re");
 }
 
-unsigned long long proc_start_time(pid_t pid)
-{
-    FILE *f = pid > 0 ? open_proc(pid, "stat") : NULL;
-    if (!f)
-        return 0;
-    char line[1024];
-    unsigned long long start = 0;
-    char state = 0;
-    if (fgets(line, sizeof line, f)) {
-        char *after_name = strrchr(line, ')');
-        /* Field 22; the 2nd, the name, may hold blanks and parentheses itself. */
-        if (!after_name ||
-            sscanf(after_name + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                   &state, &start) != 2)
-            start = 0;
-    }
-    fclose(f);
-    return state == 'Z' || state == 'X' ? 0 : start;
-}
-
 struct map_line {
     uint64_t start, end, offset;
     char permissions[8];

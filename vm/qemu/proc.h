@@ -28,9 +28,6 @@ struct shared_map {
     char path[PROC_PATH_MAX];
 };
 
-/* Clock ticks from boot to the start of `pid`; 0: no such process (a zombie counts as none). With the pid it names a
- * process for good. */
-unsigned long long proc_start_time(pid_t pid);
 /* Finds the shared writable mapping of one file: that with dev and inode, or, with inode 0, of exactly `bytes` bytes in
  * all (which must be only one). */
 int proc_find_shared(pid_t pid, dev_t dev, ino_t inode, uint64_t bytes, struct shared_map *out, struct errmsg *e);

@@ -11,6 +11,7 @@
 #ifndef HIKAE_VM_QEMU_QEMU_H
 #define HIKAE_VM_QEMU_QEMU_H
 
+#include "vm/process.h"
 #include "vm/qemu/qmp.h"
 #include "vm/qemu/template.h"
 #include "vm/qemu/track.h"
@@ -87,13 +88,6 @@ int qemu_replica_create(const struct vm_spec *spec, struct vm **out, struct errm
 int qemu_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
 /* RAM mapping, page sizes, RAM blocks, userfaultfd: opens vm->track and vm->ram_fd. */
 int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e);
-
-/* ---- spawn.c ---- */
-/* Starts command[0] (searched in PATH) as a daemon of its own session with LD_PRELOAD=preload, its messages going to
- * log_path. Returns its pid, or -1: e says why it could not be executed. */
-pid_t spawn_daemon(char **command, const char *preload, const char *log_path, struct errmsg *e);
-/* Appends the last line of log_path to what e says. */
-void spawn_explain(const char *log_path, struct errmsg *e);
 
 /* ---- checkpoint.c ---- */
 int qemu_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e);

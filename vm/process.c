@@ -1,11 +1,12 @@
 /*
- * spawn: starts a program that outlives us: its own session, no terminal, no descriptor of ours, reparented to init. It
- * knows nothing of QEMU.
+ * process: see process.h. A program that outlives us has its own session, no terminal, no descriptor of ours, and is
+ * reparented to init.
  */
-#include "vm/qemu/qemu.h"
+#include "vm/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct spawn_report {
+struct report {
     pid_t pid;
     int error; /* of execve; 0: none so far */
 };
@@ -54,7 +55,7 @@ static char **make_environment(char *variable)
 }
 
 /* In the grandchild: from here to execve only calls that are safe after fork. */
-static void run_program(const char *program, char **command, char **environment, int log, int report)
+static void run_program(const char *program, char *const *command, char **environment, int log, int report)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -62,7 +63,7 @@ static void run_program(const char *program, char **command, char **environment,
         signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int null = open("/dev/null", O_RDWR);
-    struct spawn_report r = {.pid = getpid()};
+    struct report r = {.pid = getpid()};
     if (dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && dup2(report, 3) == 3 &&
         fcntl(3, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
         close_range(4, ~0U, 0);
@@ -77,7 +78,7 @@ static void run_program(const char *program, char **command, char **environment,
 
 static pid_t read_report(int fd, const char *program, struct errmsg *e)
 {
-    struct spawn_report r;
+    struct report r;
     pid_t pid = -1;
     while (read(fd, &r, sizeof r) == (ssize_t)sizeof r) {
         if (r.error)
@@ -87,14 +88,14 @@ static pid_t read_report(int fd, const char *program, struct errmsg *e)
     return pid > 0 ? pid : errmsg_set(e, "starting %s: its process ended before it ran", program);
 }
 
-pid_t spawn_daemon(char **command, const char *preload, const char *log_path, struct errmsg *e)
+pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e)
 {
     char program[PATH_MAX], variable[PATH_MAX + 16];
     int report[2];
     if (find_program(command[0], program, sizeof program, e) < 0)
         return -1;
-    snprintf(variable, sizeof variable, "LD_PRELOAD=%s", preload);
-    char **environment = make_environment(variable);
+    snprintf(variable, sizeof variable, "LD_PRELOAD=%s", preload ? preload : "");
+    char **environment = make_environment(preload ? variable : NULL);
     int log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (!environment || log < 0 || pipe2(report, O_CLOEXEC) < 0) {
         int status = errmsg_set(e, "%s: %s", log_path, strerror(errno));
@@ -124,7 +125,7 @@ pid_t spawn_daemon(char **command, const char *preload, const char *log_path, st
     return pid;
 }
 
-void spawn_explain(const char *log_path, struct errmsg *e)
+void process_explain(const char *log_path, struct errmsg *e)
 {
     FILE *f = fopen(log_path, "re");
     char line[400], last[400] = "";
@@ -139,4 +140,26 @@ void spawn_explain(const char *log_path, struct errmsg *e)
         memcpy(said, e->text, sizeof said);
         errmsg_set(e, "%.200s: QEMU says: %.250s", said, last);
     }
+}
+
+unsigned long long process_start_time(pid_t pid)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = pid > 0 ? fopen(path, "re") : NULL;
+    if (!f)
+        return 0;
+    char line[1024];
+    unsigned long long start = 0;
+    char state = 0;
+    if (fgets(line, sizeof line, f)) {
+        char *after_name = strrchr(line, ')');
+        /* Field 22; the 2nd, the name, may hold blanks and parentheses itself. */
+        if (!after_name ||
+            sscanf(after_name + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+                   &state, &start) != 2)
+            start = 0;
+    }
+    fclose(f);
+    return state == 'Z' || state == 'X' ? 0 : start;
 }

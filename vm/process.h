@@ -1,0 +1,21 @@
+/*
+ * process: the processes that are VMs: starting one so that it outlives the agent, knowing it again later. For
+ * backends.
+ */
+#ifndef HIKAE_VM_PROCESS_H
+#define HIKAE_VM_PROCESS_H
+
+#include "common/errmsg.h"
+
+#include <sys/types.h>
+
+/* Starts command[0] (searched in PATH) as a daemon in a session of its own, with LD_PRELOAD=preload (NULL: none), its
+ * messages going to log_path. Returns its pid, or -1: e says why it could not be executed. */
+pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e);
+/* Appends the last line of log_path to what e says. */
+void process_explain(const char *log_path, struct errmsg *e);
+/* Clock ticks from boot to the start of `pid`; 0: no such process (a zombie counts as none). With the pid it names a
+ * process for good. */
+unsigned long long process_start_time(pid_t pid);
+
+#endif
