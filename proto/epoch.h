@@ -2,7 +2,7 @@
  * epoch: the grammar of a stream as data, its digests, and the small records. Pure. Both agents and no verifier use it:
  * hikae-verify has its own.
  *
- * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = PAGES* DEVICE* COMMIT, all with epoch e; e = 1, 2, 3, ...
+ * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = PAGES* DEVICE+ COMMIT, all with epoch e; e = 1, 2, 3, ...
  * Secondary -> primary:  HELLO READY ACK* BYE?        HEARTBEAT and NOTE anywhere after HELLO, both ways, outside the digest
  */
 #ifndef HIKAE_PROTO_EPOCH_H

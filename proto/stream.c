@@ -3,7 +3,7 @@
  * It knows the heads of DEVICE pieces (an epoch must not be committed with half a blob), but not what is in pages and
  * blobs: pages_check and blob_decode do.
  *
- *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES-> PAGES -DEVICE-> DEVICES -COMMIT-> IDLE ..
+ *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
  *   secondary   START -HELLO-> GREETED -READY--> IDLE -ACK-> IDLE ..
  *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
@@ -42,13 +42,11 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                 {[RECORD_CONFIG] = IDLE, [RECORD_HEARTBEAT] = GREETED, [RECORD_NOTE] = GREETED, [RECORD_BYE] = ENDED},
             [IDLE] = {[RECORD_PAGES] = IN_PAGES,
                       [RECORD_DEVICE] = IN_DEVICES,
-                      [RECORD_COMMIT] = IDLE,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
                       [RECORD_BYE] = ENDED},
             [IN_PAGES] = {[RECORD_PAGES] = IN_PAGES,
                           [RECORD_DEVICE] = IN_DEVICES,
-                          [RECORD_COMMIT] = IDLE,
                           [RECORD_HEARTBEAT] = IN_PAGES,
                           [RECORD_NOTE] = IN_PAGES,
                           [RECORD_BYE] = ENDED},
@@ -178,6 +176,8 @@ static int check_commit(struct stream_check *s, const struct record *r, struct p
         return -1;
     if (s->blob_open)
         return proto_fail(e, "COMMIT of epoch %" PRIu64 " with an unfinished DEVICE blob", r->epoch);
+    if (!s->kind_seen[DEVICE_STATE] || (r->epoch == 1 && !s->kind_seen[DEVICE_INITIAL]))
+        return proto_fail(e, "COMMIT of epoch %" PRIu64 " without its device state", r->epoch);
     if (sent.records != s->records)
         return proto_fail(e, "COMMIT of epoch %" PRIu64 " counts %u records, %u came", r->epoch, sent.records,
                           s->records);

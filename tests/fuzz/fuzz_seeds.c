@@ -50,6 +50,10 @@ static void write_short_stream(unsigned number)
     for (unsigned epoch = 1; epoch <= 3; epoch++) {
         size_t n = pages_entry_write(payload, epoch, PAGE_DELTA, delta, sizeof delta);
         sample_record(s, RECORD_PAGES, 0, epoch, payload, n);
+        for (unsigned kind = epoch == 1 ? DEVICE_INITIAL : DEVICE_STATE; kind < DEVICE_STATE; kind++) {
+            device_head_write(piece, (enum device_kind)kind, BLOB_RAW, 8, 8, 0);
+            sample_record(s, RECORD_DEVICE, 0, epoch, piece, sizeof piece);
+        }
         device_head_write(piece, DEVICE_STATE, BLOB_RAW, 8, 8, 0);
         sample_record(s, RECORD_DEVICE, 0, epoch, piece, sizeof piece);
         sample_commit(s, epoch);

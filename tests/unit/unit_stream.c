@@ -96,6 +96,7 @@ static void start_primary(void)
     assert_int_equal(put_json(RECORD_HELLO), 0);
     assert_int_equal(put_json(RECORD_CONFIG), 0);
     assert_int_equal(put_pages(1), 0);
+    assert_int_equal(put_piece(DEVICE_INITIAL, 1, 0, 0, 0), 0);
     assert_int_equal(put_piece(DEVICE_STATE, 1, 10, 0, 10), 0);
     assert_int_equal(put_commit(1), 0);
     assert_int_equal(stream_check_committed(check), 1);
@@ -149,7 +150,8 @@ static void test_well_formed(void **state)
 {
     (void)state;
     start_primary();
-    assert_int_equal(put_commit(2), 0); /* nothing changed */
+    assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0); /* no page changed */
+    assert_int_equal(put_commit(2), 0);
     assert_int_equal(put_heartbeat(), 0);
     assert_int_equal(put_pages(3), 0);
     assert_int_equal(put_json(RECORD_NOTE), 0);
@@ -245,6 +247,7 @@ static void test_epoch_numbers(void **state)
         assert_refused(put_pages(wrong[i].epoch), "2 is due");
         end();
         start_primary();
+        assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
         assert_refused(put_commit(wrong[i].epoch), "2 is due");
         end();
         start_primary(); /* mixed */
@@ -265,12 +268,13 @@ static void test_commit(void **state)
     (void)state;
     start_primary(); /* another digest */
     assert_int_equal(put_pages(2), 0);
+    assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
     digest_add(digest, "x", 1);
     assert_refused(put_commit(2), "digest");
     assert_int_equal(stream_check_committed(check), 1);
     end();
     start_primary(); /* a record was lost on the way */
-    assert_int_equal(put_pages(2), 0);
+    assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
     records++;
     assert_refused(put_commit(2), "counts 2 records, 1 came");
     end();
@@ -279,8 +283,9 @@ static void test_commit(void **state)
         uint8_t sum[PROTO_DIGEST_SIZE], payload[COMMIT_SIZE];
         end();
         start_primary();
+        assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
         digest_final(digest, sum);
-        commit_write(payload, sum, 0);
+        commit_write(payload, sum, 1);
         payload[bit / 8] ^= (uint8_t)(1 << bit % 8);
         assert_int_equal(put(RECORD_COMMIT, 2, payload, sizeof payload), -1);
         assert_int_equal(stream_check_committed(check), 1);
@@ -294,6 +299,20 @@ static void test_blobs(void **state)
     start_primary();
     assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
     assert_refused(put_pages(2), "in DEVICE"); /* PAGES after DEVICE */
+    end();
+    start(STREAM_FROM_PRIMARY); /* epoch 1 needs both */
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_CONFIG), 0);
+    assert_int_equal(put_piece(DEVICE_STATE, 1, 10, 0, 10), 0);
+    assert_refused(put_commit(1), "without its device state");
+    end();
+    start_primary();
+    assert_int_equal(put_piece(DEVICE_INITIAL, 2, 10, 0, 10), 0);
+    assert_refused(put_commit(2), "without its device state");
+    end();
+    start_primary();
+    assert_int_equal(put_pages(2), 0);
+    assert_refused(put_commit(2), "may not come in PAGES");
     end();
     start_primary();
     assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 9), 0);

@@ -129,17 +129,19 @@ static void damage(struct sample *s, unsigned which)
         put_pages(s, 3, 2, PAGE_ZERO, NULL, 0);
         break;
     case 3: /* wrong digest */
-        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
-        s->data[s->n - PAGES_ENTRY_SIZE] ^= 2; /* a valid gfn, but another */
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        s->data[s->n - 1] ^= 2; /* a valid state, but another */
         sample_commit(s, 2);
         break;
     case 4: /* a record is missing */
         put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
         s->n -= RECORD_HEADER_SIZE + PAGES_ENTRY_SIZE;
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
         break;
     case 5: /* count */
-        s->records = 1;
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        s->records++;
         sample_commit(s, 2);
         break;
     case 6: /* gfn */
@@ -248,14 +250,19 @@ static void damage(struct sample *s, unsigned which)
     case 38:
         put_bye(s, 9);
         break;
+    case 39: /* no device state */
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        sample_commit(s, 2);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
         s->data[s->n - 1] = 1;
         break;
     }
 }
 
-enum { DAMAGES = 40 };
+enum { DAMAGES = 41 };
 
 static void test_each_violation(void **state)
 {

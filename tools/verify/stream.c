@@ -186,6 +186,8 @@ static bool commit(struct walk *w, const uint8_t *payload, struct complaint *c)
     XXH128_canonicalFromHash(&sum, XXH3_128bits_digest(w->hash));
     if (w->blobs.encoded)
         return complain(c, "COMMIT of epoch %" PRIu64 " before the end of a DEVICE blob", w->due);
+    if (!w->blobs.next[1].exists || (w->due == 1 && !w->blobs.next[0].exists))
+        return complain(c, "COMMIT of epoch %" PRIu64 ": STATE or INITIAL is missing", w->due);
     if (memcmp(sum.digest, payload, sizeof sum.digest) != 0)
         return complain(c, "COMMIT of epoch %" PRIu64 ": wrong digest", w->due);
     if (little(payload + 16, 4) != w->epoch.records)
