@@ -1,0 +1,411 @@
+/*
+ * int_vm_qemu: backend qemu with a real QEMU and a real Linux guest, whose program checks its own memory. Exactness of
+ * dirty tracking, failover, re-protection, attaching (again, and to a QEMU started by hand), the pause by stage, and
+ * every refusal.
+ *
+ * HIKAE_TEST_GUEST names the folder of vmlinuz and initrd.gz (default: the build folder's guest/).
+ */
+#include "tests/integration/vm_guest.h"
+
+#include <json-c/json.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { CHECKPOINTS = 50, MEASURED = 300, INTERVAL_MS = 20, BOOT_MS = 60000 };
+
+static const struct vm_ops *ops;
+static const char *guest;
+
+#define HAND_RAM "-object memory-backend-file,id=ram0,mem-path=/dev/shm/hikae-test-hand.ram,size=256M,share=on"
+#define HAND_BARE                                                                                                      \
+    "-m 256M -smp 1 -nodefaults -no-user-config -vga none -display none -qmp unix:%s/q,server=on,wait=off "
+#define HAND_GOOD                                                                                                      \
+    HAND_BARE HAND_RAM " -machine pc,accel=tcg,memory-backend=ram0 -global migration.send-configuration=off "
+
+static struct json_object *launch_settings(const char *dir, const char *memory)
+{
+    char options[1024];
+    snprintf(
+        options, sizeof options,
+        "-kernel %s/vmlinuz -initrd %s/initrd.gz -append \"console=ttyS0 quiet hikae.rate=10000 hikae.region=4096\" "
+        "-serial file:%s/serial -cpu max",
+        guest, guest, dir);
+    struct json_object *s = json_object_new_object();
+    json_object_object_add(s, "memory", json_object_new_string(memory));
+    json_object_object_add(s, "accel", json_object_new_string("tcg"));
+    json_object_object_add(s, "mac", json_object_new_string("52:54:00:01:02:03"));
+    json_object_object_add(s, "options", json_object_new_string(options));
+    return s;
+}
+
+static struct vm *launch(const char *dir, const char *memory)
+{
+    struct vm *vm = NULL;
+    struct json_object *s = launch_settings(dir, memory);
+    struct vm_spec spec = {"t", dir, s};
+    MUST(ops->launch(&spec, &vm, &error));
+    json_object_put(s);
+    return vm;
+}
+
+static struct vm *attach(const char *dir, struct json_object *settings)
+{
+    struct vm *vm = NULL;
+    struct vm_spec spec = {"t", dir, settings};
+    MUST(ops->attach(&spec, &vm, &error));
+    return vm;
+}
+
+static struct vm *make_replica(struct vm *of, const char *dir)
+{
+    struct vm *vm = NULL;
+    struct json_object *described;
+    MUST(ops->describe(of, &described, &error));
+    struct vm_spec spec = {"t", dir, described};
+    MUST(ops->replica_create(&spec, &vm, &error));
+    json_object_put(described);
+    return vm;
+}
+
+/* The last "tick N ... errors E" of a serial log. false: none yet. */
+static bool last_tick(const char *dir, const char *name, unsigned *tick, unsigned *errors)
+{
+    char path[256], line[512];
+    bool found = false;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "tick %u dirtied %*u checked %*u errors %u", tick, errors) == 2)
+            found = true;
+    if (f)
+        fclose(f);
+    return found;
+}
+
+static void wait_tick(const char *dir, const char *name, unsigned least)
+{
+    unsigned tick = 0, errors = 0;
+    for (double until = now_ms() + BOOT_MS; now_ms() < until; sleep_ms(100))
+        if (last_tick(dir, name, &tick, &errors) && tick >= least) {
+            assert_int_equal(errors, 0);
+            return;
+        }
+    fail_msg("%s/%s: the guest did not get to tick %u (was at %u)", dir, name, least, tick);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void print_percentiles(const char *name, double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, compare_doubles);
+    printf("  %-6s p50 %6.2f  p99 %6.2f  max %6.2f\n", name, values[n / 2], values[n * 99 / 100], values[n - 1]);
+}
+
+static void many_checkpoints(struct vm *vm, uint8_t *memory, struct vm_blob *state, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        sleep_ms(INTERVAL_MS);
+        assert_int_equal(checkpoint(ops, vm, memory, state, true, false, true, NULL), 0);
+    }
+    /* That the comparison can fail: a page left out is found. Then it is made good. */
+    sleep_ms(INTERVAL_MS);
+    assert_int_equal(checkpoint(ops, vm, memory, state, true, true, true, NULL), 1);
+    first_sync(ops, vm, memory, &(struct vm_blob){0});
+}
+
+static void measure(struct vm *vm, uint8_t *memory, struct vm_blob *state)
+{
+    static double stage[6][MEASURED];
+    static const char *const names[] = {"stop", "scan", "copy", "save", "cont", "pause"};
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < MEASURED; i++) {
+        struct checkpoint_times t;
+        sleep_ms(INTERVAL_MS);
+        checkpoint(ops, vm, memory, state, false, false, true, &t);
+        const double values[] = {t.stop, t.scan, t.copy, t.save, t.cont, t.pause};
+        for (unsigned k = 0; k < 6; k++)
+            stage[k][i] = values[k];
+        pages += t.pages;
+    }
+    printf("pause at %d ms interval, %llu dirty pages and %zu bytes of state per checkpoint, ms:\n", INTERVAL_MS,
+           (unsigned long long)pages / MEASURED, state->size);
+    for (unsigned k = 0; k < 6; k++)
+        print_percentiles(names[k], stage[k], MEASURED);
+}
+
+static void exact_and_survives(void **arg)
+{
+    (void)arg;
+    char *a = make_folder(), *b = make_folder(), *c = make_folder();
+    struct vm_blob initial = {0}, state = {0};
+    struct vm *vm = launch(a, "512M"), *replica = make_replica(vm, b);
+    uint8_t *memory = ops->memory(replica);
+    wait_tick(a, "serial", 2);
+    first_sync(ops, vm, memory, &initial);
+    many_checkpoints(vm, memory, &state, CHECKPOINTS);
+    measure(vm, memory, &state);
+    assert_int_equal(ops->resume(replica, &error), -1); /* it has no state yet */
+    initial.size = 0;
+    first_sync(ops, vm, memory, &initial);
+    assert_int_equal(checkpoint(ops, vm, memory, &state, true, false, false, NULL), 0);
+    unsigned tick = 0, errors = 0;
+    last_tick(a, "serial", &tick, &errors);
+    ops->destroy(vm);
+
+    double start = now_ms();
+    MUST(ops->load(replica, &initial, &state, &error));
+    double loaded = now_ms();
+    assert_int_equal(ops->state(replica), VM_PAUSED);
+    MUST(ops->resume(replica, &error));
+    printf("load %.1f ms, resume %.1f ms\n", loaded - start, now_ms() - loaded);
+    assert_int_equal(ops->state(replica), VM_RUNNING);
+    wait_tick(b, "serial0.log", tick + 2);
+    ops->detach(replica);
+
+    /* Protected again from its new host, by a new agent, on to a third. */
+    vm = attach(b, NULL);
+    replica = make_replica(vm, c);
+    memory = ops->memory(replica);
+    first_sync(ops, vm, memory, &initial);
+    many_checkpoints(vm, memory, &state, 10);
+    initial.size = 0;
+    first_sync(ops, vm, memory, &initial);
+    assert_int_equal(checkpoint(ops, vm, memory, &state, true, false, false, NULL), 0);
+    ops->destroy(vm);
+    MUST(ops->load(replica, &initial, &state, &error));
+    ops->detach(replica);
+    vm = attach(c, NULL);
+    assert_int_equal(ops->state(vm), VM_PAUSED);
+    MUST(ops->resume(vm, &error));
+    wait_tick(c, "serial0.log", tick + 4);
+    ops->destroy(vm);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+    remove_folder(a);
+    remove_folder(b);
+    remove_folder(c);
+}
+
+/* An agent that dies between stop and cont leaves a paused VM; the next one finds it so, and tracks it exactly. */
+static void agent_dies_while_paused(void **arg)
+{
+    (void)arg;
+    char *a = make_folder(), *b = make_folder();
+    struct vm_blob initial = {0}, state = {0};
+    pid_t agent = fork();
+    if (agent == 0) {
+        struct vm *vm = launch(a, "256M");
+        ops->arm(vm, &initial, &error);
+        _exit(ops->pause(vm, &error) == 0 ? 0 : 1);
+    }
+    int status;
+    waitpid(agent, &status, 0);
+    assert_int_equal(status, 0);
+    struct vm *vm = attach(a, NULL);
+    assert_int_equal(ops->state(vm), VM_PAUSED);
+    MUST(ops->resume(vm, &error));
+    assert_int_equal(ops->state(vm), VM_RUNNING);
+    wait_tick(a, "serial", 1);
+    struct vm_info info;
+    ops->info(vm, &info);
+    assert_non_null(strstr(info.note, "by preload"));
+    struct vm *replica = make_replica(vm, b);
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    many_checkpoints(vm, ops->memory(replica), &state, 5);
+    MUST(ops->disarm(vm, &error));
+
+    kill(info.pid, SIGKILL);
+    struct pollfd p = {.fd = ops->event_fd(vm), .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 5000), 1);
+    while (ops->state(vm) == VM_RUNNING)
+        sleep_ms(1);
+    assert_int_equal(ops->state(vm), VM_GONE);
+    ops->destroy(vm);
+    ops->destroy(replica);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+    remove_folder(a);
+    remove_folder(b);
+}
+
+/* Starts QEMU as an admin would. */
+static pid_t start_by_hand(const char *dir, const char *format)
+{
+    char arguments[2048], command[4096];
+    snprintf(arguments, sizeof arguments, format, dir, dir, dir, dir);
+    snprintf(command, sizeof command, "exec qemu-system-x86_64 %s 2>%s/stderr", arguments, dir);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    char path[256];
+    snprintf(path, sizeof path, "%s/q", dir);
+    for (int i = 0; i < 500 && access(path, F_OK) < 0; i++)
+        sleep_ms(10);
+    return pid;
+}
+
+static void end_by_hand(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    unlink("/dev/shm/hikae-test-hand.ram");
+}
+
+static struct json_object *qmp_setting(const char *dir)
+{
+    char text[256];
+    snprintf(text, sizeof text, "{\"qmp\":\"%s/q\"}", dir);
+    return json(text);
+}
+
+static void attach_by_hand(const char *more)
+{
+    char *a = make_folder(), *b = make_folder(), format[2048];
+    struct vm_blob initial = {0}, state = {0};
+    snprintf(format, sizeof format,
+             HAND_GOOD "-kernel %s/vmlinuz -initrd %s/initrd.gz -append 'console=ttyS0 quiet hikae.rate=5000 "
+                       "hikae.region=1024' -serial file:%%s/serial -netdev "
+                       "stream,id=n0,server=on,addr.type=unix,addr.path=%%s/net -device virtio-net-pci,netdev=n0 %s",
+             "%s", guest, guest, more);
+    pid_t pid = start_by_hand(a, format);
+    struct json_object *settings = qmp_setting(a);
+    wait_tick(a, "serial", 1);
+    double start = now_ms();
+    struct vm *vm = attach(a, settings);
+    printf("attach by ptrace %.1f ms\n", now_ms() - start);
+    struct vm_info info;
+    ops->info(vm, &info);
+    assert_int_equal(info.pid, pid);
+    assert_non_null(strstr(info.note, "by ptrace"));
+    assert_int_equal(info.nic_count, 1);
+    assert_int_equal(info.nics[0].mac[5], 0x56);
+    assert_int_equal(ops->state(vm), VM_RUNNING);
+    ops->detach(vm);
+    vm = attach(a, settings); /* again: the userfaultfd is there already */
+    struct vm *replica = make_replica(vm, b);
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    many_checkpoints(vm, ops->memory(replica), &state, 10);
+    initial.size = 0;
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    assert_int_equal(checkpoint(ops, vm, ops->memory(replica), &state, true, false, false, NULL), 0);
+    ops->detach(vm);
+    end_by_hand(pid);
+    MUST(ops->load(replica, &initial, &state, &error));
+    MUST(ops->resume(replica, &error));
+    unsigned tick = 0, errors = 0;
+    last_tick(a, "serial", &tick, &errors);
+    wait_tick(b, "serial0.log", tick + 2);
+    ops->destroy(replica);
+    json_object_put(settings);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+    remove_folder(a);
+    remove_folder(b);
+}
+
+static void attach_to_foreign(void **arg)
+{
+    (void)arg;
+    attach_by_hand("");
+    attach_by_hand("-sandbox on");
+}
+
+/* Foreign QEMUs that can't be checkpointed: options, and what the refusal must say. */
+static void foreign_refusals(void **arg)
+{
+    (void)arg;
+    static const char *const cases[][2] = {
+        {HAND_BARE "-machine pc,accel=tcg", "not a shared file"},
+        {HAND_BARE "-object memory-backend-ram,id=ram0,size=256M,share=on -machine pc,accel=tcg,memory-backend=ram0",
+         "not a shared file"},
+        {HAND_BARE HAND_RAM " -machine pc,accel=tcg,memory-backend=ram0", "send-configuration=off"},
+        {HAND_GOOD "-device VGA", "video memory"},
+        {HAND_GOOD "-device ivshmem-plain,memdev=iv -object memory-backend-ram,id=iv,size=1M,share=on",
+         "shared with other"},
+        {HAND_GOOD "-netdev user,id=n -device virtio-net-pci,netdev=n", "use -netdev stream"},
+        {HAND_GOOD "-drive driver=null-co,if=virtio", "disks are not replicated"},
+        {HAND_GOOD "-incoming defer", "waits for an incoming migration"},
+        {HAND_GOOD "-device virtio-balloon-pci", "virtio-balloon-pci"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *dir = make_folder();
+        pid_t pid = start_by_hand(dir, cases[i][0]);
+        struct json_object *settings = qmp_setting(dir);
+        struct vm *vm = NULL;
+        struct vm_spec spec = {"t", dir, settings};
+        error.text[0] = '\0';
+        assert_int_equal(ops->attach(&spec, &vm, &error), -1);
+        if (!strstr(error.text, cases[i][1]))
+            fail_msg("case %zu: \"%s\" does not say \"%s\"", i, error.text, cases[i][1]);
+        assert_int_equal(kill(pid, 0), 0); /* it goes on unharmed */
+        end_by_hand(pid);
+        json_object_put(settings);
+        remove_folder(dir);
+    }
+}
+
+static void settings_refusals(void **arg)
+{
+    (void)arg;
+    static const char *const cases[][2] = {
+        {"{\"memroy\":\"1G\"}", "unknown key memroy"},
+        {"{\"memory\":\"1000\"}", "memory = 1000"},
+        {"{\"memory\":\"8192G\"}", "/dev/shm has"},
+        {"{\"qemu\":\"no-such-qemu\"}", "not installed"},
+        {"{\"options\":\"-no-such-option\"}", "-no-such-option"},
+        {"{\"options\":\"-device vfio-pci\"}", "page tracking"},
+        {"{\"options\":\"-append \\\"open\"}", "quote"},
+        {"{\"options\":\"-cpu no-such-cpu\",\"accel\":\"tcg\"}", "no-such-cpu"},
+        {"{\"qmp\":\"/x\"}", "has qmp set"},
+    };
+    char *dir = make_folder();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct json_object *settings = json(cases[i][0]);
+        struct vm *vm = NULL;
+        struct vm_spec spec = {"t", dir, settings};
+        assert_int_equal(ops->launch(&spec, &vm, &error), -1);
+        if (!strstr(error.text, cases[i][1]))
+            fail_msg("case %zu: \"%s\" does not say \"%s\"", i, error.text, cases[i][1]);
+        json_object_put(settings);
+    }
+    struct vm *vm = NULL;
+    struct vm_spec spec = {"t", dir, NULL};
+    assert_int_equal(ops->attach(&spec, &vm, &error), -1);
+    assert_non_null(strstr(error.text, "does not run here"));
+    remove_folder(dir);
+}
+
+int main(void)
+{
+    static char path[512];
+    guest = getenv("HIKAE_TEST_GUEST") ? getenv("HIKAE_TEST_GUEST") : GUEST_DIR;
+    snprintf(path, sizeof path, "%s/initrd.gz", guest);
+    ops = vm_backend("qemu", &error);
+    if (!ops || access(path, R_OK) < 0) {
+        fprintf(stderr, "%s\n", ops ? "no guest: run tests/guest/build DIR and set HIKAE_TEST_GUEST=DIR" : error.text);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exact_and_survives), cmocka_unit_test(agent_dies_while_paused),
+        cmocka_unit_test(attach_to_foreign),  cmocka_unit_test(foreign_refusals),
+        cmocka_unit_test(settings_refusals),
+    };
+    return cmocka_run_group_tests_name("int_vm_qemu", tests, NULL, NULL);
+}
