@@ -35,7 +35,7 @@ struct checkpoint_times {
     uint64_t pages;
 };
 /* pause, state_begin, dirty, copy, state_end [, resume]. Returns the pages that differ afterwards (over all that is
- * populated), counted only if `compare`. drop: the copy of the first dirty page is left out. */
+ * populated), counted only if `compare`. drop: one changed page is not copied. */
 uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, struct vm_blob *state, bool compare,
                     bool drop, bool resume, struct checkpoint_times *t);
 /* arm, and copies all that is populated. */
