@@ -145,7 +145,7 @@ static void print_json(const struct config *config, const char *address, const c
     json_object_object_add(j, "port", json_object_new_string(config->port));
     json_object_object_add(j, "fingerprint", json_object_new_string(fingerprint));
     json_object_object_add(j, "config", json_object_new_string(config->path));
-    puts(json_object_to_json_string_ext(j, JSON_C_TO_STRING_PLAIN));
+    puts(json_object_to_json_string_ext(j, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(j);
 }
 

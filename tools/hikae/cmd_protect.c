@@ -83,7 +83,8 @@ static int judge(struct cli *c, struct follow *f, struct json_object *vm)
         char line[LINE_BYTES];
         end_bar(f);
         status_line_vm(vm, 0, line, sizeof(line));
-        puts(c->json ? json_object_to_json_string_ext(vm, JSON_C_TO_STRING_PLAIN) : line);
+        puts(c->json ? json_object_to_json_string_ext(vm, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
+                     : line);
         return EXIT_OK;
     }
     if (!strcmp(state, "LOST") || !strcmp(state, "STOPPED"))
@@ -143,7 +144,7 @@ static int send_order(struct cli *c, struct json_object *request)
     if (!reply)
         return cli_fail("%s: %s", c->argv[0], e.text);
     if (c->no_wait && c->json)
-        puts(json_object_to_json_string_ext(reply, JSON_C_TO_STRING_PLAIN));
+        puts(json_object_to_json_string_ext(reply, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     else if (c->no_wait)
         printf("%s: will be protected by %s, see `hikae status`\n", c->argv[0], c->to);
     json_object_put(reply);

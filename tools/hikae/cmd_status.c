@@ -127,7 +127,7 @@ static int print_json(const struct cli *c, const struct both *b)
     json_object_object_add(j, "agents", agents);
     json_object_object_add(j, "vms", vms);
     json_object_object_add(j, "replicas", replicas);
-    puts(json_object_to_json_string_ext(j, JSON_C_TO_STRING_PLAIN));
+    puts(json_object_to_json_string_ext(j, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(j);
     return n;
 }

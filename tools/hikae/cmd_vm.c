@@ -19,7 +19,7 @@ static int order(struct cli *c, enum agent agent, struct json_object *request, c
     if (!reply)
         code = cli_fail("%s: %s", vm, e.text);
     else if (c->json)
-        puts(json_object_to_json_string_ext(reply, JSON_C_TO_STRING_PLAIN));
+        puts(json_object_to_json_string_ext(reply, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     else
         printf("%s: %s\n", vm, json_get_text(reply, "text", done));
     json_object_put(reply);

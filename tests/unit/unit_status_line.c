@@ -1,0 +1,84 @@
+/* unit_status_line: one line per VM that says what is true, also when fields are missing. */
+#include "tools/hikae/status_line.h"
+
+#include <json-c/json.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void check(void (*line)(struct json_object *, int, char *, size_t), const char *json, const char *expected)
+{
+    char text[512];
+    struct json_object *j = json_tokener_parse(json);
+    assert_non_null(j);
+    line(j, 4, text, sizeof(text));
+    assert_string_equal(text, expected);
+    json_object_put(j);
+}
+
+static void test_vm(void **state)
+{
+    (void)state;
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"PROTECTED\",\"peer\":\"host-b\",\"replica_age_ms\":14.2,\"term\":3,\"mode\":"
+          "\"on-output\","
+          "\"interval_ms\":20,\"pause_ms_p50\":2.13}",
+          "web   PROTECTED by host-b, replica 14 ms old, term 3, on-output, pause 2.1 ms");
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"PROTECTED\",\"peer\":\"host-b\",\"replica_age_ms\":2500,\"mode\":\"periodic\","
+          "\"interval_ms\":50,"
+          "\"warnings\":[\"FAULT INJECTION: output is not held\"]}",
+          "web   PROTECTED by host-b, replica 2.5 s old, periodic 50 ms  [FAULT INJECTION: output is not held]");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"PROTECTED\"}", "web   PROTECTED, age of the replica unknown");
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"UNPROTECTED\",\"reason\":\"host-b unreachable for 12 s (connection refused)\"}",
+          "web   UNPROTECTED: host-b unreachable for 12 s (connection refused)");
+    check(status_line_vm,
+          "{\"vm\":\"database\",\"state\":\"SYNCING\",\"peer\":\"host-b\",\"sync_done\":50,\"sync_total\":200}",
+          "database  SYNCING to host-b, not yet protected, 25 % of 200 pages");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"ISOLATED\",\"term\":3,\"reason\":\"host-b is silent\"}",
+          "web   ISOLATED, output is held until the arbiter or the replica answers, term 3: host-b is silent");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"NEW_STATE\",\"reason\":\"r\"}", "web   NEW_STATE: r");
+    check(status_line_vm, "{}", "?     UNKNOWN");
+    check(status_line_vm, "{\"vm\":7,\"state\":[],\"term\":\"x\",\"warnings\":{}}", "?     UNKNOWN");
+}
+
+static void test_replica(void **state)
+{
+    (void)state;
+    check(status_line_replica, "{\"vm\":\"db\",\"state\":\"STANDBY\",\"from\":\"host-a\",\"epoch\":1234,\"age_ms\":12}",
+          "db    STANDBY for host-a, epoch 1234 committed 12 ms ago");
+    check(status_line_replica, "{\"vm\":\"db\",\"state\":\"SYNCING\",\"from\":\"host-a\",\"staged_bytes\":5242880}",
+          "db    SYNCING from host-a, no whole epoch yet, 5.0 MiB staged");
+    check(status_line_replica,
+          "{\"vm\":\"db\",\"state\":\"CLAIMING\",\"from\":\"host-a\",\"epoch\":9,\"reason\":\"silence\"}",
+          "db    CLAIMING from host-a, epoch 9 committed: silence");
+    check(status_line_replica, "{}", "?     UNKNOWN");
+}
+
+static void test_cut(void **state)
+{
+    (void)state;
+    char text[12];
+    struct json_object *j = json_tokener_parse("{\"vm\":\"web\",\"state\":\"UNPROTECTED\",\"reason\":\"a long one\"}");
+    status_line_vm(j, 0, text, sizeof(text));
+    assert_string_equal(text, "web  UNPROT");
+    json_object_put(j);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_vm),
+        cmocka_unit_test(test_replica),
+        cmocka_unit_test(test_cut),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
