@@ -43,6 +43,22 @@ bool qemu_bridge_is_valid(const char *name)
     return n > 0 && n < 16 && name[n] == '\0' && name[0] != '.' && name[0] != '-';
 }
 
+/* QEMU takes KVM wherever /dev/kvm opens. On a machine whose processor shows no virtualization extension, that is an
+ * emulation of KVM which may be there and not work: TCG is the choice then. */
+static const char *default_accel(void)
+{
+    char line[8192];
+    bool flags = false, extension = false;
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    while (f && !flags && fgets(line, sizeof line, f)) {
+        flags = strncmp(line, "flags", 5) == 0;
+        extension = flags && (strstr(line, " vmx") || strstr(line, " svm"));
+    }
+    if (f)
+        fclose(f);
+    return flags && !extension ? "tcg" : "kvm:tcg";
+}
+
 struct key {
     const char *name;
     int (*set)(struct qemu_settings *s, const char *value, struct errmsg *e);
@@ -147,7 +163,7 @@ int qemu_settings_read(struct qemu_settings *s, struct json_object *settings, st
     *s = (struct qemu_settings){.memory = 512 << 20,
                                 .cpus = 1,
                                 .machine = "pc",
-                                .accel = "kvm:tcg",
+                                .accel = default_accel(),
                                 .options = "",
                                 .qemu = "qemu-system-x86_64"};
     if (!settings)
