@@ -214,6 +214,8 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
 {
     const char *name = types[h->type].name;
     bool numbered = h->type == PAGES || h->type == DEVICE || h->type == COMMIT;
+    if (w->ended)
+        return complain(c, "%s after BYE", name);
     if (h->type == ACK || h->type == READY)
         return complain(c, "%s from a primary", name);
     if (!w->greeted && h->type != HELLO && h->type != BYE)
@@ -265,10 +267,8 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
 }
 
 /* What a header alone can tell. */
-static bool head_is_valid(const struct walk *w, const struct head *h, struct complaint *c)
+static bool head_is_valid(const struct head *h, struct complaint *c)
 {
-    if (w->ended)
-        return complain(c, "a record after BYE");
     if (h->type < 1 || h->type >= TYPES) {
         if (!(h->flags & OPTIONAL_FLAG))
             return complain(c, "unknown mandatory record type %u", h->type);
@@ -289,7 +289,7 @@ static bool record_step(struct walk *w, const uint8_t *at, size_t left, size_t *
         return true;
     struct head h = {(unsigned)little(at, 2), (unsigned)little(at + 2, 2), (uint32_t)little(at + 4, 4),
                      little(at + 8, 8)};
-    if (!head_is_valid(w, &h, c))
+    if (!head_is_valid(&h, c))
         return false;
     if (h.length > left - HEAD)
         return true;
