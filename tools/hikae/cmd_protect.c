@@ -151,6 +151,22 @@ static int send_order(struct cli *c, struct json_object *request)
     return EXIT_OK;
 }
 
+/* The trigger is a setting of the VM of its own, which outlives the protection. */
+static int send_settings(struct cli *c)
+{
+    struct errmsg e;
+    struct json_object *request = agent_request("set", c->argv[0]);
+    int code = c->mode ? request_mode(request, "protect", c->mode) : EXIT_OK;
+    if (!code && c->interval)
+        code = request_interval(request, "protect", c->interval);
+    struct json_object *reply = code ? NULL : agent_call(c, AGENT_PRIMARY, request, ORDER_MS, &e);
+    if (!code && !reply)
+        code = cli_fail("%s: mode and interval were not set: %s", c->argv[0], e.text);
+    json_object_put(reply);
+    json_object_put(request);
+    return code;
+}
+
 int cmd_protect(struct cli *c)
 {
     if (!config_name_is_valid(c->argv[0]))
@@ -162,5 +178,7 @@ int cmd_protect(struct cli *c)
     if (!code)
         code = send_order(c, request);
     json_object_put(request);
+    if (!code && (c->mode || c->interval))
+        code = send_settings(c);
     return code || c->no_wait ? code : follow(c);
 }
