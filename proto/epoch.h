@@ -2,8 +2,9 @@
  * epoch: the grammar of a stream as data, its digests, and the small records. Pure. Both agents and no verifier use it:
  * hikae-verify has its own.
  *
- * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = PAGES* DEVICE+ COMMIT, all with epoch e; e = 1, 2, 3, ...
- * Secondary -> primary:  HELLO READY ACK* BYE?        HEARTBEAT and NOTE anywhere after HELLO, both ways, outside the digest
+ * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = PAGES* DEVICE+ COMMIT, all with epoch e; e = 1, 2, 3,
+ * ... Secondary -> primary:  HELLO READY ACK* BYE?        HEARTBEAT and NOTE anywhere after HELLO, both ways, outside
+ * the digest
  */
 #ifndef HIKAE_PROTO_EPOCH_H
 #define HIKAE_PROTO_EPOCH_H
@@ -12,7 +13,8 @@
 
 struct json_object;
 
-/* The digest of an epoch: XXH3-128 over header and payload of each PAGES and DEVICE record, in order, seeded by nothing. */
+/* The digest of an epoch: XXH3-128 over header and payload of each PAGES and DEVICE record, in order, seeded by
+ * nothing. */
 struct digest;
 struct digest *digest_new(void);
 void digest_free(struct digest *d);
@@ -39,14 +41,14 @@ void heartbeat_write(uint8_t out[HEARTBEAT_SIZE], uint64_t sequence, uint64_t ec
 int heartbeat_read(const struct record *r, uint64_t *sequence, uint64_t *echo, struct proto_error *e);
 /* BYE payload: u16 reason, u16 0, text (UTF-8, at most PROTO_REASON_MAX octets) */
 enum bye_reason {
-    BYE_UNPROTECT = 1,   /* primary: drop the replica */
-    BYE_VM_STOPPED = 2,  /* primary: the guest shut down by itself; drop the replica */
-    BYE_VM_CRASHED = 3,  /* primary: the VM's process is gone, take over now */
-    BYE_REFUSED = 4,     /* not paired, not this VM, wrong version, can't make the replica */
-    BYE_PROTOCOL = 5,    /* what you sent is not the protocol */
-    BYE_TAKEN_OVER = 6,  /* secondary: the VM runs here now */
-    BYE_TROUBLE = 7,     /* this side can't go on (disk full, replica died) */
-    BYE_RESTART = 8,     /* primary: the agent is going away for a moment, wait for it */
+    BYE_UNPROTECT = 1,  /* primary: drop the replica */
+    BYE_VM_STOPPED = 2, /* primary: the guest shut down by itself; drop the replica */
+    BYE_VM_CRASHED = 3, /* primary: the VM's process is gone, take over now */
+    BYE_REFUSED = 4,    /* not paired, not this VM, wrong version, can't make the replica */
+    BYE_PROTOCOL = 5,   /* what you sent is not the protocol */
+    BYE_TAKEN_OVER = 6, /* secondary: the VM runs here now */
+    BYE_TROUBLE = 7,    /* this side can't go on (disk full, replica died) */
+    BYE_RESTART = 8,    /* primary: the agent is going away for a moment, wait for it */
 };
 const char *bye_name(unsigned reason);
 size_t bye_write(uint8_t *out /* 4 + PROTO_REASON_MAX */, enum bye_reason reason, const char *text);

@@ -251,7 +251,7 @@ int pages_next(const uint8_t *payload, size_t n, size_t *offset, struct pages_en
 
 int pages_check(const uint8_t *payload, size_t n, uint64_t pages, struct proto_error *e)
 {
-    struct pages_entry entry;
+    struct pages_entry entry = {0};
     struct proto_error why;
     size_t offset = 0;
     int more;

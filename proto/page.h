@@ -19,8 +19,8 @@ const char *page_encoding_name(unsigned encoding);
 
 enum { PAGE_ENCODED_MAX = PROTO_PAGE_SIZE };
 
-/* Encodes `page` as the smallest of what is worth trying, against `base` (the replica's content of that page when this will
- * be applied; NULL: not known). Writes at most PAGE_ENCODED_MAX octets, returns how many. Deterministic. */
+/* Encodes `page` as the smallest of what is worth trying, against `base` (the replica's content of that page when this
+ * will be applied; NULL: not known). Writes at most PAGE_ENCODED_MAX octets, returns how many. Deterministic. */
 size_t page_encode(const uint8_t *page, const uint8_t *base, uint8_t *out, enum page_encoding *encoding);
 
 /* Validates without applying: 0, or -1 with the reason. What passed can be applied without failing. */
@@ -43,10 +43,14 @@ int pages_check(const uint8_t *payload, size_t n, uint64_t pages, struct proto_e
 /* Walks a payload: *offset starts at 0. 1: *out filled; 0: end; -1: malformed framing. */
 int pages_next(const uint8_t *payload, size_t n, size_t *offset, struct pages_entry *out, struct proto_error *e);
 
-/* DEVICE: a blob (kind initial or state) in one or more records of one epoch, each {kind u8, encoding u8, 0 u16, total u32 (octets of
- * the decoded blob), encoded_total u32, offset u32 (of this piece in the encoded blob), data}. */
+/* DEVICE: a blob (kind initial or state) in one or more records of one epoch, each {kind u8, encoding u8, 0 u16, total
+ * u32 (octets of the decoded blob), encoded_total u32, offset u32 (of this piece in the encoded blob), data}. */
 enum device_kind { DEVICE_INITIAL = 0, DEVICE_STATE = 1, DEVICE_KINDS };
-enum blob_encoding { BLOB_RAW = 0, BLOB_LZ4 = 1, BLOB_DELTA_LZ4 = 2 /* XOR with the previous epoch's blob, same size */ };
+enum blob_encoding {
+    BLOB_RAW = 0,
+    BLOB_LZ4 = 1,
+    BLOB_DELTA_LZ4 = 2 /* XOR with the previous epoch's blob, same size */
+};
 enum { DEVICE_HEAD_SIZE = 16, DEVICE_BLOB_MAX = 64 << 20, DEVICE_PIECE_MAX = RECORD_PAYLOAD_MAX - DEVICE_HEAD_SIZE };
 
 /* Encodes `blob` against `base` (base_size must equal n to be used; NULL: none). `out` has blob_bound(n) octets. */
@@ -54,10 +58,10 @@ size_t blob_bound(size_t n);
 size_t blob_encode(const uint8_t *blob, size_t n, const uint8_t *base, size_t base_size, uint8_t *out,
                    enum blob_encoding *encoding);
 /* Decodes into out[total]. -1: malformed. */
-int blob_decode(enum blob_encoding encoding, const uint8_t *in, size_t n, const uint8_t *base, size_t base_size, uint8_t *out,
-                size_t total, struct proto_error *e);
-void device_head_write(uint8_t out[DEVICE_HEAD_SIZE], enum device_kind kind, enum blob_encoding encoding, uint32_t total,
-                       uint32_t encoded_total, uint32_t offset);
+int blob_decode(enum blob_encoding encoding, const uint8_t *in, size_t n, const uint8_t *base, size_t base_size,
+                uint8_t *out, size_t total, struct proto_error *e);
+void device_head_write(uint8_t out[DEVICE_HEAD_SIZE], enum device_kind kind, enum blob_encoding encoding,
+                       uint32_t total, uint32_t encoded_total, uint32_t offset);
 struct device_piece {
     enum device_kind kind;
     enum blob_encoding encoding;

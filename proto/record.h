@@ -22,16 +22,16 @@ enum {
 enum { RECORD_OPTIONAL = 0x8000 };
 
 enum record_type {
-    RECORD_HELLO = 1,   /* JSON; first record of each side */
-    RECORD_CONFIG = 2,  /* JSON, primary: what the replica is to be */
+    RECORD_HELLO = 1,  /* JSON; first record of each side */
+    RECORD_CONFIG = 2, /* JSON, primary: what the replica is to be */
     RECORD_PAGES = 3,
     RECORD_DEVICE = 4,
-    RECORD_COMMIT = 5,  /* digest of the epoch */
-    RECORD_ACK = 6,     /* secondary: epoch and digest */
+    RECORD_COMMIT = 5, /* digest of the epoch */
+    RECORD_ACK = 6,    /* secondary: epoch and digest */
     RECORD_HEARTBEAT = 7,
-    RECORD_BYE = 8,     /* reason code, text; last record of a side */
-    RECORD_READY = 9,   /* JSON, secondary: the replica stands, send the first epoch; JSON, both ways: */
-    RECORD_NOTE = 10,   /* JSON, optional: small facts, e.g. the guest's addresses */
+    RECORD_BYE = 8,   /* reason code, text; last record of a side */
+    RECORD_READY = 9, /* JSON, secondary: the replica stands, send the first epoch; JSON, both ways: */
+    RECORD_NOTE = 10, /* JSON, optional: small facts, e.g. the guest's addresses */
 };
 
 const char *record_name(uint16_t type); /* "PAGES"; "unknown" */
@@ -51,7 +51,8 @@ struct proto_error {
 };
 
 /* Writes the 16 octets. */
-void record_header_write(uint8_t out[RECORD_HEADER_SIZE], uint16_t type, uint16_t flags, uint32_t length, uint64_t epoch);
+void record_header_write(uint8_t out[RECORD_HEADER_SIZE], uint16_t type, uint16_t flags, uint32_t length,
+                         uint64_t epoch);
 
 /* Cuts records out of bytes that arrive in pieces. Holds at most one record's bytes plus what one feed brings. */
 struct framer;
@@ -59,9 +60,10 @@ struct framer *framer_new(void); /* NULL: no memory */
 void framer_free(struct framer *f);
 /* Appends n bytes (copied). -1: no memory, or the framer has failed before. */
 int framer_feed(struct framer *f, const uint8_t *data, size_t n, struct proto_error *e);
-/* 1: *r is the next record, valid until the next feed or next. 0: feed more. -1: not our protocol (oversized, an unknown
- * mandatory record); stays failed. Unknown optional records are skipped. */
+/* 1: *r is the next record, valid until the next feed or next. 0: feed more. -1: not our protocol (oversized, an
+ * unknown mandatory record); stays failed. Unknown optional records are skipped. */
 int framer_next(struct framer *f, struct record *r, struct proto_error *e);
-size_t framer_pending(const struct framer *f); /* bytes of a record that is not whole yet: a truncated stream if it ends here */
+size_t framer_pending(
+    const struct framer *f); /* bytes of a record that is not whole yet: a truncated stream if it ends here */
 
 #endif

@@ -171,7 +171,7 @@ static int commit_read(const struct record *r, struct commit *out, struct proto_
 
 static int check_commit(struct stream_check *s, const struct record *r, struct proto_error *e)
 {
-    struct commit sent;
+    struct commit sent = {0};
     if (commit_read(r, &sent, e))
         return -1;
     if (s->blob_open)

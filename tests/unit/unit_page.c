@@ -243,7 +243,8 @@ static void test_delta_on_the_wire(void **state)
     static const uint8_t wire[] = {0x01, 0, 0, 0, 0, 0, 0, 0x80, 0x03, 0x80, 1, 2, 3, 4, 5, 6, 7,
                                    8,    9, 0, 0, 0, 0, 0, 0,    0,    0,    0, 0, 0, 0, 0, 0, 7};
     enum page_encoding encoding;
-    memcpy(page, "\1\2\3\4\5\6\7\10\11", 9);
+    for (uint8_t i = 0; i < 9; i++)
+        page[i] = (uint8_t)(i + 1);
     page[PROTO_PAGE_SIZE - 1] = 7;
     assert_int_equal(page_encode(page, base, out, &encoding), sizeof wire);
     assert_int_equal(encoding, PAGE_DELTA);

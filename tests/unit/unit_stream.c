@@ -207,12 +207,12 @@ static void test_refusal_first(void **state)
 static void test_before_hello(void **state)
 {
     (void)state;
-    for (uint16_t type = RECORD_CONFIG; type <= RECORD_NOTE; type++) {
+    for (unsigned type = RECORD_CONFIG; type <= RECORD_NOTE; type++) {
         if (type == RECORD_BYE)
             continue;
         for (int side = STREAM_FROM_PRIMARY; side <= STREAM_FROM_SECONDARY; side++) {
             start((enum stream_side)side);
-            assert_refused(put(type, 0, "{}", 2), "before HELLO");
+            assert_refused(put((uint16_t)type, 0, "{}", 2), "before HELLO");
             end();
         }
     }

@@ -209,10 +209,12 @@ bool device_is_valid(struct blobs *b, const uint8_t *at, size_t n, struct tally 
 {
     if (n < DEVICE_HEAD)
         return complain(c, "DEVICE of %zu octets", n);
-    if (b->encoded && memcmp(b->head, at, sizeof b->head) != 0)
+    if (!b->encoded) {
+        if (!blob_begin(b, at, c) || !b->encoded)
+            return false;
+    } else if (memcmp(b->head, at, sizeof b->head) != 0) {
         return complain(c, "DEVICE: another blob begins before the end of one");
-    if (!b->encoded && !blob_begin(b, at, c))
-        return false;
+    }
     uint32_t encoded_total = (uint32_t)little(at + 8, 4), offset = (uint32_t)little(at + 12, 4);
     size_t piece = n - DEVICE_HEAD;
     if (offset != b->received)
