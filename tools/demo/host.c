@@ -45,14 +45,14 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         "[host]\nname = %s\nlisten = 10.78.0.%d\nport = 7702\nrun_dir = %s\nstate_dir = %s/state\n"
         "arbiter = file:%s/arbiter\ndetect = %u\n\n"
         "[peer %s]\naddress = 10.78.0.%d\nfingerprint = %s\naccept = *\n\n"
-        "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\nbridge = br0\nmac = " GUEST_MAC "\n"
+        "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\naccel = %s\nbridge = br0\nmac = " GUEST_MAC "\n"
         "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
-        " -chardev file,id=console,path=/run/serial.log,append=on -serial chardev:console"
+        " -serial file:" HOST_DISK "/serial.log"
         " -append \"console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24"
         " hikae.rate=%u hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d\"\n"
         "%s%s%s",
         h->name, h->number, h->run_dir, h->dir, dir, o->detect_ms, peer->name, peer->number, peer->fingerprint, o->mode,
-        o->interval_ms, o->memory_mb, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
+        o->interval_ms, o->memory_mb, o->accel, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
         o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 
@@ -71,7 +71,7 @@ static int make_folders(struct host *h, const char *dir, struct errmsg *e)
 static int link_guest(const struct options *o, struct errmsg *e)
 {
     char *guest = realpath(o->guest, NULL);
-    int bad = !guest || symlink(guest, "/run/guest");
+    int bad = !guest || mkdir(HOST_DISK, 0755) || symlink(guest, "/run/guest");
     free(guest);
     if (bad || access("/run/guest/vmlinuz", R_OK) || access("/run/guest/initrd.gz", R_OK))
         return errmsg_set(e, "no guest in %s (vmlinuz, initrd.gz): make one with tests/guest/build %s", o->guest,
@@ -213,8 +213,8 @@ int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, 
 
 void host_show_logs(const struct host *h)
 {
-    static const char *const logs[] = {"primary", "secondary", "init"};
-    for (size_t i = 0; i < 3; i++) {
+    static const char *const logs[] = {"primary", "secondary", "init", "serial"};
+    for (size_t i = 0; i < sizeof logs / sizeof *logs; i++) {
         char path[256], line[1024];
         snprintf(path, sizeof path, "%s/%s.log", h->dir, logs[i]);
         FILE *f = fopen(path, "re");

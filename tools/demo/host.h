@@ -12,6 +12,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/* Where a host sees its own "disk", whichever host it is: a VM's settings name the same paths on both. */
+#define HOST_DISK "/run/disk"
+
 struct host {
     const char *name; /* "host-a" */
     int number;       /* 1, 2: the last byte of its addresses, 10.77.0.10+n and 10.78.0.n */

@@ -18,7 +18,7 @@
 static const char *const agents[] = {"primary", "secondary"};
 static pid_t agent_pids[2];
 
-static int mount_own(const struct options *o, struct errmsg *e)
+static int mount_own(const struct host *h, const struct options *o, struct errmsg *e)
 {
     char size[64];
     /* Room for a replica beside a VM that is just being ended. */
@@ -27,6 +27,8 @@ static int mount_own(const struct options *o, struct errmsg *e)
         return errmsg_set(e, "mount /proc: %s", strerror(errno));
     if (mount("tmpfs", "/dev/shm", "tmpfs", 0, size))
         return errmsg_set(e, "mount /dev/shm: %s", strerror(errno));
+    if (mount(h->dir, HOST_DISK, NULL, MS_BIND, NULL))
+        return errmsg_set(e, "mount " HOST_DISK ": %s", strerror(errno));
     /* Shows this host's network; some containers do not allow it, and nothing depends on it. */
     (void)!mount("sysfs", "/sys", "sysfs", 0, NULL);
     return 0;
@@ -76,7 +78,7 @@ static int set_up(const struct host *h, const struct options *o, int go_fd, stru
     close(go_fd);
     if (sethostname(h->name, strlen(h->name)))
         return errmsg_set(e, "sethostname: %s", strerror(errno));
-    if (mount_own(o, e) || set_up_network(h, e))
+    if (mount_own(h, o, e) || set_up_network(h, e))
         return -1;
     for (int i = 0; i < 2; i++)
         if (start_agent(i, h, o, e))

@@ -9,7 +9,8 @@
 
 struct options {
     unsigned failovers;
-    const char *mode; /* "on-output" or "periodic" */
+    const char *mode;  /* "on-output" or "periodic" */
+    const char *accel; /* QEMU's: "tcg", which every machine has, or "kvm" */
     unsigned interval_ms;
     unsigned detect_ms;
     unsigned rate, region, words; /* of the guest's writing: pages/s, pages, words per page */

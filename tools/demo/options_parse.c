@@ -18,6 +18,7 @@ static const char help[] =
     "  --rate N             pages per second that the guest writes (10000)\n"
     "  --region N           pages that it does so in (4096)\n"
     "  --words N            8-byte words that it changes per page (8)\n"
+    "  --accel tcg|kvm      of the guest (tcg: it needs nothing, and is what the figures in the documents are for)\n"
     "  --memory SIZE        of the guest, in MB (512)\n"
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
@@ -38,6 +39,7 @@ static const char help[] =
 enum option_id {
     FAILOVERS = 1,
     MODE,
+    ACCEL,
     INTERVAL,
     RATE,
     REGION,
@@ -62,6 +64,7 @@ enum option_id {
 
 static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"mode", 1, NULL, MODE},
+                                      {"accel", 1, NULL, ACCEL},
                                       {"interval", 1, NULL, INTERVAL},
                                       {"rate", 1, NULL, RATE},
                                       {"region", 1, NULL, REGION},
@@ -144,6 +147,8 @@ static int set_text(struct options *o, int id, struct errmsg *e)
     switch (id) {
     case MODE:
         return choose("mode", optarg, "on-output", "periodic", &o->mode, e);
+    case ACCEL:
+        return choose("accel", optarg, "tcg", "kvm", &o->accel, e);
     case LOSS:
         if (choose("loss", optarg, "kill", "power", &loss, e))
             return -1;
@@ -239,6 +244,7 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
 {
     *o = (struct options){.failovers = 3,
                           .mode = "on-output",
+                          .accel = "tcg",
                           .interval_ms = 20,
                           .detect_ms = 500,
                           .rate = 10000,

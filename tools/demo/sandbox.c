@@ -19,7 +19,8 @@ bool sandbox_is_users(void)
     return users;
 }
 
-/* A chroot or container may lack the device though the kernel has it. Only in our mount namespace, so after entering. */
+/* A chroot or container may lack the device though the kernel has it. Only in our mount namespace, so after entering.
+ */
 static void make_tun(void)
 {
     if (access("/dev/net/tun", F_OK) == 0 || (mkdir("/dev/net", 0755) && errno != EEXIST))
