@@ -16,6 +16,7 @@ enum { LINE_MAX_BYTES = 2048, WAIT_MS = 100 };
 static char who[160] = "hikae";
 static bool to_journal, show_debug;
 static atomic_uint lost;
+static atomic_bool stuck; /* the last line was lost: wait no more until one goes */
 
 void log_open(const char *program, const char *vm)
 {
@@ -32,8 +33,10 @@ void log_open(const char *program, const char *vm)
 static void put(const char *line, size_t n)
 {
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
-    bool writable = poll(&p, 1, atomic_load(&lost) ? 0 : WAIT_MS) == 1 && (p.revents & POLLOUT);
-    if (!writable || write(STDERR_FILENO, line, n) < 0)
+    bool writable = poll(&p, 1, atomic_load(&stuck) ? 0 : WAIT_MS) == 1 && (p.revents & POLLOUT);
+    bool gone = writable && write(STDERR_FILENO, line, n) >= 0;
+    atomic_store(&stuck, !gone);
+    if (!gone)
         atomic_fetch_add(&lost, 1);
 }
 
