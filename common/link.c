@@ -12,58 +12,21 @@
  * end is seen by reading.
  */
 #include "common/link.h"
-#include "common/link_queue.h"
-#include "common/link_tls.h"
+#include "common/link_io.h"
 
 #include <errno.h>
 #include <ev.h>
-#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <openssl/err.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { INPUT_BYTES = 64 << 10, INPUTS_PER_TURN = 4, WRITE_PER_TURN = 2 << 20, WRITE_MOST = 1 << 20 };
-/* AES-GCM's keys are good for 2^24.5 records (RFC 8446, 5.5): change them long before. */
-enum { RECORDS_PER_KEY = 1 << 22 };
-
-enum link_state { LINK_CONNECTING, LINK_HANDSHAKE, LINK_UP, LINK_CLOSED };
-
-struct link {
-    struct ev_loop *loop;
-    const struct tls_identity *id;
-    struct link_handlers h;
-    void *arg;
-    enum link_state state;
-    bool server, paused, write_failed, was_up;
-    bool busy, freed;
-    bool read_again, drained_due, closed_due, closed_told;
-    bool reset; /* with `reason`: for `closed` */
-    struct errmsg reason;
-    int fd;
-    SSL *ssl;
-    struct tls_judge judge;
-    char expected[65]; /* client: whom we want */
-    char address[80];
-    struct addrinfo *found, *next; /* client: where else to try */
-    ev_io in, out;
-    ev_timer limit, again;
-    unsigned timeout_ms;
-    struct link_queue queue;
-    unsigned records; /* written with the present key */
-    uint64_t sent;    /* by an SSL that is gone */
-    uint8_t input[INPUT_BYTES];
-};
-
-static void turn_later(struct link *l)
+void link_turn_later(struct link *l)
 {
     if (!ev_is_active(&l->again)) {
         ev_timer_set(&l->again, 0, 0);
@@ -86,7 +49,7 @@ static void close_socket(struct link *l)
 }
 
 /* Ends the link with l->reason; `closed` comes from the loop. */
-static void fail(struct link *l, bool reset)
+void link_fail(struct link *l, bool reset)
 {
     if (l->state == LINK_CLOSED)
         return;
@@ -96,7 +59,7 @@ static void fail(struct link *l, bool reset)
     link_queue_clear(&l->queue);
     ev_timer_stop(l->loop, &l->limit);
     l->closed_due = true;
-    turn_later(l);
+    link_turn_later(l);
 }
 
 static void name_address(struct link *l, const struct sockaddr *at, socklen_t n)
@@ -118,168 +81,6 @@ static bool is_trusted(const char *fingerprint, void *arg)
 {
     struct link *l = arg;
     return l->h.trusted && l->h.trusted(fingerprint, l->arg);
-}
-
-static void refuse_certificate(struct link *l)
-{
-    if (l->server)
-        errmsg_set(&l->reason, "peer %s presented certificate %s which is no [peer] of this host", l->address,
-                   l->judge.fingerprint);
-    else
-        errmsg_set(&l->reason, "%s presented certificate %s, expected was %s: is the [peer] section right?", l->address,
-                   l->judge.fingerprint, l->expected);
-}
-
-enum wish { WISH_DONE, WISH_WAIT, WISH_FAILED };
-
-/* What to do after SSL call result `r`; sets up the watchers for "try again". */
-static enum wish outcome(struct link *l, int r, int error, bool *reset)
-{
-    if (r > 0)
-        return WISH_DONE;
-    switch (SSL_get_error(l->ssl, r)) {
-    case SSL_ERROR_WANT_READ:
-        return WISH_WAIT;
-    case SSL_ERROR_WANT_WRITE:
-        ev_io_start(l->loop, &l->out);
-        return WISH_WAIT;
-    default:
-        link_tls_failure(l->ssl, r, error, l->server, l->address, reset, &l->reason);
-        return WISH_FAILED;
-    }
-}
-
-static void change_key_in_time(struct link *l)
-{
-    if (l->records < RECORDS_PER_KEY)
-        return;
-    if (SSL_key_update(l->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1)
-        l->records = 0;
-    else
-        ERR_clear_error(); /* a record is half written: next time */
-}
-
-/* Writes up to `most` bytes; true if the queue is empty or writing is over. */
-static bool write_some(struct link *l, size_t most)
-{
-    size_t n, done = 0;
-    const uint8_t *data;
-    while (done < most && (data = link_queue_front(&l->queue, &n))) {
-        bool reset;
-        ERR_clear_error();
-        change_key_in_time(l);
-        errno = 0;
-        int r = SSL_write(l->ssl, data, n > WRITE_MOST ? WRITE_MOST : (int)n);
-        enum wish wish = outcome(l, r, errno, &reset);
-        if (wish == WISH_WAIT)
-            return false;
-        if (wish == WISH_FAILED) {
-            l->write_failed = true;
-            link_queue_clear(&l->queue);
-            ev_io_stop(l->loop, &l->out);
-            l->read_again = true;
-            if (l->paused) /* nobody would read the end */
-                fail(l, reset);
-            turn_later(l);
-            return true;
-        }
-        l->records++;
-        done += (size_t)r;
-        link_queue_remove(&l->queue, (size_t)r);
-    }
-    return l->queue.bytes == 0;
-}
-
-static void write_queue(struct link *l, size_t most)
-{
-    if (l->state != LINK_UP || l->write_failed)
-        return;
-    bool had = l->queue.bytes > 0;
-    if (!write_some(l, most)) {
-        ev_io_start(l->loop, &l->out);
-        return;
-    }
-    if (l->state == LINK_UP)
-        ev_io_stop(l->loop, &l->out);
-    if (had && !l->write_failed) {
-        l->drained_due = true;
-        turn_later(l);
-    }
-}
-
-/* Fills the input buffer; returns what is there. *more: OpenSSL or the socket may have more. */
-static size_t fill_input(struct link *l, bool *more)
-{
-    size_t used = 0;
-    *more = false;
-    while (used < INPUT_BYTES) {
-        bool reset;
-        ERR_clear_error();
-        errno = 0;
-        int r = SSL_read(l->ssl, l->input + used, (int)(INPUT_BYTES - used));
-        enum wish wish = outcome(l, r, errno, &reset);
-        if (wish == WISH_WAIT)
-            return used;
-        if (wish == WISH_FAILED) {
-            fail(l, reset); /* told after what came before it */
-            return used;
-        }
-        used += (size_t)r;
-    }
-    *more = true;
-    return used;
-}
-
-static void read_input(struct link *l)
-{
-    bool more = true;
-    for (int i = 0; i < INPUTS_PER_TURN && more && !l->paused && !l->freed && l->state == LINK_UP; i++) {
-        size_t n = fill_input(l, &more);
-        if (n && l->h.input)
-            l->h.input(l, l->input, n, l->arg);
-    }
-    /* What OpenSSL holds does not make the socket readable. */
-    if (more && !l->freed && l->state == LINK_UP) {
-        l->read_again = true;
-        turn_later(l);
-    }
-}
-
-static void shake_hands(struct link *l)
-{
-    bool reset;
-    ERR_clear_error();
-    errno = 0;
-    int r = SSL_do_handshake(l->ssl);
-    if (r <= 0)
-        ev_io_stop(l->loop, &l->out);
-    enum wish wish = outcome(l, r, errno, &reset);
-    if (wish == WISH_WAIT)
-        return;
-    if (wish == WISH_FAILED && l->judge.refused)
-        refuse_certificate(l);
-    if (wish == WISH_FAILED) {
-        fail(l, reset);
-        return;
-    }
-    if (!link_tls_protocol_agreed(l->ssl)) {
-        errmsg_set(&l->reason, "%s does not speak the protocol hikae/1: is it another version?", l->address);
-        fail(l, false);
-        return;
-    }
-    l->state = LINK_UP;
-    l->was_up = true;
-    ev_timer_stop(l->loop, &l->limit);
-    ev_io_stop(l->loop, &l->out);
-    if (l->paused)
-        ev_io_stop(l->loop, &l->in);
-    if (l->h.up)
-        l->h.up(l, l->arg);
-    if (l->freed)
-        return;
-    write_queue(l, WRITE_PER_TURN);
-    l->read_again = true; /* the first records may have come with the handshake */
-    turn_later(l);
 }
 
 static int start_tls(struct link *l)
@@ -323,7 +124,7 @@ static void connect_next(struct link *l)
         if (open_socket(l, to) == 0)
             return;
     }
-    fail(l, false);
+    link_fail(l, false);
 }
 
 static void on_connected(struct link *l)
@@ -338,9 +139,9 @@ static void on_connected(struct link *l)
                    error == ECONNREFUSED ? ": is hikae-secondary running there?" : "");
         connect_next(l);
     } else if (start_tls(l)) {
-        fail(l, false);
+        link_fail(l, false);
     } else {
-        shake_hands(l);
+        link_io_handshake(l);
     }
 }
 
@@ -374,9 +175,9 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int events)
     struct link *l = w->data;
     enter(l);
     if (l->state == LINK_HANDSHAKE)
-        shake_hands(l);
+        link_io_handshake(l);
     else if (l->state == LINK_UP)
-        read_input(l);
+        link_io_read(l);
     leave(l);
 }
 
@@ -389,9 +190,9 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int events)
     if (l->state == LINK_CONNECTING)
         on_connected(l);
     else if (l->state == LINK_HANDSHAKE)
-        shake_hands(l);
+        link_io_handshake(l);
     else if (l->state == LINK_UP)
-        write_queue(l, WRITE_PER_TURN);
+        link_io_write(l, WRITE_PER_TURN);
     leave(l);
 }
 
@@ -402,7 +203,7 @@ static void on_limit(struct ev_loop *loop, ev_timer *w, int events)
     struct link *l = w->data;
     errmsg_set(&l->reason, "%s: %s within %u ms", l->address,
                l->state == LINK_CONNECTING ? "no answer" : "connected, but no TLS handshake", l->timeout_ms);
-    fail(l, false);
+    link_fail(l, false);
 }
 
 static void on_again(struct ev_loop *loop, ev_timer *w, int events)
@@ -413,7 +214,7 @@ static void on_again(struct ev_loop *loop, ev_timer *w, int events)
     enter(l);
     if (l->read_again) {
         l->read_again = false;
-        read_input(l);
+        link_io_read(l);
     }
     if (l->drained_due && !l->freed && l->state == LINK_UP) {
         l->drained_due = false;
@@ -509,11 +310,11 @@ int link_send(struct link *l, const void *data, size_t n)
     bool idle = l->queue.bytes == 0;
     if (link_queue_add(&l->queue, data, n)) {
         errmsg_set(&l->reason, "out of memory: %zu bytes wait for %s", l->queue.bytes, l->address);
-        fail(l, false);
+        link_fail(l, false);
         return -1;
     }
     if (idle && n)
-        write_queue(l, SIZE_MAX);
+        link_io_write(l, SIZE_MAX);
     return l->state == LINK_CLOSED || l->write_failed ? -1 : 0;
 }
 
@@ -549,36 +350,8 @@ void link_pause_reading(struct link *l, bool pause)
     } else {
         ev_io_start(l->loop, &l->in);
         l->read_again = true;
-        turn_later(l);
+        link_turn_later(l);
     }
-}
-
-static long long now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (long long)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Until everything is in the kernel, and then until the peer's kernel has it: closing a socket with unread input sends
- * a reset, which could overtake our last words. */
-static void flush_blocking(struct link *l, unsigned flush_ms)
-{
-    long long until = now_ms() + flush_ms;
-    struct pollfd p = {.fd = l->fd, .events = POLLOUT};
-    while (!write_some(l, SIZE_MAX)) {
-        long long left = until - now_ms();
-        if (left <= 0 || (poll(&p, 1, (int)left) < 0 && errno != EINTR))
-            return;
-    }
-    if (l->write_failed)
-        return;
-    ERR_clear_error();
-    SSL_shutdown(l->ssl);
-    shutdown(l->fd, SHUT_WR);
-    int unacknowledged = 0;
-    while (ioctl(l->fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0 && now_ms() < until)
-        poll(NULL, 0, 1);
 }
 
 void link_free(struct link *l, unsigned flush_ms)
@@ -586,7 +359,7 @@ void link_free(struct link *l, unsigned flush_ms)
     if (!l || l->freed)
         return;
     if (l->state == LINK_UP && !l->write_failed)
-        flush_blocking(l, flush_ms);
+        link_io_flush(l, flush_ms);
     l->freed = true;
     if (!l->busy)
         destroy(l);

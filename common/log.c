@@ -30,7 +30,7 @@ void log_open(const char *program, const char *vm)
 
 /* A reader of stderr that does not read must not stop an agent that holds a VM's output: such lines are counted and
  * lost. */
-static void put(const char *line, size_t n)
+static bool put(const char *line, size_t n)
 {
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
     bool writable = poll(&p, 1, atomic_load(&stuck) ? 0 : WAIT_MS) == 1 && (p.revents & POLLOUT);
@@ -38,6 +38,7 @@ static void put(const char *line, size_t n)
     atomic_store(&stuck, !gone);
     if (!gone)
         atomic_fetch_add(&lost, 1);
+    return gone;
 }
 
 static size_t prefix(char *line, size_t size, int level)
@@ -60,11 +61,11 @@ static size_t prefix(char *line, size_t size, int level)
 static void log_line(int level, const char *format, va_list args)
 {
     char line[LINE_MAX_BYTES];
-    unsigned missed = atomic_exchange(&lost, 0);
+    unsigned missed = atomic_load(&lost);
     if (missed) {
-        size_t at = prefix(line, sizeof(line), 4);
-        int n = snprintf(line + at, sizeof(line) - at, "%u log lines were lost, stderr was not read\n", missed);
-        put(line, at + (size_t)n);
+        size_t head = prefix(line, sizeof(line), 4);
+        int n = snprintf(line + head, sizeof(line) - head, "%u log lines were lost, stderr was not read\n", missed);
+        atomic_fetch_sub(&lost, put(line, head + (size_t)n) ? missed : 1); /* this one is no event to be counted */
     }
     size_t at = prefix(line, sizeof(line) - 1, level);
     int n = vsnprintf(line + at, sizeof(line) - 1 - at, format, args);
