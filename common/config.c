@@ -1,9 +1,9 @@
 /* config: the INI file through inih, which gives lines and values; sections, types, ranges and duplicates are ours. */
 #include "common/config.h"
 #include "common/config_parse.h"
+#include "common/config_whole.h"
 
 #include <errno.h>
-#include <fnmatch.h>
 #include <ini.h>
 #include <json-c/json.h>
 #include <stdio.h>
@@ -69,13 +69,6 @@ static const struct key fault_keys[] = {
 enum section { S_NONE, S_HOST, S_PEER, S_VM, S_FAULT };
 static const char *const section_names[] = {"", "host", "peer", "vm", "fault"};
 
-/* What config_load really allocates: also the defaults that config_vm has given out. */
-struct whole {
-    struct config config;
-    struct config_vm **defaults;
-    size_t default_count;
-};
-
 struct parser {
     FILE *in;
     struct config *c;
@@ -86,17 +79,10 @@ struct parser {
     struct errmsg *e;
 };
 
-static void *need(void *p)
-{
-    if (!p)
-        abort(); /* a few hundred bytes at start-up */
-    return p;
-}
-
 static void put_text(char **at, const char *value)
 {
     free(*at);
-    *at = need(strdup(value));
+    *at = config_need(strdup(value));
 }
 
 #define FAIL(p, at, format, ...)                                                                                       \
@@ -121,21 +107,6 @@ static int section_end(struct parser *p)
     return 0;
 }
 
-static void vm_defaults(struct config_vm *vm, const char *name)
-{
-    *vm = (struct config_vm){
-        .name = need(strdup(name)),
-        .backend = need(strdup("qemu")),
-        .settings = need(json_object_new_object()),
-        .mode = TRIGGER_ON_OUTPUT,
-        .interval_ms = 20,
-        .max_interval_ms = 200,
-        .min_interval_ms = 1,
-        .buffer_bytes = 16 << 20,
-        .delta_cache_bytes = 128 << 20,
-    };
-}
-
 static int add_named(struct parser *p, const char *name)
 {
     struct config *c = p->c;
@@ -144,14 +115,14 @@ static int add_named(struct parser *p, const char *name)
     if (p->section == S_PEER) {
         if (config_peer_by_name(c, name))
             return FAIL(p, p->line, "[peer %s] is there twice: join the two", name);
-        c->peers = need(reallocarray(c->peers, c->peer_count + 1, sizeof(*c->peers)));
-        c->peers[c->peer_count++] =
-            (struct config_peer){.name = need(strdup(name)), .port = need(strdup("7702")), .accept = need(strdup(""))};
+        c->peers = config_need(reallocarray(c->peers, c->peer_count + 1, sizeof(*c->peers)));
+        c->peers[c->peer_count++] = (struct config_peer){
+            .name = config_need(strdup(name)), .port = config_need(strdup("7702")), .accept = config_need(strdup(""))};
     } else {
         if (config_vm_is_defined(c, name))
             return FAIL(p, p->line, "[vm %s] is there twice: join the two", name);
-        c->vms = need(reallocarray(c->vms, c->vm_count + 1, sizeof(*c->vms)));
-        vm_defaults(&c->vms[c->vm_count++], name);
+        c->vms = config_need(reallocarray(c->vms, c->vm_count + 1, sizeof(*c->vms)));
+        config_vm_defaults(&c->vms[c->vm_count++], name);
     }
     p->seen[p->section] = 0;
     return 0;
@@ -251,7 +222,7 @@ static int set_setting(struct parser *p, struct config_vm *vm, const char *name,
 {
     if (json_object_object_get_ex(vm->settings, name, NULL))
         return FAIL(p, p->line, "%s is given twice in [vm %s]", name, vm->name);
-    json_object_object_add(vm->settings, name, need(json_object_new_string(value)));
+    json_object_object_add(vm->settings, name, config_need(json_object_new_string(value)));
     return 0;
 }
 
@@ -326,12 +297,12 @@ static void host_defaults(struct config *c, const char *path)
     char host[64] = "";
     if (gethostname(host, sizeof(host) - 1) < 0 || !config_name_is_valid(host))
         strcpy(host, "localhost");
-    c->path = need(strdup(path));
-    c->name = need(strdup(host));
-    c->listen = need(strdup("*"));
-    c->port = need(strdup("7702"));
-    c->run_dir = need(strdup("/run/hikae"));
-    c->state_dir = need(strdup("/var/lib/hikae"));
+    c->path = config_need(strdup(path));
+    c->name = config_need(strdup(host));
+    c->listen = config_need(strdup("*"));
+    c->port = config_need(strdup("7702"));
+    c->run_dir = config_need(strdup("/run/hikae"));
+    c->state_dir = config_need(strdup("/var/lib/hikae"));
     c->detect_ms = 500;
     c->restart_grace_ms = 100;
     c->staging_bytes = 64 << 20;
@@ -346,7 +317,7 @@ static int check_whole(struct parser *p)
 {
     struct config *c = p->c;
     if (!c->spool_dir)
-        c->spool_dir = need(strdup(c->state_dir));
+        c->spool_dir = config_need(strdup(c->state_dir));
     for (size_t i = 0; i < c->peer_count; i++) {
         if (!strcmp(c->peers[i].name, c->name))
             return errmsg_set(p->e, "%s: [peer %s] has the name of this host: name the other one", c->path, c->name);
@@ -383,7 +354,7 @@ struct config *config_load(const char *path, struct errmsg *e)
                    errno == ENOENT ? "; `hikae init` makes a configuration" : "");
         return NULL;
     }
-    struct whole *w = need(calloc(1, sizeof(*w)));
+    struct whole *w = config_need(calloc(1, sizeof(*w)));
     host_defaults(&w->config, path);
     struct parser p = {.in = in, .c = &w->config, .e = e};
     int r = parse(&p);
@@ -392,13 +363,6 @@ struct config *config_load(const char *path, struct errmsg *e)
         return &w->config;
     config_free(&w->config);
     return NULL;
-}
-
-static void vm_clear(struct config_vm *vm)
-{
-    free(vm->name);
-    free(vm->backend);
-    json_object_put(vm->settings);
 }
 
 static void clear_keys(const struct key *keys, void *base)
@@ -420,68 +384,13 @@ void config_free(struct config *c)
         clear_keys(peer_keys, &c->peers[i]);
     }
     for (size_t i = 0; i < c->vm_count; i++)
-        vm_clear(&c->vms[i]);
+        config_vm_clear(&c->vms[i]);
     for (size_t i = 0; i < w->default_count; i++) {
-        vm_clear(w->defaults[i]);
+        config_vm_clear(w->defaults[i]);
         free(w->defaults[i]);
     }
     free(c->peers);
     free(c->vms);
     free(w->defaults);
     free(w);
-}
-
-const struct config_peer *config_peer_by_name(const struct config *c, const char *name)
-{
-    for (size_t i = 0; i < c->peer_count; i++)
-        if (!strcmp(c->peers[i].name, name))
-            return &c->peers[i];
-    return NULL;
-}
-
-const struct config_peer *config_peer_by_fingerprint(const struct config *c, const char *hex)
-{
-    for (size_t i = 0; i < c->peer_count; i++)
-        if (!strcasecmp(c->peers[i].fingerprint, hex))
-            return &c->peers[i];
-    return NULL;
-}
-
-static const struct config_vm *find_vm(const struct config *c, const char *name)
-{
-    for (size_t i = 0; i < c->vm_count; i++)
-        if (!strcmp(c->vms[i].name, name))
-            return &c->vms[i];
-    return NULL;
-}
-
-const struct config_vm *config_vm(const struct config *c, const char *name)
-{
-    const struct config_vm *defined = find_vm(c, name);
-    if (defined)
-        return defined;
-    struct whole *w = (struct whole *)c; /* what config_load made was never const */
-    for (size_t i = 0; i < w->default_count; i++)
-        if (!strcmp(w->defaults[i]->name, name))
-            return w->defaults[i];
-    w->defaults = need(reallocarray(w->defaults, w->default_count + 1, sizeof(*w->defaults)));
-    struct config_vm *vm = need(malloc(sizeof(*vm)));
-    vm_defaults(vm, name);
-    w->defaults[w->default_count++] = vm;
-    return vm;
-}
-
-bool config_vm_is_defined(const struct config *c, const char *name)
-{
-    return find_vm(c, name) != NULL;
-}
-
-bool config_peer_may_send(const struct config_peer *peer, const char *vm)
-{
-    char *patterns = need(strdup(peer->accept)), *rest;
-    bool may = false;
-    for (char *pattern = strtok_r(patterns, " \t,", &rest); pattern && !may; pattern = strtok_r(NULL, " \t,", &rest))
-        may = fnmatch(pattern, vm, 0) == 0;
-    free(patterns);
-    return may;
 }

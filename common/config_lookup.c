@@ -1,0 +1,91 @@
+/* config_lookup: questions to a configuration that has been read. */
+#include "common/config_whole.h"
+
+#include <fnmatch.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+void *config_need(void *p)
+{
+    if (!p)
+        abort();
+    return p;
+}
+
+void config_vm_defaults(struct config_vm *vm, const char *name)
+{
+    *vm = (struct config_vm){
+        .name = config_need(strdup(name)),
+        .backend = config_need(strdup("qemu")),
+        .settings = config_need(json_object_new_object()),
+        .mode = TRIGGER_ON_OUTPUT,
+        .interval_ms = 20,
+        .max_interval_ms = 200,
+        .min_interval_ms = 1,
+        .buffer_bytes = 16 << 20,
+        .delta_cache_bytes = 128 << 20,
+    };
+}
+
+void config_vm_clear(struct config_vm *vm)
+{
+    free(vm->name);
+    free(vm->backend);
+    json_object_put(vm->settings);
+}
+
+const struct config_peer *config_peer_by_name(const struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->peer_count; i++)
+        if (!strcmp(c->peers[i].name, name))
+            return &c->peers[i];
+    return NULL;
+}
+
+const struct config_peer *config_peer_by_fingerprint(const struct config *c, const char *hex)
+{
+    for (size_t i = 0; i < c->peer_count; i++)
+        if (!strcasecmp(c->peers[i].fingerprint, hex))
+            return &c->peers[i];
+    return NULL;
+}
+
+static const struct config_vm *find_vm(const struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->vm_count; i++)
+        if (!strcmp(c->vms[i].name, name))
+            return &c->vms[i];
+    return NULL;
+}
+
+const struct config_vm *config_vm(const struct config *c, const char *name)
+{
+    const struct config_vm *defined = find_vm(c, name);
+    if (defined)
+        return defined;
+    struct whole *w = (struct whole *)c; /* what config_load made was never const */
+    for (size_t i = 0; i < w->default_count; i++)
+        if (!strcmp(w->defaults[i]->name, name))
+            return w->defaults[i];
+    w->defaults = config_need(reallocarray(w->defaults, w->default_count + 1, sizeof(*w->defaults)));
+    struct config_vm *vm = config_need(malloc(sizeof(*vm)));
+    config_vm_defaults(vm, name);
+    w->defaults[w->default_count++] = vm;
+    return vm;
+}
+
+bool config_vm_is_defined(const struct config *c, const char *name)
+{
+    return find_vm(c, name) != NULL;
+}
+
+bool config_peer_may_send(const struct config_peer *peer, const char *vm)
+{
+    char *patterns = config_need(strdup(peer->accept)), *rest;
+    bool may = false;
+    for (char *pattern = strtok_r(patterns, " \t,", &rest); pattern && !may; pattern = strtok_r(NULL, " \t,", &rest))
+        may = fnmatch(pattern, vm, 0) == 0;
+    free(patterns);
+    return may;
+}
