@@ -85,10 +85,13 @@ int sandbox_enter(struct errmsg *e)
         return -1;
     if (mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"))
         return errmsg_set(e, "mount /run of the sandbox: %s", strerror(errno));
-    return run_ip(e, "link set dev lo up\n"
-                     "link add name sw0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
-                     "link add name sw1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
-                     "link set dev sw0 up\n"
-                     "link set dev sw1 up\n"
-                     "addr add " CLIENT_ADDRESS "/24 dev sw0\n");
+    /* A bridge without an address of its own takes that of a port: the client's would change when a host comes or goes.
+     */
+    return run_ip(
+        e, "link set dev lo up\n"
+           "link add name sw0 address 02:48:4b:00:77:00 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+           "link add name sw1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+           "link set dev sw0 up\n"
+           "link set dev sw1 up\n"
+           "addr add " CLIENT_ADDRESS "/24 dev sw0\n");
 }
