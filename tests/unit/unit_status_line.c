@@ -60,6 +60,8 @@ static void test_replica(void **state)
     check(status_line_replica,
           "{\"vm\":\"db\",\"state\":\"CLAIMING\",\"from\":\"host-a\",\"epoch\":9,\"reason\":\"silence\"}",
           "db    CLAIMING from host-a, epoch 9 committed: silence");
+    check(status_line_replica, "{\"vm\":\"db\",\"state\":\"STANDBY\",\"epoch\":5,\"replica_age_ms\":1500}",
+          "db    STANDBY, epoch 5 committed 1.5 s ago");
     check(status_line_replica, "{}", "?     UNKNOWN");
 }
 

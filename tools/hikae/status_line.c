@@ -148,7 +148,7 @@ void status_line_replica(struct json_object *j, int width, char *out, size_t siz
     struct text t = {out, size};
     const char *state = json_get_text(j, "state", "UNKNOWN"), *from = json_get_text(j, "from", "");
     uint64_t epoch = json_get_u64(j, "epoch", 0), staged = json_get_u64(j, "staged_bytes", 0);
-    double age = json_get_double(j, "age_ms", -1);
+    double age = json_get_double(j, "replica_age_ms", json_get_double(j, "age_ms", -1));
     bool standby = !strcmp(state, "STANDBY");
     add(&t, "%-*s  %s", width, json_get_text(j, "vm", "?"), state);
     if (*from)
