@@ -6,6 +6,7 @@
  * HIKAE_TEST_GUEST names the folder of vmlinuz and initrd.gz (default: the build folder's guest/).
  */
 #include "tests/integration/vm_guest.h"
+#include "vm/process.h"
 
 #include <json-c/json.h>
 #include <poll.h>
@@ -13,7 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -361,6 +363,96 @@ static void foreign_refusals(void **arg)
     }
 }
 
+/* Says a command on a QMP socket that no agent is connected to. */
+static void tell_qemu(const char *dir, const char *command)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char text[256];
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/qmp.sock", dir);
+    snprintf(text, sizeof text, "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"%s\"}", command);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(write(fd, text, strlen(text)), (int)strlen(text));
+    sleep_ms(300);
+    close(fd);
+}
+
+/* After a failover the guest can boot anew: its firmware has come along. */
+static void reboots_after_failover(void **arg)
+{
+    (void)arg;
+    char *a = make_folder(), *b = make_folder();
+    struct vm_blob initial = {0}, state = {0};
+    struct vm *vm = launch(a, "256M"), *replica = make_replica(vm, b);
+    wait_tick(a, "serial", 3);
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    assert_int_equal(checkpoint(ops, vm, ops->memory(replica), &state, true, false, false, NULL), 0);
+    ops->destroy(vm);
+    MUST(ops->load(replica, &initial, &state, &error));
+    MUST(ops->resume(replica, &error));
+    wait_tick(b, "serial0.log", 4);
+    ops->detach(replica);
+    tell_qemu(b, "system_reset");
+    unsigned tick = 99, errors = 0;
+    for (double until = now_ms() + BOOT_MS; tick > 3 && now_ms() < until; sleep_ms(100))
+        last_tick(b, "serial0.log", &tick, &errors);
+    assert_true(tick <= 3);
+    vm = attach(b, NULL);
+    assert_int_equal(ops->state(vm), VM_RUNNING);
+    ops->destroy(vm);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+    remove_folder(a);
+    remove_folder(b);
+}
+
+static void guest_ends_by_itself(void **arg)
+{
+    (void)arg;
+    char *dir = make_folder(), text[1024];
+    struct vm *vm = NULL;
+    snprintf(text, sizeof text,
+             "{\"memory\":\"256M\",\"machine\":\"q35\",\"options\":\"-kernel %s/vmlinuz -initrd %s/initrd.gz -append "
+             "'quiet rdinit=/bin/busybox -- poweroff -f'\"}",
+             guest, guest);
+    struct json_object *settings = json(text);
+    struct vm_spec spec = {"t", dir, settings};
+    MUST(ops->launch(&spec, &vm, &error));
+    for (double until = now_ms() + BOOT_MS; ops->state(vm) == VM_RUNNING && now_ms() < until;) {
+        struct pollfd p = {.fd = ops->event_fd(vm), .events = POLLIN};
+        poll(&p, 1, 1000);
+    }
+    assert_int_equal(ops->state(vm), VM_SHUT_DOWN);
+    assert_int_equal(ops->pause(vm, &error), -1);
+    assert_non_null(strstr(error.text, "shut down"));
+    ops->detach(vm);
+    vm = attach(dir, NULL);
+    assert_int_equal(ops->state(vm), VM_SHUT_DOWN);
+    ops->destroy(vm);
+    json_object_put(settings);
+    remove_folder(dir);
+}
+
+/* A QEMU that hangs: every call ends in time and says so, and it can still be destroyed. */
+static void hung_qemu(void **arg)
+{
+    (void)arg;
+    char *dir = make_folder();
+    struct vm_info info;
+    struct vm *vm = launch(dir, "256M");
+    ops->info(vm, &info);
+    kill(info.pid, SIGSTOP);
+    double start = now_ms();
+    assert_int_equal(ops->state(vm), VM_RUNNING);
+    assert_true(now_ms() - start < 100);
+    assert_int_equal(ops->pause(vm, &error), -1);
+    assert_non_null(strstr(error.text, "did not answer in time"));
+    assert_true(now_ms() - start < 7000);
+    ops->destroy(vm);
+    assert_int_equal(process_start_time(info.pid), 0);
+    remove_folder(dir);
+}
+
 static void settings_refusals(void **arg)
 {
     (void)arg;
@@ -403,9 +495,10 @@ int main(void)
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exact_and_survives), cmocka_unit_test(agent_dies_while_paused),
-        cmocka_unit_test(attach_to_foreign),  cmocka_unit_test(foreign_refusals),
-        cmocka_unit_test(settings_refusals),
+        cmocka_unit_test(exact_and_survives),   cmocka_unit_test(agent_dies_while_paused),
+        cmocka_unit_test(attach_to_foreign),    cmocka_unit_test(reboots_after_failover),
+        cmocka_unit_test(guest_ends_by_itself), cmocka_unit_test(hung_qemu),
+        cmocka_unit_test(foreign_refusals),     cmocka_unit_test(settings_refusals),
     };
     return cmocka_run_group_tests_name("int_vm_qemu", tests, NULL, NULL);
 }

@@ -130,7 +130,7 @@ static void dangerous_words_are_refused(void **arg)
         ",\"-object\",\"secret,id=x,file=/etc/shadow\"",
         ",\"-device\",\"vfio-pci,host=00:02.0\"",
         ",\"-device\",\"virtio-net-pci,romfile=/etc/shadow\"",
-        ",\"-device\",\"virtio-net-pci,romfile=,romfile=/etc/shadow\"",
+        ",\"-device\",\"virtio-net-pci,romfile=,romfile=x\"",
         ",\"-device\",\"loader,file=/etc/shadow\"",
         ",\"-device\",\"{'driver':'loader'}\"",
         ",\"-global\",\"virtio-net-pci.romfile=/etc/shadow\"",

@@ -39,10 +39,11 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
     if (vm->replica && !vm->loaded)
         return errmsg_set(e, "a replica without state can't run");
     int64_t deadline = soon();
-    while (qmp_call(&vm->qmp, "cont", NULL, NULL, deadline, e) < 0) {
+    struct errmsg why;
+    while (qmp_call(&vm->qmp, "cont", NULL, NULL, deadline, &why) < 0) {
         /* For a moment after a migration has completed. */
-        if (!e || !strstr(e->text, "not finalized") || qmp_now_ms() > deadline)
-            return -1;
+        if (!strstr(why.text, "not finalized") || qmp_now_ms() > deadline)
+            return errmsg_set(e, "resuming: %s", why.text);
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
     return 0;

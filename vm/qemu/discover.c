@@ -94,13 +94,27 @@ int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e)
     return status;
 }
 
+/* Asked of QEMU, whatever vm.json says: an agent may have died between loading a replica and noting it. */
+static int check_not_incoming(struct vm *vm, int64_t deadline, struct errmsg *e)
+{
+    struct json_object *status, *value;
+    if (qmp_call(&vm->qmp, "query-status", NULL, &status, deadline, e) < 0)
+        return -1;
+    bool incoming =
+        json_object_object_get_ex(status, "status", &value) && strcmp(json_object_get_string(value), "inmigrate") == 0;
+    json_object_put(status);
+    return incoming
+               ? errmsg_set(
+                     e, "VM %s is only a replica here: its QEMU waits for an incoming migration and holds no VM yet",
+                     vm->name)
+               : 0;
+}
+
 static int attach_ours(struct vm *vm, struct facts *f, struct errmsg *e)
 {
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
     if (!facts_alive(f))
         return errmsg_set(e, "VM %s does not run: its QEMU (process %d) has ended", vm->name, (int)f->pid);
-    if (f->replica)
-        return errmsg_set(e, "VM %s is only a replica here: it runs after a failover", vm->name);
     vm->pid = f->pid;
     vm->shape = f->shape; /* now vm's */
     f->shape = (struct template){0};
@@ -109,7 +123,8 @@ static int attach_ours(struct vm *vm, struct facts *f, struct errmsg *e)
     for (unsigned i = 0; i < vm->shape.nic_count; i++)
         facts_net_path(vm->run_dir, i, vm->net_path[i]);
     vm->ours = true;
-    if (qemu_open_pidfd(vm, e) < 0 || qemu_connect(vm, deadline, e) < 0 || qemu_prepare_state(vm, deadline, e) < 0 ||
+    if (qemu_open_pidfd(vm, e) < 0 || qemu_connect(vm, deadline, e) < 0 || check_not_incoming(vm, deadline, e) < 0 ||
+        (f->replica && facts_write(vm, e) < 0) || qemu_prepare_state(vm, deadline, e) < 0 ||
         qemu_setup_tracking(vm, deadline, e) < 0)
         return -1;
     return qemu_map(vm, false, e);
@@ -162,17 +177,6 @@ static int read_command_line(struct vm *vm, const char *bridge, struct errmsg *e
     if (bridge && vm->shape.nic_count > 0)
         snprintf(vm->shape.nics[0].bridge, sizeof vm->shape.nics[0].bridge, "%s", bridge);
     return 0;
-}
-
-static int check_not_incoming(struct vm *vm, int64_t deadline, struct errmsg *e)
-{
-    struct json_object *status, *value;
-    if (qmp_call(&vm->qmp, "query-status", NULL, &status, deadline, e) < 0)
-        return -1;
-    bool incoming =
-        json_object_object_get_ex(status, "status", &value) && strcmp(json_object_get_string(value), "inmigrate") == 0;
-    json_object_put(status);
-    return incoming ? errmsg_set(e, "this QEMU waits for an incoming migration: it holds no VM yet") : 0;
 }
 
 /* Whose socket it is, before anything is said to it. */

@@ -242,8 +242,9 @@ static int take_device(struct option_context *c, const struct rule *r, const cha
         return refuse_device(value, n, e);
     if (!is_plain(value))
         return errmsg_set(e, "-device %s: unexpected character", value);
-    if (comma_value(value, "romfile", text, sizeof text) && *text)
-        return errmsg_set(e, "-device %s: a ROM file can't be replicated: use romfile= (empty)", value);
+    for (const char *rom = value; (rom = strstr(rom, "romfile=")); rom++)
+        if (rom[8] != ',' && rom[8] != '\0')
+            return errmsg_set(e, "-device %s: a ROM file can't be replicated: use romfile= (empty)", value);
     if (comma_value(value, "vhost", text, sizeof text) || comma_value(value, "vhostfd", text, sizeof text))
         return errmsg_set(e, "-device %s: vhost writes guest memory where no page tracking sees it", value);
     return keep(c, r, value);
