@@ -12,8 +12,9 @@
 struct job {
     struct job *next;
     uint64_t epoch;
-    struct capture *capture;   /* an epoch, else a round */
-    struct vm_blob initial;    /* empty: none */
+    struct capture *capture; /* an epoch, else a round */
+    bool has_initial;
+    struct vm_blob initial;    /* may be empty */
     struct page_ranges ranges; /* of a round */
     bool first;
 };
@@ -93,7 +94,7 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
     for (size_t i = 0; i < c->n; i++)
         if (encoder_page(p->encoder, j->epoch, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE, true))
             return -1;
-    if (j->initial.size && encoder_blob(p->encoder, j->epoch, DEVICE_INITIAL, &j->initial))
+    if (j->has_initial && encoder_blob(p->encoder, j->epoch, DEVICE_INITIAL, &j->initial))
         return -1;
     if (encoder_blob(p->encoder, j->epoch, DEVICE_STATE, &c->state))
         return -1;
@@ -193,6 +194,7 @@ void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob 
 {
     struct job *j = job_new(c->epoch);
     j->capture = c;
+    j->has_initial = initial;
     if (initial && vm_blob_append(&j->initial, initial->data, initial->size))
         abort();
     submit(p, j);

@@ -58,19 +58,31 @@ static void apply_pages(const uint8_t *payload, size_t n, void *arg)
         page_apply(entry.encoding, entry.data, entry.length, r->memory + entry.gfn * VM_PAGE_SIZE);
 }
 
-static int take_pages(struct replica *r, const struct record *record, struct errmsg *e)
+static enum replica_result refuse(struct errmsg *e, const struct proto_error *why)
+{
+    errmsg_set(e, "%s", why->text);
+    return REPLICA_MALFORMED;
+}
+
+static enum replica_result no_memory(struct errmsg *e)
+{
+    errmsg_set(e, "no memory for the device state");
+    return REPLICA_NO_ROOM;
+}
+
+static enum replica_result take_pages(struct replica *r, const struct record *record, struct errmsg *e)
 {
     struct proto_error why;
     if (pages_check(record->payload, record->length, r->pages, &why))
-        return errmsg_set(e, "%s", why.text);
+        return refuse(e, &why);
     if (r->first)
         apply_pages(record->payload, record->length, r);
     else if (staging_add(r->staging, record->payload, record->length, e))
-        return -1;
-    return 0;
+        return REPLICA_NO_ROOM;
+    return REPLICA_TAKEN;
 }
 
-static int decode(struct replica *r, const struct device_piece *p, struct errmsg *e)
+static enum replica_result decode(struct replica *r, const struct device_piece *p, struct errmsg *e)
 {
     struct blob_assembly *a = &r->coming[p->kind];
     const struct vm_blob *base = &r->committed[p->kind];
@@ -78,33 +90,35 @@ static int decode(struct replica *r, const struct device_piece *p, struct errmsg
     vm_blob_free(&a->decoded);
     uint8_t *out = malloc(p->total ? p->total : 1);
     if (!out)
-        return errmsg_set(e, "no memory for the device state");
+        return no_memory(e);
     a->decoded = (struct vm_blob){.data = out, .size = p->total, .capacity = p->total};
     if (blob_decode(p->encoding, a->encoded.data, a->encoded.size, base->data, base->size, out, p->total, &why))
-        return errmsg_set(e, "%s", why.text);
+        return refuse(e, &why);
     a->whole = true;
-    return 0;
+    return REPLICA_TAKEN;
 }
 
-static int take_device(struct replica *r, const struct record *record, struct errmsg *e)
+static enum replica_result take_device(struct replica *r, const struct record *record, struct errmsg *e)
 {
     struct device_piece p;
     struct proto_error why;
     if (device_read(record->payload, record->length, &p, &why))
-        return errmsg_set(e, "%s", why.text);
+        return refuse(e, &why);
     struct blob_assembly *a = &r->coming[p.kind];
     if (p.offset == 0) {
         a->encoded.size = 0;
         a->whole = false;
     }
-    if (a->whole || p.offset != a->encoded.size)
-        return errmsg_set(e, "DEVICE: a piece at %u where %zu was expected", p.offset, a->encoded.size);
+    if (a->whole || p.offset != a->encoded.size) {
+        errmsg_set(e, "DEVICE: a piece at %u where %zu was expected", p.offset, a->encoded.size);
+        return REPLICA_MALFORMED;
+    }
     if (vm_blob_append(&a->encoded, p.data, p.length))
-        return errmsg_set(e, "no memory for the device state");
-    return a->encoded.size == p.encoded_total ? decode(r, &p, e) : 0;
+        return no_memory(e);
+    return a->encoded.size == p.encoded_total ? decode(r, &p, e) : REPLICA_TAKEN;
 }
 
-int replica_take(struct replica *r, const struct record *record, struct errmsg *e)
+enum replica_result replica_take(struct replica *r, const struct record *record, struct errmsg *e)
 {
     return record->type == RECORD_PAGES ? take_pages(r, record, e) : take_device(r, record, e);
 }

@@ -281,10 +281,21 @@ void session_ack(struct worker *w)
     send_record(w, RECORD_ACK, w->epoch, payload, sizeof payload);
 }
 
-static void on_record(struct worker *w, const struct record *r)
+static void on_content(struct worker *w, const struct record *r)
 {
     struct errmsg e;
-    struct proto_error pe;
+    if (!w->replica) {
+        turn_away(w, BYE_PROTOCOL, "an epoch before the replica is ready");
+        return;
+    }
+    enum replica_result result = replica_take(w->replica, r, &e);
+    if (result != REPLICA_TAKEN)
+        turn_away(w, result == REPLICA_NO_ROOM ? BYE_TROUBLE : BYE_PROTOCOL, e.text);
+}
+
+static void on_record(struct worker *w, const struct record *r)
+{
+    struct proto_error e;
     uint64_t echo;
     switch (r->type) {
     case RECORD_HELLO:
@@ -295,10 +306,7 @@ static void on_record(struct worker *w, const struct record *r)
         break;
     case RECORD_PAGES:
     case RECORD_DEVICE:
-        if (!w->replica)
-            turn_away(w, BYE_PROTOCOL, "an epoch before the replica is ready");
-        else if (replica_take(w->replica, r, &e))
-            turn_away(w, BYE_TROUBLE, e.text);
+        on_content(w, r);
         break;
     case RECORD_COMMIT:
         memcpy(w->digest, r->payload, sizeof w->digest);
@@ -306,8 +314,8 @@ static void on_record(struct worker *w, const struct record *r)
             on_commit(w, r);
         break;
     case RECORD_HEARTBEAT:
-        if (heartbeat_read(r, &w->echo, &echo, &pe))
-            turn_away(w, BYE_PROTOCOL, pe.text);
+        if (heartbeat_read(r, &w->echo, &echo, &e))
+            turn_away(w, BYE_PROTOCOL, e.text);
         break;
     case RECORD_NOTE:
         on_note(w, r);
