@@ -11,16 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SMALL_RECORD = 1024 };
 enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100 };
 static const double RECONNECT_S = 0.5;
 
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
 {
-    uint8_t head[RECORD_HEADER_SIZE];
-    record_header_write(head, type, flags, (uint32_t)n, epoch);
-    if (link_send(w->session.link, head, sizeof head))
+    uint8_t joined[RECORD_HEADER_SIZE + SMALL_RECORD]; /* one TLS record for a small one, not two */
+    record_header_write(joined, type, flags, (uint32_t)n, epoch);
+    size_t small = n <= SMALL_RECORD ? n : 0;
+    if (small)
+        memcpy(joined + RECORD_HEADER_SIZE, payload, small);
+    if (link_send(w->session.link, joined, RECORD_HEADER_SIZE + small))
         return -1;
-    return n ? link_send(w->session.link, payload, n) : 0;
+    return n > small ? link_send(w->session.link, payload, n) : 0;
 }
 
 static void send_json(struct worker *w, uint16_t type, uint16_t flags, struct json_object *j)

@@ -153,6 +153,10 @@ int replica_commit(struct replica *r, struct errmsg *e)
 void replica_abort(struct replica *r)
 {
     staging_clear(r->staging);
+    for (int k = 0; k < DEVICE_KINDS; k++) {
+        r->coming[k].encoded.size = 0;
+        r->coming[k].whole = false;
+    }
 }
 
 const struct vm_blob *replica_initial(const struct replica *r)

@@ -18,9 +18,14 @@ struct replica;
 /* memory: pages * VM_PAGE_SIZE octets, writable, zero; borrowed. NULL: no memory. */
 struct replica *replica_new(uint8_t *memory, uint64_t pages, uint64_t staging_bytes, const char *spool_dir);
 void replica_free(struct replica *r);
-/* A PAGES or DEVICE record, of an epoch that stream_check let pass. -1: malformed, or no room: the replica is as it
- * was. */
-int replica_take(struct replica *r, const struct record *record, struct errmsg *e);
+/* Unless it is REPLICA_TAKEN the replica is as it was. */
+enum replica_result {
+    REPLICA_TAKEN,
+    REPLICA_MALFORMED, /* the sender's fault */
+    REPLICA_NO_ROOM    /* ours: memory, or the spool directory */
+};
+/* A PAGES or DEVICE record, of an epoch that stream_check let pass. */
+enum replica_result replica_take(struct replica *r, const struct record *record, struct errmsg *e);
 /* Is the epoch complete enough to start from (device state there)? To be asked before it is acknowledged. */
 int replica_check(const struct replica *r, struct errmsg *e);
 /* The epoch is committed: applies it. -1: it could not be read back from the spool: the replica is no good any more. */
