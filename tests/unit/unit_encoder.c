@@ -1,0 +1,371 @@
+/*
+ * Unit tests of primary/encoder.h against the secondary's side: what goes in comes out of framer, stream_check and
+ * replica, epoch by epoch, with caches of any size.
+ */
+#include "primary/encoder.h"
+#include "proto/epoch.h"
+#include "proto/page.h"
+#include "sample.h"
+#include "secondary/replica.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { PAGES = 96, OCTETS = PAGES * PROTO_PAGE_SIZE };
+
+struct rig {
+    uint64_t seed;
+    uint8_t *guest, *memory; /* the guest's; the replica's */
+    struct vm_blob state, initial;
+    struct encoder *encoder;
+    struct framer *framer;
+    struct stream_check *check;
+    struct replica *replica;
+    uint64_t committed;
+    size_t records, pages_records, entries, wire, device_records;
+    unsigned encodings[PAGE_ENCODINGS];
+};
+
+static void count_entries(struct rig *g, const struct record *r)
+{
+    size_t offset = 0;
+    struct pages_entry entry;
+    struct proto_error e;
+    g->pages_records++;
+    for (; pages_next(r->payload, r->length, &offset, &entry, &e) > 0; g->entries++)
+        g->encodings[entry.encoding]++;
+}
+
+static void receive(struct rig *g, const struct record *r)
+{
+    struct proto_error why = {""};
+    struct errmsg e = {""};
+    if (stream_check_record(g->check, r, &why))
+        fail_msg("%s", why.text);
+    g->records++;
+    if (r->type == RECORD_PAGES)
+        assert_true(r->length <= PIPELINE_CHUNK - RECORD_HEADER_SIZE);
+    if (r->type == RECORD_PAGES)
+        count_entries(g, r);
+    g->device_records += r->type == RECORD_DEVICE;
+    if (r->type == RECORD_PAGES || r->type == RECORD_DEVICE) {
+        if (replica_take(g->replica, r, &e))
+            fail_msg("%s", e.text);
+    } else if (r->type == RECORD_COMMIT) {
+        if (replica_check(g->replica, &e) || replica_commit(g->replica, &e))
+            fail_msg("%s", e.text);
+        assert_int_equal(r->epoch, g->committed + 1);
+        g->committed++;
+    }
+}
+
+/* The encoder's output goes straight to the secondary's side. Every chunk is whole records. */
+static void on_chunk(struct pipeline_chunk *chunk, void *arg)
+{
+    struct rig *g = arg;
+    struct proto_error why = {""};
+    struct record r = {0};
+    assert_int_equal(framer_feed(g->framer, chunk->data, chunk->n, &why), 0);
+    int got;
+    while ((got = framer_next(g->framer, &r, &why)) > 0) {
+        assert_int_equal(chunk->committed, r.type == RECORD_COMMIT ? r.epoch : 0);
+        if (chunk->committed) /* what flight will compare the ack with */
+            assert_memory_equal(chunk->digest, r.payload, PROTO_DIGEST_SIZE);
+        receive(g, &r);
+    }
+    if (got)
+        fail_msg("%s", why.text);
+    assert_int_equal(framer_pending(g->framer), 0);
+    g->wire += chunk->n;
+    free(chunk);
+}
+
+static void feed_control(struct rig *g, uint16_t type, const char *json)
+{
+    struct record r = {.type = type, .length = (uint32_t)strlen(json), .payload = (const uint8_t *)json};
+    struct proto_error why = {""};
+    if (stream_check_record(g->check, &r, &why))
+        fail_msg("%s", why.text);
+}
+
+static struct rig rig_new(uint64_t seed)
+{
+    struct rig g = {.seed = seed};
+    g.guest = calloc(1, OCTETS);
+    g.memory = calloc(1, OCTETS);
+    g.framer = framer_new();
+    g.check = stream_check_new(STREAM_FROM_PRIMARY);
+    g.replica = replica_new(g.memory, PAGES, 64 << 10, "/tmp");
+    feed_control(&g, RECORD_HELLO, "{}");
+    feed_control(&g, RECORD_CONFIG, "{}");
+    return g;
+}
+
+static void rig_start(struct rig *g, uint64_t cache_pages, unsigned drop_page)
+{
+    struct pipeline_config c = {
+        .pages = PAGES, .memory = g->guest, .delta_cache_bytes = cache_pages * PROTO_PAGE_SIZE, .drop_page = drop_page};
+    g->encoder = encoder_new(&c, on_chunk, g);
+    assert_non_null(g->encoder);
+}
+
+static void rig_end(struct rig *g)
+{
+    encoder_free(g->encoder);
+    framer_free(g->framer);
+    stream_check_free(g->check);
+    replica_free(g->replica);
+    vm_blob_free(&g->state);
+    vm_blob_free(&g->initial);
+    free(g->guest);
+    free(g->memory);
+}
+
+static uint64_t pick(struct rig *g, uint64_t below)
+{
+    return (sample_random(&g->seed) >> 17) % below;
+}
+
+static void change_page(struct rig *g, uint8_t *page)
+{
+    switch (pick(g, 6)) {
+    case 0:
+        memset(page, 0, PROTO_PAGE_SIZE);
+        break;
+    case 1:
+        for (size_t i = 0; i < PROTO_PAGE_SIZE; i++)
+            page[i] = (uint8_t)pick(g, 256);
+        break;
+    case 2:
+        memset(page, (int)pick(g, 256), PROTO_PAGE_SIZE);
+        break;
+    case 3: /* a field in each of many structures */
+        for (size_t i = 0; i < PROTO_PAGE_SIZE; i += 8)
+            page[i]++;
+        break;
+    default:
+        for (uint64_t n = pick(g, 20); n; n--)
+            page[pick(g, PROTO_PAGE_SIZE)] ^= (uint8_t)pick(g, 256);
+    }
+}
+
+/* Of any size, 0 too; mostly of the same and little changed, as a device state is. */
+static void change_blob(struct rig *g, struct vm_blob *b, size_t most)
+{
+    if (!b->size || pick(g, 4) == 0) {
+        size_t n = pick(g, 5) ? (size_t)pick(g, most) : 0;
+        bool noise = pick(g, 2);
+        b->size = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint8_t octet = noise ? (uint8_t)pick(g, 256) : (uint8_t)(i / 100);
+            assert_int_equal(vm_blob_append(b, &octet, 1), 0);
+        }
+        return;
+    }
+    for (uint64_t n = pick(g, 30); n; n--)
+        b->data[pick(g, b->size)] ^= 0x20;
+}
+
+static void send_page(struct rig *g, uint64_t epoch, uint64_t gfn, bool remember)
+{
+    assert_int_equal(encoder_page(g->encoder, epoch, gfn, g->guest + gfn * PROTO_PAGE_SIZE, remember), 0);
+}
+
+static void expect_same(const struct rig *g)
+{
+    assert_memory_equal(g->memory, g->guest, OCTETS);
+    const struct vm_blob *state = replica_state(g->replica), *initial = replica_initial(g->replica);
+    assert_int_equal(state->size, g->state.size);
+    if (state->size)
+        assert_memory_equal(state->data, g->state.data, state->size);
+    assert_int_equal(initial->size, g->initial.size);
+    if (initial->size)
+        assert_memory_equal(initial->data, g->initial.data, initial->size);
+}
+
+/* The first sync in rounds, then the epoch that ends it. */
+static void first_epoch(struct rig *g, size_t blob_most)
+{
+    for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+        change_page(g, g->guest + gfn * PROTO_PAGE_SIZE);
+        send_page(g, 1, gfn, false);
+    }
+    assert_int_equal(encoder_flush(g->encoder), 0);
+    for (unsigned n = 0; n < PAGES / 2; n++) {
+        uint64_t gfn = pick(g, PAGES);
+        change_page(g, g->guest + gfn * PROTO_PAGE_SIZE);
+        send_page(g, 1, gfn, true);
+    }
+    change_blob(g, &g->initial, blob_most);
+    assert_int_equal(encoder_blob(g->encoder, 1, DEVICE_INITIAL, &g->initial), 0);
+}
+
+static void end_epoch(struct rig *g, uint64_t epoch, size_t blob_most)
+{
+    change_blob(g, &g->state, blob_most);
+    assert_int_equal(encoder_blob(g->encoder, epoch, DEVICE_STATE, &g->state), 0);
+    assert_int_equal(g->committed, epoch - 1);
+    assert_int_equal(encoder_commit(g->encoder, epoch), 0);
+    assert_int_equal(g->committed, epoch);
+}
+
+static void random_epochs(struct rig *g, uint64_t epochs, size_t blob_most)
+{
+    first_epoch(g, blob_most);
+    end_epoch(g, 1, blob_most);
+    expect_same(g);
+    for (uint64_t epoch = 2; epoch <= epochs; epoch++) {
+        for (uint64_t n = pick(g, PAGES); n; n--) {
+            /* half of the writes go to few pages */
+            uint64_t gfn = pick(g, 2) ? pick(g, PAGES) : pick(g, 6);
+            change_page(g, g->guest + gfn * PROTO_PAGE_SIZE);
+            send_page(g, epoch, gfn, true);
+        }
+        end_epoch(g, epoch, blob_most);
+        expect_same(g);
+    }
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    static const uint64_t caches[] = {0, 1, 2, 7, PAGES / 2, PAGES, 10 * PAGES};
+    for (size_t k = 0; k < sizeof caches / sizeof *caches; k++) {
+        for (uint64_t seed = 1; seed <= 4; seed++) {
+            struct rig g = rig_new(seed * 7919 + k);
+            rig_start(&g, caches[k], 0);
+            random_epochs(&g, 40, 20000);
+            assert_int_equal(g.encodings[PAGE_UNCHANGED], 0); /* is left out */
+            if (!caches[k])
+                assert_int_equal(g.encodings[PAGE_DELTA] + g.encodings[PAGE_DELTA_LZ4], 0);
+            else if (caches[k] >= PAGES)
+                assert_true(g.encodings[PAGE_DELTA] > 100 && g.encodings[PAGE_DELTA_LZ4] > 10);
+            rig_end(&g);
+        }
+    }
+}
+
+/* More than fits in a record is cut between pages; no record is larger than a chunk. */
+static void test_split(void **state)
+{
+    (void)state;
+    struct rig g = rig_new(17);
+    rig_start(&g, 0, 0);
+    for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+        for (size_t i = 0; i < PROTO_PAGE_SIZE; i++)
+            g.guest[gfn * PROTO_PAGE_SIZE + i] = (uint8_t)pick(&g, 256);
+        send_page(&g, 1, gfn, true);
+    }
+    assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_INITIAL, &g.initial), 0);
+    end_epoch(&g, 1, 100);
+    expect_same(&g);
+    assert_int_equal(g.encodings[PAGE_RAW], PAGES);
+    assert_int_equal(g.pages_records, 2);
+    rig_end(&g);
+}
+
+/* Blobs of several DEVICE records: just below, at and above a piece, and of many, against the blob before. */
+static void test_blobs(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0,
+                                   1,
+                                   DEVICE_PIECE_MAX - 1,
+                                   DEVICE_PIECE_MAX,
+                                   DEVICE_PIECE_MAX + 1,
+                                   2 * DEVICE_PIECE_MAX,
+                                   3 * DEVICE_PIECE_MAX + 5,
+                                   0,
+                                   17};
+    struct rig g = rig_new(3);
+    rig_start(&g, 4, 0);
+    for (uint64_t epoch = 1; epoch <= sizeof sizes / sizeof *sizes; epoch++) {
+        size_t n = sizes[epoch - 1];
+        g.state.size = 0;
+        uint8_t *noise = malloc(n + 8);
+        for (size_t i = 0; i < n; i += 8) {
+            uint64_t word = sample_random(&g.seed);
+            memcpy(noise + i, &word, 8);
+        }
+        assert_int_equal(vm_blob_append(&g.state, noise, n), 0);
+        if (epoch == 1) {
+            assert_int_equal(vm_blob_append(&g.initial, "x", 1), 0);
+            assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_INITIAL, &g.initial), 0);
+        }
+        free(noise);
+        size_t before = g.device_records;
+        assert_int_equal(encoder_blob(g.encoder, epoch, DEVICE_STATE, &g.state), 0);
+        assert_int_equal(g.device_records - before, n ? (n + DEVICE_PIECE_MAX - 1) / DEVICE_PIECE_MAX : 1);
+        assert_int_equal(encoder_commit(g.encoder, epoch), 0);
+        expect_same(&g);
+    }
+    rig_end(&g);
+}
+
+/* A state that hardly changes costs next to nothing; one that is too large is refused. */
+static void test_blob_delta(void **state)
+{
+    (void)state;
+    struct rig g = rig_new(5);
+    rig_start(&g, 4, 0);
+    first_epoch(&g, 100);
+    while (g.state.size < 50000) {
+        uint8_t octet = (uint8_t)pick(&g, 256);
+        assert_int_equal(vm_blob_append(&g.state, &octet, 1), 0);
+    }
+    assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_STATE, &g.state), 0);
+    assert_int_equal(encoder_commit(g.encoder, 1), 0);
+    size_t before = g.wire;
+    g.state.data[123] ^= 1;
+    assert_int_equal(encoder_blob(g.encoder, 2, DEVICE_STATE, &g.state), 0);
+    assert_int_equal(encoder_commit(g.encoder, 2), 0);
+    expect_same(&g);
+    assert_true(g.wire - before < 1000);
+    struct vm_blob huge = {.data = g.state.data, .size = (size_t)DEVICE_BLOB_MAX + 1};
+    assert_int_equal(encoder_blob(g.encoder, 3, DEVICE_STATE, &huge), -1);
+    rig_end(&g);
+}
+
+/* The negative control must do what it says: pages are missing, the stream is well-formed, and what comes later is
+ * encoded against what the replica really has. */
+static void test_drop_page(void **state)
+{
+    (void)state;
+    enum { EVERY = 10 };
+    struct rig g = rig_new(11);
+    rig_start(&g, PAGES, EVERY);
+    for (uint64_t gfn = 0; gfn < PAGES; gfn++) { /* the first round is whole */
+        change_page(&g, g.guest + gfn * PROTO_PAGE_SIZE);
+        send_page(&g, 1, gfn, false);
+    }
+    assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_INITIAL, &g.initial), 0);
+    end_epoch(&g, 1, 100);
+    expect_same(&g);
+    unsigned wrong = 0;
+    for (uint64_t epoch = 2; epoch <= 6; epoch++) {
+        size_t before = g.entries;
+        for (uint64_t gfn = 0; gfn < PAGES; gfn++) {
+            g.guest[gfn * PROTO_PAGE_SIZE + 8 * epoch] ^= 0xa5;
+            send_page(&g, epoch, gfn, true);
+        }
+        end_epoch(&g, epoch, 100);
+        assert_in_range(g.entries - before, PAGES - PAGES / EVERY - 1, PAGES - PAGES / EVERY);
+        for (uint64_t gfn = 0; gfn < PAGES; gfn++)
+            wrong += memcmp(g.guest + gfn * PROTO_PAGE_SIZE, g.memory + gfn * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE) != 0;
+    }
+    assert_in_range(wrong, 5 * PAGES / EVERY - 6, 5 * PAGES / EVERY); /* the next write of a page mends it */
+    rig_end(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_split),     cmocka_unit_test(test_blobs),
+        cmocka_unit_test(test_blob_delta), cmocka_unit_test(test_drop_page),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
