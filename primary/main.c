@@ -57,7 +57,7 @@ int main(int argc, char **argv)
     char program[512];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     snprintf(program + (n > 0 ? n : 0), sizeof program - (size_t)(n > 0 ? n : 0), "%s", n > 0 ? "" : argv[0]);
-    int result = worker.vm ? worker_main(config, &worker) : supervisor_main(config, program);
+    int result = worker.vm ? worker_main(&config, &worker) : supervisor_main(config, program);
     config_free(config);
     return result;
 }

@@ -344,10 +344,27 @@ static const char *check_set(struct json_object *request)
     return interval < 1 || interval > 10000 ? "interval is 1 to 10000 ms" : NULL;
 }
 
+/* A peer may have been added since this worker started. */
+static const struct config_peer *find_peer(struct worker *w, const char *name)
+{
+    struct errmsg e;
+    if (config_peer_by_name(w->config, name))
+        return config_peer_by_name(w->config, name);
+    struct config *now = config_load(w->config->path, &e);
+    if (!now) {
+        log_warn("the configuration can't be read again: %s", e.text);
+        return NULL;
+    }
+    config_free(w->config);
+    *w->config_owner = w->config = now;
+    w->settings = config_vm(now, w->name);
+    return config_peer_by_name(now, name);
+}
+
 static const char *protect(struct worker *w, struct json_object *request)
 {
     const char *to = json_get_text(request, "to", "");
-    if (!config_peer_by_name(w->config, to))
+    if (!find_peer(w, to))
         return "no such [peer] in this host's configuration: add it with `hikae peer add`";
     if (*w->peer && strcmp(w->peer, to))
         return "the VM is protected by another host: `hikae unprotect` it first";
@@ -524,12 +541,12 @@ static int set_up(struct worker *w, struct errmsg *e)
     return begin(w, e);
 }
 
-int worker_main(struct config *config, const struct worker_options *options)
+int worker_main(struct config **config, const struct worker_options *options)
 {
-    struct worker w = {.config = config, .name = options->vm, .begin = options->begin};
+    struct worker w = {.config_owner = config, .config = *config, .name = options->vm, .begin = options->begin};
     struct errmsg e;
     w.loop = ev_loop_new(EVFLAG_AUTO);
-    w.settings = config_vm(config, options->vm);
+    w.settings = config_vm(w.config, options->vm);
     init_timers(&w);
     ownership_init(&w);
     session_init(&w);

@@ -86,6 +86,7 @@ struct metrics { /* histograms in ns, but for pages */
 
 struct worker {
     struct ev_loop *loop;
+    struct config **config_owner; /* where `config` is freed from */
     struct config *config;
     const struct config_vm *settings;
     const char *name;
@@ -120,7 +121,8 @@ struct worker {
 };
 
 /* worker.c */
-int worker_main(struct config *config, const struct worker_options *options);
+/* May replace *config by what the file says by then; the caller frees it. */
+int worker_main(struct config **config, const struct worker_options *options);
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
     __attribute__((format(printf, 3, 4)));
 int worker_save_record(struct worker *w, const char *role);
