@@ -36,7 +36,7 @@ struct client_report {
 /* Forks the client. NULL with `e`. It ends when its owner does. */
 struct client *client_start(const struct options *o, struct errmsg *e);
 void client_stop(struct client *c);
-/* Replies that come from now on are counted for this phase's latency; CLIENT_IDLE: for none. */
+/* Lines that are sent and answered from now on are counted for this phase's latency; CLIENT_IDLE: for none. */
 void client_phase(struct client *c, enum client_phase phase);
 /* Starts measuring the gap anew. */
 void client_mark(struct client *c);

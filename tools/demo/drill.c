@@ -187,7 +187,7 @@ static int wait_for_the_moment(struct drill *d, struct errmsg *e)
 /* The VM at the other host, and a client that hears from it. */
 static int wait_survivor(struct drill *d, struct failover_times *times, struct errmsg *e)
 {
-    int64_t end = now_ms() + FAILOVER_MS;
+    int64_t end = now_ms() + FAILOVER_MS + d->options->detect_ms;
     d->active = !d->active;
     for (;;) {
         tracker_poll(d->tracker, active(d), false, &d->status);
@@ -199,7 +199,7 @@ static int wait_survivor(struct drill *d, struct failover_times *times, struct e
         sleep_ms(QUICK_POLL_MS);
     }
     double seen = wall_ms();
-    if (wait_reply(d, FAILOVER_MS, e))
+    if (wait_reply(d, FAILOVER_MS + (int)d->options->detect_ms, e))
         return -1;
     tracker_poll(d->tracker, active(d), false, &d->status); /* the announcement may be newer */
     times->agent = d->status.timeline;

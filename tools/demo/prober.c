@@ -25,13 +25,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500 };
+enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500, DEAD_MS = 10000 };
 
 struct connection {
     int fd; /* -1: none */
     uint16_t port;
     bool answered; /* since it was made */
     int64_t tried; /* ms, when it was last made */
+    int64_t heard; /* ms, when the last bytes came */
     size_t used;
     char line[LINE_BYTES];
 };
@@ -45,6 +46,8 @@ struct prober {
     uint64_t last_sequence;
     int64_t last_reply, longest; /* ns */
     enum client_phase phase;
+    uint64_t phase_begin; /* ns */
+    unsigned dead_ms;     /* a connection that is silent for so long will not come back */
     struct hist *latency[CLIENT_PHASES];
     struct client_report report;
 };
@@ -88,13 +91,16 @@ static void connection_lost(struct prober *p, struct connection *c)
     c->answered = false;
 }
 
-/* A connection that never gets an answer (the guest still boots) is tried anew; one that had an answer never is. */
+/* A connection that never gets an answer (the guest still boots) is soon tried anew. One that had answers is given all
+ * the time that a failover may take: two ends that no longer agree on what was said do not reset it, they are silent
+ * for ever. */
 static void connection_tend(struct prober *p, struct connection *c)
 {
-    bool silent = !c->answered && now_ms() - c->tried >= RETRY_MS;
+    int64_t now = now_ms();
+    bool silent = c->answered ? now - c->heard >= p->dead_ms : now - c->tried >= RETRY_MS;
     if (c->fd >= 0 && silent)
         connection_lost(p, c);
-    if (c->fd < 0 && silent)
+    if (c->fd < 0 && now - c->tried >= RETRY_MS)
         connection_open(c);
 }
 
@@ -136,10 +142,11 @@ static void counter_line(struct prober *p, const char *line)
     } else if (!p->counter.answered && value < expected) {
         p->report.back++; /* a new connection, the same guest: it must not have forgotten what it said */
     }
+    uint64_t sent_at = p->sent_at[p->answered % IN_FLIGHT];
     if (p->answered >= p->sent)
         p->report.doubled++; /* an answer to nothing */
-    else if (p->phase != CLIENT_IDLE)
-        hist_add(p->latency[p->phase], now - p->sent_at[p->answered % IN_FLIGHT]);
+    else if (p->phase != CLIENT_IDLE && sent_at >= p->phase_begin)
+        hist_add(p->latency[p->phase], now - sent_at);
     p->answered++;
     p->report.counter = value;
     p->report.replies++;
@@ -171,6 +178,7 @@ static void connection_input(struct prober *p, struct connection *c)
         connection_lost(p, c);
         return;
     }
+    c->heard = now_ms();
     for (ssize_t i = 0; i < n; i++) {
         if (in[i] != '\n') {
             if (c->used < sizeof c->line - 1)
@@ -235,6 +243,7 @@ static void owner_input(struct prober *p)
         _exit(0);
     if (request >= '0' && request < '0' + CLIENT_PHASES) {
         p->phase = (enum client_phase)(request - '0');
+        p->phase_begin = now_ns();
     } else if (request >= 'a' && request < 'a' + CLIENT_PHASES) {
         answer = hist_to_json(p->latency[request - 'a']);
     } else if (request == 'm') {
@@ -305,7 +314,8 @@ void prober_run(int fd, const struct options *o)
                         .control = {.fd = -1, .port = 8},
                         .owner_fd = fd,
                         .beacon_fd = listen_for_beacons(),
-                        .request_ms = o->request_ms};
+                        .request_ms = o->request_ms,
+                        .dead_ms = DEAD_MS + o->detect_ms};
     for (int i = 0; i < CLIENT_PHASES; i++)
         p.latency[i] = hist_new();
     for (;;)

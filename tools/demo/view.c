@@ -83,7 +83,7 @@ void view_live(const struct host *h, const struct vm_status *s)
 {
     static int64_t last;
     static uint64_t last_bytes;
-    char text[480];
+    char text[480], pause[64] = "pause: not known yet";
     int64_t now = now_ms();
     if (quiet || (!tty && now - last < PLAIN_LIVE_MS))
         return;
@@ -92,11 +92,13 @@ void view_live(const struct host *h, const struct vm_status *s)
         last && s->wire_bytes >= last_bytes && seconds > 0 ? (double)(s->wire_bytes - last_bytes) / seconds / 1e6 : 0;
     last = now;
     last_bytes = s->wire_bytes;
+    if (s->pause_p50_ms > 0)
+        snprintf(pause, sizeof pause, "pause p50 %.1f p99 %.1f ms", s->pause_p50_ms, s->pause_p99_ms);
     snprintf(text, sizeof text,
-             "  %s %s%s%s  replica %.0f ms old | pause p50 %.1f p99 %.1f ms | %" PRIu64
-             " dirty pages | wire %.1f MB/s | %" PRIu64 " packets held",
-             h->name, s->present ? s->state : "no VM", *s->reason ? ": " : "", s->reason, s->replica_age_ms,
-             s->pause_p50_ms, s->pause_p99_ms, s->dirty_pages, rate, s->held_packets);
+             "  %s %s%s%s  replica %.0f ms old | %s | %" PRIu64 " dirty pages | wire %.1f MB/s | %" PRIu64
+             " packets held",
+             h->name, s->present ? s->state : "no VM", *s->reason ? ": " : "", s->reason, s->replica_age_ms, pause,
+             s->dirty_pages, rate, s->held_packets);
     draw(text);
 }
 
