@@ -127,7 +127,9 @@ static void many_checkpoints(struct vm *vm, uint8_t *memory, struct vm_blob *sta
     /* That the comparison can fail: a page left out is found. Then it is made good. */
     sleep_ms(INTERVAL_MS);
     assert_int_equal(checkpoint(ops, vm, memory, state, true, true, true, NULL), 1);
-    first_sync(ops, vm, memory, &(struct vm_blob){0});
+    struct vm_blob unused = {0};
+    first_sync(ops, vm, memory, &unused);
+    vm_blob_free(&unused);
 }
 
 static void measure(struct vm *vm, uint8_t *memory, struct vm_blob *state)

@@ -116,6 +116,24 @@ static void default_mac(const char *name, char out[18])
     snprintf(out, 18, "52:54:00:%02x:%02x:%02x", hash & 0xff, (hash >> 8) & 0xff, (hash >> 16) & 0xff);
 }
 
+/* Is there a KVM to rely on? A /dev/kvm without virtualization in the CPU is an emulation of it, which fails on real
+ * guests after it has started them. */
+static bool kvm_is_usable(void)
+{
+    char line[8192];
+    bool usable = access("/dev/kvm", R_OK | W_OK) == 0;
+    FILE *f = usable ? fopen("/proc/cpuinfo", "re") : NULL;
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "flags\t", 6) != 0)
+            continue;
+        usable = strstr(line, " vmx") || strstr(line, " svm");
+        break;
+    }
+    if (f)
+        fclose(f);
+    return usable;
+}
+
 static int shape_from_settings(struct vm *vm, const struct qemu_settings *s, struct errmsg *e)
 {
     struct words words = {0};
@@ -126,7 +144,8 @@ static int shape_from_settings(struct vm *vm, const struct qemu_settings *s, str
     snprintf(t->ram_id, sizeof t->ram_id, "ram0");
     snprintf(t->program, sizeof t->program, "%s", slash ? slash + 1 : s->qemu);
     words_add(&words, "-machine");
-    words_add(&words, "%s,accel=%s", s->machine, s->accel);
+    bool choose = strcmp(s->accel, "kvm:tcg") == 0;
+    words_add(&words, "%s,accel=%s", s->machine, !choose ? s->accel : kvm_is_usable() ? "kvm" : "tcg");
     words_add(&words, "-smp");
     words_add(&words, "%u", s->cpus);
     static const char *const bare[] = {"-nodefaults", "-no-user-config", "-vga", "none"};

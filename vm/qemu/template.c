@@ -136,13 +136,12 @@ static int get_name(struct json_object *j, const char *key, const char *more, ch
     struct json_object *value;
     if (!json_object_object_get_ex(j, key, &value) || !json_object_is_type(value, json_type_string))
         return errmsg_set(e, "the VM's description has no string \"%s\"", key);
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
     const char *text = json_object_get_string(value);
-    size_t n = strlen(text);
-    for (size_t i = 0; i < n; i++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-", text[i]) &&
-            !strchr(more, text[i]))
-            n = size;
-    if (n >= size || (int)n != json_object_get_string_len(value))
+    size_t n = strlen(text), good = 0;
+    while (good < n && (strchr(plain, text[good]) || strchr(more, text[good])))
+        good++;
+    if (good != n || n >= size || (int)n != json_object_get_string_len(value))
         return errmsg_set(e, "the VM's description: \"%s\" is too long or has a character that is not allowed", key);
     memcpy(out, text, n + 1);
     return 0;
