@@ -155,14 +155,14 @@ static void test_malformed_pages(void **state)
         size_t good = pages_entry_write(payload, 1, PAGE_RAW, page, sizeof page);
         /* A good entry, then one that isn't: the good one isn't applied either. */
         size_t n = good + pages_entry_write(payload + good, PAGES, PAGE_RAW, page, sizeof page);
-        assert_int_equal(take(&f, RECORD_PAGES, payload, n), -1);
+        assert_int_equal(take(&f, RECORD_PAGES, payload, n), REPLICA_MALFORMED);
         n = good + pages_entry_write(payload + good, 2, PAGE_RAW, page, 100);
-        assert_int_equal(take(&f, RECORD_PAGES, payload, n), -1);
+        assert_int_equal(take(&f, RECORD_PAGES, payload, n), REPLICA_MALFORMED);
         n = good + pages_entry_write(payload + good, 2, (enum page_encoding)77, page, 4);
-        assert_int_equal(take(&f, RECORD_PAGES, payload, n), -1);
+        assert_int_equal(take(&f, RECORD_PAGES, payload, n), REPLICA_MALFORMED);
         n = good + pages_entry_write(payload + good, 2, PAGE_LZ4, page, 30);
-        assert_int_equal(take(&f, RECORD_PAGES, payload, n), -1);
-        assert_int_equal(take(&f, RECORD_PAGES, payload, good - 1), -1);
+        assert_int_equal(take(&f, RECORD_PAGES, payload, n), REPLICA_MALFORMED);
+        assert_int_equal(take(&f, RECORD_PAGES, payload, good - 1), REPLICA_MALFORMED);
         assert_int_equal(replica_staged_bytes(f.replica), 0);
         assert_memory_equal(f.memory, before, sizeof before);
         replica_free(f.replica);
@@ -177,19 +177,19 @@ static void test_malformed_device(void **state)
     begin(&f, 1 << 20);
     first_epoch(&f);
     device_head_write(payload, DEVICE_STATE, BLOB_RAW, 8, 8, 4); /* no piece at 0 before */
-    assert_int_equal(take(&f, RECORD_DEVICE, payload, DEVICE_HEAD_SIZE + 4), -1);
+    assert_int_equal(take(&f, RECORD_DEVICE, payload, DEVICE_HEAD_SIZE + 4), REPLICA_MALFORMED);
     device_head_write(payload, DEVICE_STATE, BLOB_LZ4, 100, 8, 0); /* no LZ4 */
     memset(payload + DEVICE_HEAD_SIZE, 0xff, 8);
-    assert_int_equal(take(&f, RECORD_DEVICE, payload, sizeof payload), -1);
+    assert_int_equal(take(&f, RECORD_DEVICE, payload, sizeof payload), REPLICA_MALFORMED);
     assert_int_equal(replica_check(f.replica, &f.e), -1);
     device_head_write(payload, DEVICE_STATE, BLOB_DELTA_LZ4, 100, 8, 0); /* ours has 9 octets */
-    assert_int_equal(take(&f, RECORD_DEVICE, payload, sizeof payload), -1);
+    assert_int_equal(take(&f, RECORD_DEVICE, payload, sizeof payload), REPLICA_MALFORMED);
     assert_int_equal(replica_check(f.replica, &f.e), -1);
     device_head_write(payload, DEVICE_STATE, BLOB_RAW, 8, 8, 0); /* half of it, then the same half again */
     assert_int_equal(take(&f, RECORD_DEVICE, payload, DEVICE_HEAD_SIZE + 4), 0);
     assert_int_equal(replica_check(f.replica, &f.e), -1);
     device_head_write(payload, DEVICE_STATE, BLOB_RAW, 8, 8, 3);
-    assert_int_equal(take(&f, RECORD_DEVICE, payload, DEVICE_HEAD_SIZE + 4), -1);
+    assert_int_equal(take(&f, RECORD_DEVICE, payload, DEVICE_HEAD_SIZE + 4), REPLICA_MALFORMED);
     expect_blob(replica_state(f.replica), "state one");
     replica_free(f.replica);
 }
@@ -205,7 +205,7 @@ static void test_no_room(void **state)
     memset(&f, 0, sizeof f);
     f.replica = replica_new(f.memory, PAGES, 0, "/nonexistent/hikae");
     first_epoch(&f);
-    assert_int_equal(take_page(&f, 1, 0x44), -1);
+    assert_int_equal(take_page(&f, 1, 0x44), REPLICA_NO_ROOM);
     assert_non_null(strstr(f.e.text, "spool_dir"));
     expect_page(&f, 1, 2);
     replica_free(f.replica);

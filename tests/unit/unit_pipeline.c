@@ -1,0 +1,263 @@
+/*
+ * Unit tests of primary/pipeline.h, with its thread: order, what is handed over to whom, back-pressure, and an end at
+ * any moment. Meant for ThreadSanitizer too.
+ */
+#include "primary/pipeline.h"
+#include "proto/epoch.h"
+#include "proto/page.h"
+#include "sample.h"
+#include "secondary/replica.h"
+
+#include <ev.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+enum { PAGES = 2048, OCTETS = PAGES * PROTO_PAGE_SIZE }; /* noise: twice what may wait as output */
+
+struct rig {
+    struct ev_loop *loop;
+    struct pipeline *pipeline;
+    uint8_t *guest, *memory;
+    uint64_t seed;
+    bool deaf; /* takes no output */
+    unsigned rounds, captured, commits;
+    uint64_t last_captured;
+    size_t chunks;
+    struct framer *framer;
+    struct stream_check *check;
+    struct replica *replica;
+};
+
+static void receive(struct rig *g, const struct record *r)
+{
+    struct proto_error why = {""};
+    struct errmsg e = {""};
+    if (stream_check_record(g->check, r, &why))
+        fail_msg("%s", why.text);
+    if (r->type == RECORD_COMMIT) {
+        assert_int_equal(r->epoch, ++g->commits);
+        if (replica_check(g->replica, &e) || replica_commit(g->replica, &e))
+            fail_msg("%s", e.text);
+    } else if (r->type == RECORD_PAGES || r->type == RECORD_DEVICE) {
+        if (replica_take(g->replica, r, &e))
+            fail_msg("%s", e.text);
+    }
+}
+
+static void take_chunks(struct rig *g)
+{
+    struct proto_error why = {""};
+    struct record r = {0};
+    for (struct pipeline_chunk *c; (c = pipeline_take(g->pipeline)); free(c)) {
+        g->chunks++;
+        assert_int_equal(framer_feed(g->framer, c->data, c->n, &why), 0);
+        while (framer_next(g->framer, &r, &why) > 0)
+            receive(g, &r);
+        assert_int_equal(framer_pending(g->framer), 0);
+    }
+}
+
+static void on_output(void *arg)
+{
+    struct rig *g = arg;
+    if (!g->deaf)
+        take_chunks(g);
+}
+
+static void on_captured(struct capture *done, void *arg)
+{
+    struct rig *g = arg;
+    assert_int_equal(done->epoch, g->last_captured + 1);
+    g->last_captured = done->epoch;
+    g->captured++;
+    capture_free(done);
+}
+
+static void on_round(void *arg)
+{
+    struct rig *g = arg;
+    g->rounds++;
+}
+
+static void begin(struct rig *g)
+{
+    static const struct pipeline_handlers handlers = {
+        .output = on_output, .captured = on_captured, .round_done = on_round};
+    *g = (struct rig){.seed = 41, .loop = ev_loop_new(EVFLAG_AUTO)};
+    g->guest = malloc(OCTETS);
+    g->memory = calloc(1, OCTETS);
+    for (size_t i = 0; i < OCTETS; i += 8) {
+        uint64_t word = sample_random(&g->seed);
+        memcpy(g->guest + i, &word, 8);
+    }
+    g->framer = framer_new();
+    g->check = stream_check_new(STREAM_FROM_PRIMARY);
+    g->replica = replica_new(g->memory, PAGES, 1 << 20, "/tmp");
+    receive(g, &(struct record){.type = RECORD_HELLO, .length = 2, .payload = (const uint8_t *)"{}"});
+    receive(g, &(struct record){.type = RECORD_CONFIG, .length = 2, .payload = (const uint8_t *)"{}"});
+    struct pipeline_config c = {.pages = PAGES, .memory = g->guest, .delta_cache_bytes = 64 * PROTO_PAGE_SIZE};
+    struct errmsg e;
+    g->pipeline = pipeline_new(g->loop, &c, &handlers, g, &e);
+    assert_non_null(g->pipeline);
+}
+
+static void end(struct rig *g)
+{
+    pipeline_free(g->pipeline);
+    framer_free(g->framer);
+    stream_check_free(g->check);
+    replica_free(g->replica);
+    free(g->guest);
+    free(g->memory);
+    ev_loop_destroy(g->loop);
+}
+
+static void submit_round(struct rig *g, uint64_t first, uint64_t count, bool is_first)
+{
+    struct page_ranges ranges = {0};
+    assert_int_equal(page_ranges_add(&ranges, first, count / 2), 0);
+    assert_int_equal(page_ranges_add(&ranges, first + count / 2 + 1, count - count / 2 - 1), 0); /* one is left out */
+    pipeline_round(g->pipeline, 1, &ranges, is_first);
+    assert_null(ranges.at); /* taken over */
+    assert_int_equal(ranges.n, 0);
+}
+
+/* A capture of n pages of the guest, changed at once; their copies are in it. */
+static struct capture *capture_make(struct rig *g, uint64_t epoch, size_t n)
+{
+    struct errmsg e;
+    struct capture *c = capture_new(n, &e);
+    assert_non_null(c);
+    c->epoch = epoch;
+    c->n = n;
+    uint64_t start = (sample_random(&g->seed) >> 9) % (PAGES - n + 1);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *page = g->guest + (start + i) * PROTO_PAGE_SIZE;
+        memcpy(page, &epoch, 8);
+        c->gfns[i] = start + i;
+        memcpy(c->pages + i * PROTO_PAGE_SIZE, page, PROTO_PAGE_SIZE);
+    }
+    char state[40];
+    int length = snprintf(state, sizeof state, "state of epoch %u", (unsigned)epoch);
+    assert_int_equal(vm_blob_append(&c->state, state, (size_t)length), 0);
+    return c;
+}
+
+static bool run_until(struct rig *g, const unsigned *what, unsigned reaches)
+{
+    for (unsigned turns = 0; *what < reaches && turns < 200000; turns++)
+        ev_run(g->loop, EVRUN_ONCE);
+    return *what >= reaches;
+}
+
+static void rest(unsigned ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
+}
+
+/* Rounds, then epochs handed in without waiting for each other: the replica is the guest after the last of them. */
+static void test_stream(void **state)
+{
+    (void)state;
+    enum { EPOCHS = 30 };
+    struct rig g;
+    struct vm_blob initial = {0};
+    begin(&g);
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    submit_round(&g, 0, PAGES, true);
+    assert_true(run_until(&g, &g.rounds, 1));
+    assert_int_equal(pipeline_pages_done(g.pipeline), PAGES - 1);
+    submit_round(&g, PAGES / 2 - 5, 11, false); /* brings the one that was left out */
+    assert_true(run_until(&g, &g.rounds, 2));
+    for (uint64_t epoch = 1; epoch <= EPOCHS; epoch++) {
+        pipeline_epoch(g.pipeline, capture_make(&g, epoch, 1 + epoch * 3), epoch == 1 ? &initial : NULL);
+        if (epoch == 1)
+            memset(initial.data, 'x', initial.size); /* was copied */
+        if (epoch % 3 == 0)
+            ev_run(g.loop, EVRUN_NOWAIT);
+    }
+    assert_true(run_until(&g, &g.commits, EPOCHS));
+    assert_true(run_until(&g, &g.captured, EPOCHS));
+    assert_int_equal(g.rounds, 2);
+    assert_null(pipeline_take(g.pipeline));
+    assert_memory_equal(g.memory, g.guest, OCTETS);
+    assert_int_equal(replica_initial(g.replica)->size, 7);
+    assert_memory_equal(replica_initial(g.replica)->data, "initial", 7);
+    assert_memory_equal(replica_state(g.replica)->data, "state of epoch 30", 17);
+    vm_blob_free(&initial);
+    end(&g);
+}
+
+/* Nobody takes the output: the encoder stops at its limit, and goes on when somebody does. */
+static void test_back_pressure(void **state)
+{
+    (void)state;
+    struct rig g;
+    begin(&g);
+    g.deaf = true;
+    submit_round(&g, 0, PAGES, true);
+    uint64_t before = 0, done;
+    for (unsigned still = 0; still < 20; before = done) { /* 200 ms without progress */
+        rest(10);
+        done = pipeline_pages_done(g.pipeline);
+        still = done == before && done ? still + 1 : 0;
+    }
+    ev_run(g.loop, EVRUN_NOWAIT);
+    assert_int_equal(g.rounds, 0);
+    assert_true(done * PROTO_PAGE_SIZE >= PIPELINE_OUTPUT_MAX - PIPELINE_CHUNK);
+    assert_true(done * PROTO_PAGE_SIZE <= PIPELINE_OUTPUT_MAX + 3 * PIPELINE_CHUNK);
+    g.deaf = false;
+    take_chunks(&g);
+    assert_true(run_until(&g, &g.rounds, 1));
+    take_chunks(&g);
+    assert_true(g.chunks * PIPELINE_CHUNK >= OCTETS - PROTO_PAGE_SIZE);
+    end(&g);
+}
+
+/* The end at any moment: nothing hangs, nothing is leaked (for that, see the sanitizers), no handler is called later.
+ */
+static void test_free_in_the_middle(void **state)
+{
+    (void)state;
+    for (unsigned run = 0; run < 24; run++) {
+        struct rig g;
+        begin(&g);
+        g.deaf = run % 2;
+        struct capture *captures[3]; /* before the rounds: memory that changes meanwhile is a race to a sanitizer */
+        for (uint64_t epoch = 1; epoch <= 3; epoch++)
+            captures[epoch - 1] = capture_make(&g, epoch, 50);
+        submit_round(&g, 0, PAGES, true);
+        submit_round(&g, 0, PAGES / 2, false);
+        struct vm_blob initial = {0};
+        assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+        for (uint64_t epoch = 1; epoch <= 3; epoch++)
+            pipeline_epoch(g.pipeline, captures[epoch - 1], epoch == 1 ? &initial : NULL);
+        vm_blob_free(&initial);
+        rest(run / 2);
+        if (run % 3 == 0)
+            ev_run(g.loop, EVRUN_NOWAIT);
+        pipeline_free(g.pipeline);
+        g.pipeline = NULL;
+        unsigned rounds = g.rounds, captured = g.captured;
+        ev_run(g.loop, EVRUN_NOWAIT);
+        assert_int_equal(g.rounds, rounds);
+        assert_int_equal(g.captured, captured);
+        end(&g);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_free_in_the_middle),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
