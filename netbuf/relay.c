@@ -138,7 +138,7 @@ static void on_vm_in(struct ev_loop *loop, ev_io *w, int events)
 /* After something was released: the guest may send again. */
 static void go_on_reading(struct relay *r)
 {
-    if (r->waiting && !(r->gate == GATE_HOLD && netbuf_full(r->held))) {
+    if (r->waiting && !r->lost && !(r->gate == GATE_HOLD && netbuf_full(r->held))) {
         r->waiting = false;
         ev_io_start(r->loop, &r->vm_in);
         ev_feed_event(r->loop, &r->vm_in, EV_READ); /* frames may wait in `in` with nothing left in the socket */
