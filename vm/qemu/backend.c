@@ -28,6 +28,7 @@ static void on_event(void *arg, const char *event, struct json_object *data)
         vm->running = false;
     } else if (strcmp(event, "RESUME") == 0) {
         vm->running = true;
+        vm->shut_down = false; /* somebody has reset it */
     } else if (strcmp(event, "SHUTDOWN") == 0) {
         /* By the guest. A QEMU that was told to end (SIGTERM, quit) says so too, but that VM was killed. */
         vm->shut_down = json_object_object_get_ex(data, "guest", &value) && json_object_get_boolean(value);

@@ -138,10 +138,13 @@ int inject_userfaultfd(pid_t pid, struct errmsg *e)
         return errmsg_set(e, "tracing process %d: %s: the agent needs CAP_SYS_PTRACE, and no debugger on it", (int)pid,
                           strerror(errno));
     int fd = -1;
-    if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0 && wait_stop(pid, &status, e) == 0)
+    if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0 && wait_stop(pid, &status, e) == 0) {
+        if (status >> 16 == 0) /* a signal came first */
+            j.signals[j.signal_count++] = WSTOPSIG(status);
         fd = inject_stopped(&j, e);
-    else
+    } else {
         errmsg_set(e, "process %d could not be stopped", (int)pid);
+    }
     ptrace(PTRACE_DETACH, pid, 0, 0);
     for (size_t i = 0; i < j.signal_count; i++)
         (void)syscall(SYS_tgkill, pid, pid, j.signals[i]);
