@@ -268,6 +268,29 @@ static void test_split(void **state)
     rig_end(&g);
 }
 
+/* The whole memory of the first round would push out of the cache what is written often: it isn't remembered. */
+static void test_remember(void **state)
+{
+    (void)state;
+    struct rig g = rig_new(23);
+    rig_start(&g, PAGES, 0);
+    for (size_t i = 0; i < PROTO_PAGE_SIZE; i++)
+        g.guest[i] = (uint8_t)pick(&g, 256);
+    send_page(&g, 1, 0, false);
+    g.guest[0]++;
+    send_page(&g, 1, 0, true); /* no base yet */
+    g.guest[0]++;
+    send_page(&g, 1, 0, true);
+    send_page(&g, 1, 0, true); /* as it was: left out */
+    assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_INITIAL, &g.initial), 0);
+    end_epoch(&g, 1, 100);
+    expect_same(&g);
+    assert_int_equal(g.encodings[PAGE_RAW], 2);
+    assert_int_equal(g.encodings[PAGE_DELTA], 1);
+    assert_int_equal(g.entries, 3);
+    rig_end(&g);
+}
+
 /* Blobs of several DEVICE records: just below, at and above a piece, and of many, against the blob before. */
 static void test_blobs(void **state)
 {
@@ -319,14 +342,16 @@ static void test_blob_delta(void **state)
     }
     assert_int_equal(encoder_blob(g.encoder, 1, DEVICE_STATE, &g.state), 0);
     assert_int_equal(encoder_commit(g.encoder, 1), 0);
-    size_t before = g.wire;
-    g.state.data[123] ^= 1;
-    assert_int_equal(encoder_blob(g.encoder, 2, DEVICE_STATE, &g.state), 0);
-    assert_int_equal(encoder_commit(g.encoder, 2), 0);
-    expect_same(&g);
-    assert_true(g.wire - before < 1000);
+    for (uint64_t epoch = 2; epoch <= 4; epoch++) { /* each time against the one before */
+        size_t before = g.wire;
+        g.state.data[123 * epoch] ^= 1;
+        assert_int_equal(encoder_blob(g.encoder, epoch, DEVICE_STATE, &g.state), 0);
+        assert_int_equal(encoder_commit(g.encoder, epoch), 0);
+        expect_same(&g);
+        assert_true(g.wire - before < 1000);
+    }
     struct vm_blob huge = {.data = g.state.data, .size = (size_t)DEVICE_BLOB_MAX + 1};
-    assert_int_equal(encoder_blob(g.encoder, 3, DEVICE_STATE, &huge), -1);
+    assert_int_equal(encoder_blob(g.encoder, 5, DEVICE_STATE, &huge), -1);
     rig_end(&g);
 }
 
@@ -364,8 +389,8 @@ static void test_drop_page(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_split),     cmocka_unit_test(test_blobs),
-        cmocka_unit_test(test_blob_delta), cmocka_unit_test(test_drop_page),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_split),      cmocka_unit_test(test_remember),
+        cmocka_unit_test(test_blobs),      cmocka_unit_test(test_blob_delta), cmocka_unit_test(test_drop_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

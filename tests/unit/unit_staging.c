@@ -156,13 +156,31 @@ static void test_spool_full(void **state)
     staging_free(s);
 }
 
+/* The file does not grow from epoch to epoch. */
+static void test_spool_is_reused(void **state)
+{
+    (void)state;
+    struct rlimit before, small = {.rlim_cur = 2 * PIECE_MAX};
+    getrlimit(RLIMIT_FSIZE, &before);
+    small.rlim_max = before.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    struct staging *s = staging_new(0, "/tmp");
+    struct reader r = {0};
+    for (unsigned epoch = 0; epoch < 20; epoch++) {
+        add(s, 2 * epoch);
+        add(s, 2 * epoch + 1);
+        drain(s, &r);
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_int_equal(r.count, 40);
+    staging_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_clear),
-        cmocka_unit_test(test_no_spool),
-        cmocka_unit_test(test_spool_full),
+        cmocka_unit_test(test_order),      cmocka_unit_test(test_clear),           cmocka_unit_test(test_no_spool),
+        cmocka_unit_test(test_spool_full), cmocka_unit_test(test_spool_is_reused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
