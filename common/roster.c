@@ -203,9 +203,10 @@ static void on_exit_of(struct ev_loop *loop, ev_io *io, int events)
     char vm[64];
     memcpy(vm, w->vm, sizeof vm);
     bool left = w->left;
+    int pid = (int)w->pid;
     worker_free(w);
     if (!left)
-        r->handlers.ended(vm, code, last, r->arg);
+        r->handlers.ended(vm, pid, code, last, r->arg);
     json_object_put(last);
 }
 

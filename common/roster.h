@@ -21,7 +21,7 @@ struct roster;
 struct roster_handlers {
     /* The worker of `vm` ended. `code`: its exit code, -1: killed by a signal or not our child. `last`: its last status
      * (borrowed) or NULL. Starting it again in here is allowed. */
-    void (*ended)(const char *vm, int code, struct json_object *last, void *arg);
+    void (*ended)(const char *vm, int pid, int code, struct json_object *last, void *arg);
 };
 
 struct roster *roster_new(struct ev_loop *loop, const struct roster_handlers *h, void *arg);

@@ -86,10 +86,10 @@ static struct restart *restart_of(struct supervisor *s, const char *vm)
 }
 
 /* At once the first times, so that it beats the secondary's grace; then once a second. */
-static void on_ended(const char *vm, int code, struct json_object *last, void *arg)
+static void on_ended(const char *vm, int pid, int code, struct json_object *last, void *arg)
 {
     struct supervisor *s = arg;
-    (void)last;
+    (void)pid, (void)last;
     if (code == 0 || code == 2 || !runs_here(s, vm))
         return;
     struct restart *r = restart_of(s, vm);

@@ -201,6 +201,11 @@ static void destroy_vm(struct worker *w)
         ev_io_stop(w->loop, &w->vm_event);
         w->ops->destroy(w->vm);
         w->vm = NULL;
+    } else if (w->ops && *w->run_dir) { /* its process is gone, its files may not be */
+        struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+        struct errmsg e;
+        if (w->ops->clear(&spec, &e) < 0)
+            log_warn("%s", e.text);
     }
     remove_run_dir(w);
 }
@@ -312,6 +317,8 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
     va_end(args);
     unsigned actions = protection_step(&w->state, event);
     if (w->state != before || actions) {
+        if (w->state == before && *reason && strcmp(reason, w->reason))
+            log_warn("%s", reason); /* tried again and again, said once */
         if (*reason || event == EVENT_ACKED)
             memcpy(w->reason, reason, sizeof w->reason);
         if (w->state != before)

@@ -6,7 +6,6 @@
 #include "common/log.h"
 #include "secondary/worker.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -98,28 +97,9 @@ void failover_start(struct worker *w)
     worker_event(w, STANDBY_EVENT_LOADED, "%s", "");
 }
 
-static void sibling(const struct worker *w, char out[512])
-{
-    const char *slash = strrchr(w->program, '/');
-    snprintf(out, 512, "%.*shikae-primary", slash ? (int)(slash + 1 - w->program) : 0, w->program);
-}
-
 void failover_become_primary(struct worker *w)
 {
-    char program[512], term[32];
-    struct errmsg e;
-    /* The record on disk says "standby" with the peer's last addresses not in it: bring what the primary worker reads
-     * up to date. */
-    w->record.term = w->term;
-    if (vm_record_save(w->config->state_dir, &w->record, &e))
-        log_warn("%s", e.text);
     w->ops->detach(w->vm);
-    snprintf(term, sizeof term, "%" PRIu64, w->term);
-    setenv("HIKAE_TERM", term, 1);
     setenv("HIKAE_TIMELINE", json_object_to_json_string(w->timeline), 1);
-    sibling(w, program);
-    char *argv[] = {program, "--config", w->config->path, "--worker", w->vm_name, "--adopt", NULL};
-    execv(program, argv);
-    log_error("%s: %s: VM %s is loaded, paused and owned by this host; start hikae-primary to resume it", program,
-              strerror(errno), w->vm_name);
+    exec_primary(w->program, w->config, w->vm_name, w->term);
 }

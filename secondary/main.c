@@ -4,6 +4,7 @@
  */
 #include "common/config.h"
 #include "common/log.h"
+#include "secondary/cleaner.h"
 #include "secondary/supervisor.h"
 #include "secondary/worker.h"
 
@@ -20,12 +21,13 @@ static const char usage[] =
     "usage: hikae-secondary [--config FILE]\n"
     "The secondary agent: holds replicas of other hosts' VMs and takes over. Runs in the foreground; see hikae(8).\n";
 
-static bool is_worker;
+static bool is_worker, is_cleaner;
 
 static const char *parse(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
                                             {"worker", no_argument, NULL, 'w'},
+                                            {"clean", no_argument, NULL, 'k'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     const char *config = getenv("HIKAE_CONFIG");
@@ -34,6 +36,8 @@ static const char *parse(int argc, char **argv)
             config = optarg;
         } else if (o == 'w') {
             is_worker = true;
+        } else if (o == 'k') {
+            is_cleaner = true;
         } else {
             fputs(usage, o == 'h' ? stdout : stderr);
             exit(o == 'h' ? 0 : 2);
@@ -58,7 +62,13 @@ int main(int argc, char **argv)
     snprintf(program + (n > 0 ? n : 0), sizeof program - (size_t)(n > 0 ? n : 0), "%s", n > 0 ? "" : argv[0]);
     if (is_worker)
         fcntl(WORKER_FD, F_SETFD, FD_CLOEXEC);
-    int result = is_worker ? worker_main(config, program, WORKER_FD) : supervisor_main(config, program);
+    int result = 2;
+    if (is_worker)
+        result = worker_main(config, program, WORKER_FD);
+    else if (!is_cleaner)
+        result = supervisor_main(config, program);
+    else if (optind + 2 == argc)
+        result = cleaner_main(config, program, argv[optind], argv[optind + 1]);
     config_free(config);
     return result;
 }

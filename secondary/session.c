@@ -5,6 +5,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "secondary/cleaner.h"
 #include "secondary/worker.h"
 
 #include <errno.h>
@@ -168,7 +169,7 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     w->ops = vm_backend(backend, e);
     if (!w->ops)
         return -1;
-    snprintf(w->run_dir, sizeof w->run_dir, "%s/vms/%s.%d", w->config->run_dir, w->vm_name, (int)getpid());
+    worker_run_dir(w->run_dir, w->config, w->vm_name, (int)getpid());
     struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings};
     if (dir_make(w->run_dir, 0700, e) || w->ops->replica_create(&spec, &w->vm, e))
         return -1;
@@ -262,6 +263,9 @@ static void on_note(struct worker *w, const struct record *r)
     if (addresses) {
         json_object_put(w->record.addresses);
         w->record.addresses = json_object_get(addresses);
+        struct errmsg e;
+        if (*w->record.role && vm_record_save(w->config->state_dir, &w->record, &e))
+            log_warn("%s", e.text);
     }
     json_object_put(j);
 }

@@ -3,7 +3,9 @@
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "common/roster.h"
+#include "common/state.h"
 #include "common/tcp.h"
+#include "secondary/cleaner.h"
 
 #include <errno.h>
 #include <ev.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 
 enum { LISTENERS_MAX = 8 };
+static const double SETTLE_S = 0.5;
 
 struct supervisor {
     struct ev_loop *loop;
@@ -25,6 +28,7 @@ struct supervisor {
     int fds[LISTENERS_MAX];
     ev_io listeners[LISTENERS_MAX];
     int listener_count;
+    ev_timer settle;
     ev_signal terminate, interrupt;
 };
 
@@ -44,14 +48,44 @@ static void on_connection(struct ev_loop *loop, ev_io *io, int events)
     close(fd);
 }
 
-static void on_ended(const char *vm, int code, struct json_object *last, void *arg)
+/* Ends what a worker that is no more has left, in a process of its own. */
+static void clean_up_after(struct supervisor *s, const char *vm, const char *run_dir)
 {
-    (void)arg;
-    if (*vm && code)
-        log_error(
-            "the worker with the replica of %s ended unexpectedly, last seen as %s: the replica is lost, the primary "
-            "goes on alone and will make a new one",
-            vm, json_get_text(last, "state", "?"));
+    struct errmsg e;
+    char *argv[] = {(char *)s->program, "--config", s->config->path, "--clean", (char *)vm, (char *)run_dir, NULL};
+    if (roster_spawn(s->roster, "", argv, -1, &e))
+        log_error("%s", e.text);
+}
+
+static void on_ended(const char *vm, int pid, int code, struct json_object *last, void *arg)
+{
+    struct supervisor *s = arg;
+    char run_dir[400];
+    if (!*vm || !code)
+        return;
+    worker_run_dir(run_dir, s->config, vm, pid);
+    clean_up_after(s, vm, run_dir);
+    log_error("the worker with the replica of %s ended unexpectedly, last seen as %s: the replica is lost, the primary "
+              "goes on alone and will make a new one",
+              vm, json_get_text(last, "state", "?"));
+}
+
+/* Workers that outlived our predecessor have registered by now. A replica whose worker has not is nobody's. */
+static void on_settled(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct supervisor *s = t->data;
+    struct errmsg e;
+    char **names = vm_record_list(s->config->state_dir, &e);
+    for (char **n = names; n && *n; n++) {
+        struct vm_record r;
+        if (roster_has(s->roster, *n) || vm_record_load(s->config->state_dir, *n, &r, &e))
+            continue;
+        if (!strcmp(r.role, "standby"))
+            clean_up_after(s, *n, r.run_dir);
+        vm_record_clear(&r);
+    }
+    vm_record_names_free(names);
 }
 
 /* ---- requests ---- */
@@ -160,6 +194,9 @@ int supervisor_main(struct config *config, const char *program)
         log_error("%s", e.text);
     } else {
         watch_signals(&s);
+        ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
+        s.settle.data = &s;
+        ev_timer_start(s.loop, &s.settle);
         log_info("ready, host %s, listening on %s port %s", config->name, config->listen, config->port);
         ev_run(s.loop, 0);
     }

@@ -14,6 +14,7 @@
 #include "common/link.h"
 #include "common/state.h"
 #include "proto/epoch.h"
+#include "secondary/cleaner.h"
 #include "secondary/replica.h"
 #include "secondary/standby.h"
 #include "vm/vm.h"
@@ -29,7 +30,7 @@ struct worker {
     const struct config_peer *peer; /* NULL until the handshake */
     char vm_name[64];               /* "" until HELLO */
     uint64_t term;                  /* of the primary's ownership; once granted, ours */
-    char run_dir[256];
+    char run_dir[WORKER_RUN_DIR_MAX];
 
     struct tls_identity *identity;
     struct link *link;
@@ -80,7 +81,7 @@ void session_close(struct worker *w);
 void failover_read_register(struct worker *w, arbiter_callback *done);
 void failover_claim(struct worker *w);
 void failover_start(struct worker *w);
-/* Replaces this process; returns only if that failed. */
+/* Gives up the replica and replaces this process; returns only if that failed. */
 void failover_become_primary(struct worker *w);
 void failover_mark(struct worker *w, const char *what);
 

@@ -89,6 +89,10 @@ struct vm_ops {
     /* Ends the VM or replica with its processes and files on this host, frees `vm`. Works on a hung VM too. */
     void (*destroy)(struct vm *vm);
 
+    /* Ends what a dead agent has left in spec->run_dir: a replica that was never given its state, or the files of a VM
+     * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. */
+    int (*clear)(const struct vm_spec *spec, struct errmsg *e);
+
     /* ---- running VM ---- */
     /* Starts the VM from its config; it runs when this returns. */
     int (*launch)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);

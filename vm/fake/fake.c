@@ -333,6 +333,23 @@ static int op_attach(const struct vm_spec *spec, struct vm **out, struct errmsg 
     return 0;
 }
 
+static int op_clear(const struct vm_spec *spec, struct errmsg *e)
+{
+    struct vm *vm = vm_new(spec, e);
+    if (!vm)
+        return -1;
+    bool alive = map_machine(vm, 0, e) == 0 && is_alive(vm->machine);
+    if (alive && !vm->machine->replica) {
+        op_detach(vm);
+        return 1;
+    }
+    if (alive)
+        vm->pidfd = (int)syscall(SYS_pidfd_open, vm->machine->pid, 0);
+    vm->ours = true;
+    op_destroy(vm);
+    return 0;
+}
+
 static int op_describe(struct vm *vm, struct json_object **out, struct errmsg *e)
 {
     struct {
@@ -476,6 +493,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .event_fd = op_event_fd,
     .detach = op_detach,
     .destroy = op_destroy,
+    .clear = op_clear,
     .launch = op_launch,
     .attach = op_attach,
     .describe = op_describe,

@@ -215,13 +215,35 @@ void qemu_detach(struct vm *vm)
     free(vm);
 }
 
+static void kill_and_wait(int pidfd)
+{
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    (void)poll(&ended, 1, QEMU_DEADLINE_MS);
+}
+
+static int op_clear(const struct vm_spec *spec, struct errmsg *e)
+{
+    struct facts f;
+    int known = facts_read(spec->run_dir, &f, e);
+    bool alive = known == 1 && facts_alive(&f), may_run = alive && !f.replica;
+    if (alive && f.replica) {
+        int pidfd = (int)syscall(SYS_pidfd_open, f.pid, 0);
+        if (pidfd >= 0 && facts_alive(&f)) /* looked at again: the pid was not given to another process meanwhile */
+            kill_and_wait(pidfd);
+        if (pidfd >= 0)
+            close(pidfd);
+    }
+    if (known == 1 && !may_run)
+        facts_clean(spec->run_dir, f.ram_path, f.shape.nic_count);
+    template_free(&f.shape);
+    return known < 0 ? -1 : may_run;
+}
+
 void qemu_destroy(struct vm *vm)
 {
-    if (vm->pidfd >= 0) {
-        struct pollfd ended = {.fd = vm->pidfd, .events = POLLIN};
-        (void)syscall(SYS_pidfd_send_signal, vm->pidfd, SIGKILL, NULL, 0);
-        (void)poll(&ended, 1, QEMU_DEADLINE_MS);
-    }
+    if (vm->pidfd >= 0)
+        kill_and_wait(vm->pidfd);
     if (vm->ours)
         facts_clean(vm->run_dir, vm->ram_path, vm->shape.nic_count);
     qemu_detach(vm);
@@ -236,6 +258,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .event_fd = op_event_fd,
     .detach = qemu_detach,
     .destroy = qemu_destroy,
+    .clear = op_clear,
     .launch = qemu_launch,
     .attach = qemu_attach,
     .describe = op_describe,

@@ -109,7 +109,7 @@ bool facts_alive(const struct facts *f)
 void facts_clean(const char *run_dir, const char *ram_path, unsigned nic_count)
 {
     char path[PATH_MAX];
-    static const char *const names[] = {"qmp.sock", "vm.json.new", "vm.json"};
+    static const char *const names[] = {"qmp.sock", "qemu.log", "vm.json.new", "vm.json"};
     if (*ram_path)
         unlink(ram_path);
     for (unsigned i = 0; i < nic_count; i++) {

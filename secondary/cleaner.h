@@ -1,0 +1,21 @@
+/*
+ * cleaner: what becomes of a replica whose worker died. One that was not given its state yet can't be anybody's any
+ * more: it is ended. One that was, belonged to a failover that was cut short between loading and resuming: if the
+ * arbiter says that the VM is this host's, that failover is finished.
+ */
+#ifndef HIKAE_SECONDARY_CLEANER_H
+#define HIKAE_SECONDARY_CLEANER_H
+
+#include "common/config.h"
+
+#include <stdint.h>
+
+enum { WORKER_RUN_DIR_MAX = 256 };
+
+/* The directory of the replica that the worker with this pid made. */
+void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, const char *vm, int pid);
+/* Replaces this process by the VM's primary worker, for a VM that is loaded and ours. Returns only if that failed. */
+void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term);
+int cleaner_main(struct config *config, const char *program, const char *vm, const char *run_dir);
+
+#endif
