@@ -411,8 +411,8 @@ static void on_request(struct control_conn *c, struct json_object *request, void
     else if (!strcmp(command, "set") && !(error = check_set(request)))
         set(w, request);
     w->reply_to = id;
+    report_now(w); /* first: who asks for the status after the answer sees what he ordered */
     answer_start(w, error);
-    report_now(w);
 }
 
 /* ---- the supervisor ---- */
