@@ -64,6 +64,8 @@ int facts_write(const struct vm *vm, struct errmsg *e)
     return status;
 }
 
+enum { QEMU_SERIALS_MAX = 8 };
+
 static bool get_path(struct json_object *j, const char *key, char out[QEMU_PATH_MAX])
 {
     struct json_object *value;
@@ -114,6 +116,10 @@ void facts_clean(const char *run_dir, const char *ram_path, unsigned nic_count)
         unlink(ram_path);
     for (unsigned i = 0; i < nic_count; i++) {
         snprintf(path, sizeof path, "%s/net%u.sock", run_dir, i);
+        unlink(path);
+    }
+    for (unsigned i = 0; i < QEMU_SERIALS_MAX; i++) { /* a replica's; those of a launched VM lie where the admin says */
+        snprintf(path, sizeof path, "%s/serial%u.log", run_dir, i);
         unlink(path);
     }
     /* vm.json last: while it is there, a restarted agent can finish this. */
