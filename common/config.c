@@ -304,7 +304,7 @@ static void host_defaults(struct config *c, const char *path)
     c->run_dir = config_need(strdup("/run/hikae"));
     c->state_dir = config_need(strdup("/var/lib/hikae"));
     c->detect_ms = 500;
-    c->restart_grace_ms = 100;
+    c->restart_grace_ms = 60;
     c->staging_bytes = 64 << 20;
     const char *slash = strrchr(path, '/');
     int n = slash ? (int)(slash - path) : 1;

@@ -48,7 +48,7 @@ struct config {
     char *arbiter;          /* "file:DIR" */
     char *spool_dir;        /* where staging spills to, default state_dir */
     unsigned detect_ms;     /* detection time T, default 500, 50 to 60000 */
-    unsigned restart_grace_ms; /* after a connection reset, before claiming; default 100, 0 to 10000 */
+    unsigned restart_grace_ms; /* after a connection reset, before claiming; default 60, 0 to 10000 */
     uint64_t staging_bytes; /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then spool_dir */
     char *record;           /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
