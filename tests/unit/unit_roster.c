@@ -79,7 +79,7 @@ struct rig {
     struct control_conn *client;
     struct roster *roster;
     unsigned ended, replies;
-    int code;
+    int code, ended_pid;
     char ended_vm[64], reason[64];
     bool ok;
     int pid;
@@ -111,10 +111,11 @@ static void on_answer(struct control_conn *c, struct json_object *message, void 
     snprintf(g->error, sizeof g->error, "%s", json_get_text(message, "error", ""));
 }
 
-static void on_ended(const char *vm, int code, struct json_object *last, void *arg)
+static void on_ended(const char *vm, int pid, int code, struct json_object *last, void *arg)
 {
     struct rig *g = arg;
     g->ended++;
+    g->ended_pid = pid;
     g->code = code;
     snprintf(g->ended_vm, sizeof g->ended_vm, "%s", vm);
     snprintf(g->reason, sizeof g->reason, "%s", json_get_text(last, "reason", ""));
@@ -216,11 +217,13 @@ static void test_ends(void **state)
     spawn(&g, "web");
     ask(&g, "web", "report");
     run_until(&g, &g.replies, 1);
+    int pid = g.pid;
     ask(&g, "web", "silent"); /* waits for a reply that will not come */
     ask(&g, "web", "exit");
     run_until(&g, &g.ended, 1);
     assert_int_equal(g.code, 7);
     assert_string_equal(g.ended_vm, "web");
+    assert_int_equal(g.ended_pid, pid);
     assert_string_equal(g.reason, "because"); /* its last word */
     run_until(&g, &g.replies, 3);
     assert_false(g.ok);
