@@ -1,9 +1,9 @@
 /*
- * arbiter: who owns a VM. One register per VM, {term, owner, mode}, changed only by compare-and-set. No lease, no clock.
- * Serves promise 3 (never two). Backends: "file:DIR".
+ * arbiter: who owns a VM. One register per VM, {term, owner, mode}, changed only by compare-and-set. No lease, no
+ * clock. Serves promise 3 (never two). Backends: "file:DIR".
  *
- * All calls return at once; the answer comes through the callback on the loop, from a later turn, exactly once, unless the
- * request is cancelled. Retrying is the caller's business.
+ * All calls return at once; the answer comes through the callback on the loop, from a later turn, exactly once, unless
+ * the request is cancelled. Retrying is the caller's business.
  */
 #ifndef HIKAE_ARBITER_ARBITER_H
 #define HIKAE_ARBITER_ARBITER_H
@@ -29,13 +29,15 @@ enum arbiter_answer {
                          register that holds exactly what was claimed is ours. */
 };
 
-typedef void arbiter_callback(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg);
+typedef void arbiter_callback(enum arbiter_answer answer, const struct arbiter_register *now, const char *why,
+                              void *arg);
 
 struct arbiter *arbiter_open(struct ev_loop *loop, const char *url, struct errmsg *e);
 void arbiter_free(struct arbiter *a); /* cancels what is under way */
-struct arbiter_request *arbiter_read(struct arbiter *a, const char *vm, unsigned timeout_ms, arbiter_callback *done, void *arg);
-/* If the register's term is want->term - 1, makes it `want`. Else refused. Asking again for what the register already is
- * (same term, owner and mode) is granted. */
+struct arbiter_request *arbiter_read(struct arbiter *a, const char *vm, unsigned timeout_ms, arbiter_callback *done,
+                                     void *arg);
+/* If the register's term is want->term - 1, makes it `want`. Else refused. Asking again for what the register already
+ * is (same term, owner and mode) is granted. */
 struct arbiter_request *arbiter_claim(struct arbiter *a, const char *vm, const struct arbiter_register *want,
                                       unsigned timeout_ms, arbiter_callback *done, void *arg);
 void arbiter_cancel(struct arbiter_request *r); /* the callback will not come */

@@ -15,45 +15,46 @@ struct json_object;
 
 struct config_peer { /* [peer NAME] */
     char *name;
-    char *address;         /* host name or address of its secondary agent */
-    char *port;            /* default 7702 */
-    char fingerprint[65];  /* SHA-256 of its certificate (DER), 64 lower-case hex digits */
-    char *accept;          /* VMs it may send here: names and shell patterns, blank-separated; default "" (none) */
+    char *address;        /* host name or address of its secondary agent */
+    char *port;           /* default 7702 */
+    char fingerprint[65]; /* SHA-256 of its certificate (DER), 64 lower-case hex digits */
+    char *accept;         /* VMs it may send here: names and shell patterns, blank-separated; default "" (none) */
 };
 
 enum trigger_mode { TRIGGER_PERIODIC, TRIGGER_ON_OUTPUT };
 
 struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed over to here) has the defaults */
     char *name;
-    char *backend;               /* default "qemu" */
+    char *backend;                /* default "qemu" */
     struct json_object *settings; /* all other keys, as strings, checked by the backend */
-    enum trigger_mode mode;      /* mode = periodic | on-output; default on-output */
-    unsigned interval_ms;        /* interval, 1 to 10000; default 20. Longest time between checkpoints in mode on-output is
-                                    max_interval */
-    unsigned max_interval_ms;    /* default 200 */
-    unsigned min_interval_ms;    /* least time from resume to the next pause, default 1 */
-    uint64_t buffer_bytes;       /* buffer: most bytes of held frames, default 16M */
-    uint64_t delta_cache_bytes;  /* delta_cache, default 128M */
+    enum trigger_mode mode;       /* mode = periodic | on-output; default on-output */
+    unsigned interval_ms;     /* interval, 1 to 10000; default 20. Longest time between checkpoints in mode on-output is
+                                 max_interval */
+    unsigned max_interval_ms; /* default 200 */
+    unsigned min_interval_ms; /* least time from resume to the next pause, default 1 */
+    uint64_t buffer_bytes;    /* buffer: most bytes of held frames, default 16M */
+    uint64_t delta_cache_bytes; /* delta_cache, default 128M */
 };
 
 struct config {
     char *path;
     /* [host] */
-    char *name;             /* default: the machine's host name */
-    char *listen;           /* default "*" (all) */
-    char *port;             /* default "7702" */
-    char *run_dir;          /* default /run/hikae */
-    char *state_dir;        /* default /var/lib/hikae */
-    char *key, *certificate; /* default: key.pem and cert.pem in the config file's folder */
-    char *arbiter;          /* "file:DIR" */
-    char *spool_dir;        /* where staging spills to, default state_dir */
-    unsigned detect_ms;     /* detection time T, default 500, 50 to 60000 */
+    char *name;                /* default: the machine's host name */
+    char *listen;              /* default "*" (all) */
+    char *port;                /* default "7702" */
+    char *run_dir;             /* default /run/hikae */
+    char *state_dir;           /* default /var/lib/hikae */
+    char *key, *certificate;   /* default: key.pem and cert.pem in the config file's folder */
+    char *arbiter;             /* "file:DIR" */
+    char *spool_dir;           /* where staging spills to, default state_dir */
+    unsigned detect_ms;        /* detection time T, default 500, 50 to 60000 */
     unsigned restart_grace_ms; /* after a connection reset, before claiming; default 60, 0 to 10000 */
-    uint64_t staging_bytes; /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then spool_dir */
-    char *record;           /* debug: folder where received streams are recorded; NULL: none */
+    uint64_t staging_bytes;    /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
+                                  spool_dir */
+    char *record;              /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
-    bool fault_release_early;    /* release = early: output is not held */
-    unsigned fault_drop_page;    /* drop_page = N: one dirty page in N is not sent; 0: none */
+    bool fault_release_early; /* release = early: output is not held */
+    unsigned fault_drop_page; /* drop_page = N: one dirty page in N is not sent; 0: none */
 
     struct config_peer *peers;
     size_t peer_count;

@@ -24,14 +24,15 @@ struct control_handlers {
     void (*closed)(struct control_conn *c, void *arg);
 };
 
-/* Listens at `path`, mode 0600. A stale socket (nobody listens) is replaced; an occupied one is an error that says so. */
-struct control_server *control_listen(struct ev_loop *loop, const char *path, const struct control_handlers *h, void *arg,
-                                      struct errmsg *e);
+/* Listens at `path`, mode 0600. A stale socket (nobody listens) is replaced; an occupied one is an error that says so.
+ */
+struct control_server *control_listen(struct ev_loop *loop, const char *path, const struct control_handlers *h,
+                                      void *arg, struct errmsg *e);
 void control_server_free(struct control_server *s); /* closes all its connections, removes the socket */
-struct control_conn *control_connect(struct ev_loop *loop, const char *path, const struct control_handlers *h, void *arg,
-                                     struct errmsg *e);
-/* Queues one line; takes no reference. The queue is bounded (8 MiB): beyond it the connection is closed, as a reader that
- * does not read. */
+struct control_conn *control_connect(struct ev_loop *loop, const char *path, const struct control_handlers *h,
+                                     void *arg, struct errmsg *e);
+/* Queues one line; takes no reference. The queue is bounded (8 MiB): beyond it the connection is closed, as a reader
+ * that does not read. */
 void control_send(struct control_conn *c, struct json_object *message);
 void control_close(struct control_conn *c);
 void control_set_data(struct control_conn *c, void *data); /* the owner's pointer for this connection */

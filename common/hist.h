@@ -15,7 +15,7 @@ void hist_free(struct hist *h);
 void hist_add(struct hist *h, uint64_t value);
 void hist_merge(struct hist *into, const struct hist *from);
 uint64_t hist_count(const struct hist *h);
-uint64_t hist_max(const struct hist *h);                       /* exact; 0 if empty */
+uint64_t hist_max(const struct hist *h);                        /* exact; 0 if empty */
 uint64_t hist_percentile(const struct hist *h, double percent); /* upper edge of the bucket, at most max; 0 if empty */
 /* {"count":..,"max":..,"buckets":[[index,count],..]}; and back, -1 if malformed (h is then unchanged). */
 struct json_object *hist_to_json(const struct hist *h);

@@ -1,6 +1,6 @@
 /*
- * link: one TCP connection between two agents under TLS 1.3, both sides authenticated, ALPN "hikae/1", non-blocking on a
- * libev loop. It moves bytes; what they mean is proto/'s business. Serves promise 6 (nobody gets in).
+ * link: one TCP connection between two agents under TLS 1.3, both sides authenticated, ALPN "hikae/1", non-blocking on
+ * a libev loop. It moves bytes; what they mean is proto/'s business. Serves promise 6 (nobody gets in).
  *
  * A peer is known by the SHA-256 fingerprint of its certificate and by nothing else (no CA, no names, no expiry).
  */
@@ -22,8 +22,8 @@ struct tls_identity *tls_identity_load(const char *key_path, const char *cert_pa
 void tls_identity_free(struct tls_identity *id);
 /* 64 hex digits and NUL. */
 void tls_identity_fingerprint(const struct tls_identity *id, char out[65]);
-/* Makes a P-256 key and a self-signed certificate with CN `host`. Never overwrites: both files must not exist. Files are
- * written whole or not at all (0600, 0644). */
+/* Makes a P-256 key and a self-signed certificate with CN `host`. Never overwrites: both files must not exist. Files
+ * are written whole or not at all (0600, 0644). */
 int tls_identity_create(const char *key_path, const char *cert_path, const char *host, struct errmsg *e);
 
 struct link_handlers {
@@ -33,25 +33,25 @@ struct link_handlers {
     void (*input)(struct link *l, const uint8_t *data, size_t n, void *arg);
     /* All that was queued is in the kernel (called after each drain from non-empty to empty). */
     void (*drained)(struct link *l, void *arg);
-    /* The connection ended; no further calls; free it with link_free. `reset`: the kernel told us that the peer is gone (FIN,
-     * RST, TLS close), as opposed to a local error. */
+    /* The connection ended; no further calls; free it with link_free. `reset`: the kernel told us that the peer is gone
+     * (FIN, RST, TLS close), as opposed to a local error. */
     void (*closed)(struct link *l, bool reset, const char *reason, void *arg);
     /* During the handshake: is this fingerprint (64 hex digits) one we are paired with? */
     bool (*trusted)(const char *fingerprint, void *arg);
 };
 
-/* Starts connecting; the outcome is `up` or `closed`. `fingerprint`: whom we expect there (trusted is not asked). Resolving
- * a name blocks. bind_name: unused. Gives up after timeout_ms. */
+/* Starts connecting; the outcome is `up` or `closed`. `fingerprint`: whom we expect there (trusted is not asked).
+ * Resolving a name blocks. bind_name: unused. Gives up after timeout_ms. */
 struct link *link_connect(struct ev_loop *loop, struct tls_identity *id, const char *address, const char *port,
                           const char *fingerprint, unsigned timeout_ms, const struct link_handlers *h, void *arg,
                           struct errmsg *e);
 /* Takes over an accepted socket and does the server's side of the handshake, within timeout_ms. Owns fd. */
 struct link *link_accept(struct ev_loop *loop, struct tls_identity *id, int fd, unsigned timeout_ms,
                          const struct link_handlers *h, void *arg, struct errmsg *e);
-/* Queues a copy and writes what goes at once. Returns 0, or -1 when the link is closed. The queue is not bounded here: keep it
- * so with link_queued. */
+/* Queues a copy and writes what goes at once. Returns 0, or -1 when the link is closed. The queue is not bounded here:
+ * keep it so with link_queued. */
 int link_send(struct link *l, const void *data, size_t n);
-size_t link_queued(const struct link *l); /* bytes not yet handed to the kernel */
+size_t link_queued(const struct link *l);       /* bytes not yet handed to the kernel */
 uint64_t link_bytes_sent(const struct link *l); /* TLS bytes given to the kernel since the start, overhead included */
 const char *link_peer_fingerprint(const struct link *l); /* "" before up */
 const char *link_peer_address(const struct link *l);     /* "10.0.0.2:41234", for the log */

@@ -72,7 +72,7 @@ void tls_identity_fingerprint(const struct tls_identity *id, char out[65])
 static X509 *make_certificate(EVP_PKEY *key, const char *host)
 {
     X509 *x = X509_new();
-    unsigned char serial[16];
+    unsigned char serial[16] = {0};
     BIGNUM *number = NULL;
     bool good = x && RAND_bytes(serial, sizeof(serial)) == 1;
     serial[0] &= 0x7f; /* a serial is positive */

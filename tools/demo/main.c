@@ -101,6 +101,10 @@ int main(int argc, char **argv)
     struct options o;
     struct errmsg e;
     char dir[160];
+    if (sandbox_leave_chroot(argv, &e)) {
+        fprintf(stderr, "hikae-demo: %s\n", e.text);
+        return EXIT_BROKEN;
+    }
     int parsed = options_parse(argc, argv, &o, &e);
 
     if (parsed) {

@@ -5,7 +5,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -71,6 +73,36 @@ static int enter_as_root(struct errmsg *e)
         "cannot make network and mount namespaces: %s. In a container the demo needs CAP_SYS_ADMIN and CAP_NET_ADMIN "
         "(docker run --privileged)",
         strerror(errno));
+}
+
+/* In a chroot "/" is a directory of some mount, not a mount. */
+static int root_is_mount(void)
+{
+    char line[4096], point[2048];
+    int found = 0;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    while (f && !found && fgets(line, sizeof line, f))
+        found = sscanf(line, "%*s %*s %*s %*s %2047s", point) == 1 && !strcmp(point, "/");
+    if (f)
+        fclose(f);
+    return found || !f;
+}
+
+/* "/" that is no mount can't be made private: what is mounted would show in the mount namespace that we came from. So
+ * "/" is bound onto /proc, which is a mount, that becomes our root, and the program starts anew in it. */
+int sandbox_leave_chroot(char **argv, struct errmsg *e)
+{
+    char program[PATH_MAX], here[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (geteuid() || root_is_mount())
+        return 0;
+    if (n < 0 || !getcwd(here, sizeof here) || unshare(CLONE_NEWNS) ||
+        mount(NULL, "/proc", NULL, MS_REC | MS_PRIVATE, NULL) || mount("/", "/proc", NULL, MS_BIND | MS_REC, NULL) ||
+        chdir("/proc") || chroot(".") || chdir(here))
+        return errmsg_set(e, "cannot make a root of the sandbox's own in this chroot: %s", strerror(errno));
+    program[n] = 0;
+    execv(program, argv);
+    return errmsg_set(e, "%s: %s", program, strerror(errno));
 }
 
 int sandbox_enter(struct errmsg *e)

@@ -18,6 +18,9 @@
 
 enum { BEACON_PORT = 7777 };
 
+/* To be called first. In a chroot the program is started anew, with the chroot as a root mount of its own; returns 0
+ * when there is nothing to do. */
+int sandbox_leave_chroot(char **argv, struct errmsg *e);
 /* Moves the calling process, which must be single-threaded, into it; as an ordinary user with a user namespace around.
  * /run is then an empty tmpfs of our own. Errors say what the system does not allow, and how to change it. */
 int sandbox_enter(struct errmsg *e);
