@@ -396,9 +396,14 @@ static void on_request(struct control_conn *c, struct json_object *request, void
     const char *command = json_get_text(request, "cmd", ""), *error = NULL;
     int id = (int)json_get_u64(request, "id", 0);
     (void)c;
+    if (w->state == PROTECTION_LOST || w->state == PROTECTION_ENDED) {
+        w->reply_to = id;
+        answer_start(w, w->reason); /* this process is on its way out */
+        return;
+    }
     if (!strcmp(command, "start")) {
         w->reply_to = id;
-        if (w->state != PROTECTION_CLAIMING)
+        if (w->state != PROTECTION_CLAIMING && w->state != PROTECTION_STOPPING)
             answer_start(w, NULL);
         return;
     }
