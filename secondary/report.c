@@ -46,7 +46,7 @@ static struct json_object *status(const struct worker *w)
 
 void report_now(struct worker *w)
 {
-    if (!w->supervisor || !w->greeted)
+    if (!w->supervisor || !w->admitted)
         return;
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "status", status(w));

@@ -150,7 +150,6 @@ static void on_hello(struct worker *w, const struct record *r)
     }
     log_open("hikae-secondary", w->vm_name);
     log_info("%s at %s brings VM %s, term %" PRIu64, w->peer->name, link_peer_address(w->link), w->vm_name, w->term);
-    w->greeted = true;
     ask_admission(w);
 }
 

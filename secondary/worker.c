@@ -43,6 +43,7 @@ static void reply(struct worker *w, int id, const char *error)
 
 static void register_here(struct worker *w)
 {
+    w->admitted = true;
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "register", json_object_new_string(w->vm_name));
     json_object_object_add(j, "pid", json_object_new_int((int)getpid()));
@@ -117,7 +118,7 @@ static void connect_supervisor(struct ev_loop *loop, ev_timer *t, int events)
         return;
     }
     ev_timer_stop(loop, t);
-    if (w->state != STANDBY_GREETING)
+    if (w->admitted)
         register_here(w);
 }
 

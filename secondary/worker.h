@@ -39,7 +39,7 @@ struct worker {
     FILE *recording; /* of the stream; NULL: not wanted */
     uint64_t sequence, echo;
     int64_t heard_at;                  /* CLOCK_MONOTONIC ns */
-    bool greeted;                      /* HELLO came */
+    bool admitted;                     /* by the supervisor, which knows us from then on */
     bool said_hello;                   /* and was answered */
     uint8_t digest[PROTO_DIGEST_SIZE]; /* of the last committed epoch */
 
