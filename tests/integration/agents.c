@@ -32,6 +32,7 @@ enum { ANSWER_MS = 10000, PROCESSES_MAX = 64, LOG_MAX = 64 << 20, EXIT_PATIENCE_
 
 static const char *const agent_names[] = {"primary", "secondary"};
 static struct agents *current; /* of the test that runs */
+static pid_t awaited;          /* whose exit code is wanted */
 
 double agents_now(void)
 {
@@ -40,10 +41,27 @@ double agents_now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* We are the init of what the agents leave; a zombie would pass for a process that lives. */
+static void reap_orphans(void)
+{
+    siginfo_t info = {0};
+    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid && info.si_pid != awaited) {
+        waitpid(info.si_pid, NULL, WNOHANG);
+        info.si_pid = 0;
+    }
+}
+
 void agents_sleep_ms(unsigned ms)
 {
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     nanosleep(&t, NULL);
+    reap_orphans();
+}
+
+bool agents_is_alive(pid_t pid)
+{
+    reap_orphans();
+    return pid > 0 && kill(pid, 0) == 0;
 }
 
 /* ---- folders and configurations ---- */
@@ -265,6 +283,7 @@ int host_run(struct host *h, enum agent agent)
 {
     pid_t pid = spawn(h, agent);
     int status;
+    awaited = pid;
     for (double until = agents_now() + EXIT_PATIENCE_S; waitpid(pid, &status, WNOHANG) == 0; agents_sleep_ms(10)) {
         if (agents_now() < until)
             continue;
@@ -346,6 +365,15 @@ pid_t host_worker(const struct host *h, enum agent agent)
             return all[i];
     }
     return 0;
+}
+
+void host_kill_agent(struct host *h, enum agent agent)
+{
+    pid_t pid = host_worker(h, agent);
+    assert_true(pid > 0);
+    kill(h->supervisors[agent], SIGSTOP); /* or it would start another worker */
+    kill(pid, SIGKILL);
+    host_kill_supervisor(h, agent);
 }
 
 /* ---- questions ---- */

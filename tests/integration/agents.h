@@ -60,6 +60,8 @@ int host_run(struct host *h, enum agent agent);
 void host_kill(struct host *h);
 /* SIGKILL to an agent's supervisor, and wait for its end. */
 void host_kill_supervisor(struct host *h, enum agent agent);
+/* The same, and first to the worker of "web". */
+void host_kill_agent(struct host *h, enum agent agent);
 
 /* A request to an agent; NULL if it doesn't answer. */
 struct json_object *host_ask(const struct host *h, enum agent agent, const char *format, ...)
@@ -108,14 +110,16 @@ void host_check_memory(const struct host *h); /* the guest has seen no error, an
 #define AGENTS_PATIENCE_S 20.
 double agents_now(void); /* s, monotonic */
 void agents_sleep_ms(unsigned ms);
+bool agents_is_alive(pid_t pid);
 
 /* Frames that reached the bridge, seen from outside. Needs the sandbox. */
 struct observer;
 struct observer *observer_new(void);
 void observer_free(struct observer *o);
-/* Reads what came. `frames`: all so far; `backwards`: those whose sequence was not greater than all before. */
+/* Reads what came. `frames`: all so far; `backwards`: those whose sequence was not greater than all before;
+ * `changes`: how often a frame came from another process than the one before. */
 struct observer_counts {
-    uint64_t frames, backwards, last;
+    uint64_t frames, backwards, changes, last;
     uint64_t nonce; /* of the process that sent the last one */
 } observer_read(struct observer *o);
 

@@ -263,9 +263,11 @@ struct observer_counts observer_read(struct observer *o)
             c->backwards++;
             fprintf(stderr, "frame %llu came after %llu\n", (unsigned long long)sequence, (unsigned long long)c->last);
         }
+        uint64_t nonce = big_endian(frame.nonce);
+        c->changes += c->frames && nonce != c->nonce;
         c->frames++;
         c->last = sequence;
-        c->nonce = big_endian(frame.nonce);
+        c->nonce = nonce;
     }
     return *c;
 }
