@@ -39,8 +39,18 @@ struct pending { /* a request that is not answered */
     struct json_object *request; /* NULL: it was sent */
 };
 
+struct refresh { /* somebody wants to know what is true now */
+    struct refresh *next;
+    ev_tstamp since;
+    struct control_conn *client;
+    struct json_object *request;
+    roster_refreshed *done;
+};
+
 struct roster {
     struct ev_loop *loop;
+    struct refresh *refreshes;
+    ev_timer refresh_limit;
     struct roster_handlers handlers;
     void *arg;
     struct worker *workers;
@@ -48,12 +58,55 @@ struct roster {
     int last_id;
 };
 
+static const double REFRESH_S = 0.05;
+
+/* ---- what is true now ---- */
+
+static bool has_reported_since(const struct roster *r, ev_tstamp t)
+{
+    for (const struct worker *w = r->workers; w; w = w->next)
+        if (w->conn && !w->left && w->status && w->status_at < t)
+            return false;
+    return true;
+}
+
+static void refresh_free(struct refresh *f)
+{
+    json_object_put(f->request);
+    free(f);
+}
+
+/* Answers those who have waited long enough, or for whom all have reported. */
+static void finish_refreshes(struct roster *r, bool all)
+{
+    for (struct refresh **at = &r->refreshes; *at;) {
+        struct refresh *f = *at;
+        if (!all && !has_reported_since(r, f->since)) {
+            at = &f->next;
+            continue;
+        }
+        *at = f->next;
+        f->done(f->client, f->request, r->arg);
+        refresh_free(f);
+    }
+    if (!r->refreshes)
+        ev_timer_stop(r->loop, &r->refresh_limit);
+}
+
+static void on_refresh_limit(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    finish_refreshes(t->data, true);
+}
+
 struct roster *roster_new(struct ev_loop *loop, const struct roster_handlers *h, void *arg)
 {
     struct roster *r = calloc(1, sizeof *r);
     if (!r)
         abort();
     *r = (struct roster){.loop = loop, .handlers = *h, .arg = arg};
+    ev_timer_init(&r->refresh_limit, on_refresh_limit, REFRESH_S, 0.);
+    r->refresh_limit.data = r;
     return r;
 }
 
@@ -73,6 +126,11 @@ static void worker_free(struct worker *w)
 
 void roster_free(struct roster *r)
 {
+    ev_timer_stop(r->loop, &r->refresh_limit);
+    for (struct refresh *f = r->refreshes, *next; f; f = next) {
+        next = f->next;
+        refresh_free(f);
+    }
     for (struct pending *p = r->pending, *next; p; p = next) {
         next = p->next;
         json_object_put(p->request);
@@ -181,6 +239,15 @@ void roster_closed(struct roster *r, struct control_conn *c)
     for (struct pending *p = r->pending; p; p = p->next)
         if (p->client == c)
             p->client = NULL;
+    for (struct refresh **at = &r->refreshes; *at;) {
+        struct refresh *f = *at;
+        if (f->client != c) {
+            at = &f->next;
+            continue;
+        }
+        *at = f->next;
+        refresh_free(f);
+    }
 }
 
 /* ---- processes ---- */
@@ -300,15 +367,39 @@ bool roster_message(struct roster *r, struct control_conn *c, struct json_object
     if (status) {
         json_object_put(w->status);
         w->status = json_object_get(status);
-        w->status_at = ev_now(r->loop);
+        w->status_at = ev_time();
     }
     if (hist) {
         json_object_put(w->hist);
         w->hist = json_object_get(hist);
     }
+    if (status)
+        finish_refreshes(r, false);
     if (json_get(message, "reply"))
         on_reply(r, w, (int)json_get_u64(message, "reply", 0), message);
     return true;
+}
+
+void roster_refresh(struct roster *r, struct control_conn *client, struct json_object *request, roster_refreshed *done)
+{
+    struct refresh *f = malloc(sizeof *f);
+    struct json_object *j = json_object_new_object();
+    if (!f || !j)
+        abort();
+    *f = (struct refresh){
+        .next = r->refreshes, .since = ev_time(), .client = client, .request = json_object_get(request), .done = done};
+    r->refreshes = f;
+    json_object_object_add(j, "cmd", json_object_new_string("report"));
+    for (struct worker *w = r->workers; w; w = w->next)
+        if (w->conn && !w->left)
+            control_send(w->conn, j);
+    json_object_put(j);
+    if (!ev_is_active(&r->refresh_limit)) {
+        ev_timer_set(&r->refresh_limit, REFRESH_S, 0.);
+        ev_timer_start(r->loop, &r->refresh_limit);
+    }
+    if (has_reported_since(r, f->since))
+        finish_refreshes(r, false);
 }
 
 void roster_statuses(struct roster *r, struct json_object *array, bool with_hist)

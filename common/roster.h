@@ -40,6 +40,10 @@ void roster_closed(struct roster *r, struct control_conn *c);
  * The client gets an error if the worker ends first. -1: there is no such worker. client may be NULL: no reply wanted.
  */
 int roster_forward(struct roster *r, const char *vm, struct json_object *request, struct control_conn *client);
+/* Asks all workers to report ({"cmd":"report"}) and calls `done` when they have, or after a moment for those that
+ * don't; not if the client has gone meanwhile. */
+typedef void roster_refreshed(struct control_conn *client, struct json_object *request, void *arg);
+void roster_refresh(struct roster *r, struct control_conn *client, struct json_object *request, roster_refreshed *done);
 /* Appends each worker's status to the array, with "report_age_ms" and, if wanted, "hist". */
 void roster_statuses(struct roster *r, struct json_object *array, bool with_hist);
 /* Sends {"ok":false,"error":text} to a client. */

@@ -19,7 +19,7 @@ struct netbuf {
     uint64_t first, next; /* numbers of the oldest held frame and of the one to come */
     struct barrier barriers[NETBUF_BARRIERS_MAX];
     size_t barrier_count;
-    uint64_t limit;
+    uint64_t limit, memory; /* bytes, each frame's own overhead included */
     struct netbuf_counts counts;
 };
 
@@ -43,7 +43,7 @@ void netbuf_free(struct netbuf *b)
 
 bool netbuf_full(const struct netbuf *b)
 {
-    return b->counts.bytes >= b->limit;
+    return b->memory >= b->limit;
 }
 
 int netbuf_hold(struct netbuf *b, const uint8_t *frame, size_t n)
@@ -59,6 +59,7 @@ int netbuf_hold(struct netbuf *b, const uint8_t *frame, size_t n)
     b->next++;
     b->counts.frames++;
     b->counts.bytes += n;
+    b->memory += sizeof *f + n;
     return 0;
 }
 
@@ -84,6 +85,7 @@ static struct frame *pop(struct netbuf *b)
     b->first++;
     b->counts.frames--;
     b->counts.bytes -= f->n;
+    b->memory -= sizeof *f + f->n;
     return f;
 }
 

@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { FRAME_MAX = 65536 + 64, IN_SIZE = 256 * 1024, HEAD = 4, TAP_BURST = 64 };
+enum { ETHERNET_HEAD = 14, FRAME_MAX = 65536 + 64, IN_SIZE = 256 * 1024, HEAD = 4, TAP_BURST = 64 };
 
 enum gate { GATE_HOLD, GATE_OPEN, GATE_SEALED };
 
@@ -83,7 +83,8 @@ static bool take_frames(struct relay *r)
             return false;
         if (r->in_used - at < HEAD + n)
             break;
-        outbound(r, p + HEAD, n);
+        if (n >= ETHERNET_HEAD) /* what is shorter is no frame */
+            outbound(r, p + HEAD, n);
         at += HEAD + n;
     }
     r->in_used -= at;

@@ -65,6 +65,12 @@ static void account(struct worker *w, const struct capture *c)
     m->last_pages = c->n;
 }
 
+static void let_go(struct worker *w)
+{
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_let_go(w->relays[i]);
+}
+
 static void checkpoint(struct worker *w)
 {
     struct checkpoint *c = &w->checkpoint;
@@ -73,13 +79,14 @@ static void checkpoint(struct worker *w)
     bool first = c->flight.last == 0;
     if (capture_checkpoint(w->ops, w->vm, w->relays, w->relay_count, c->flight.last + 1, &c->dirty, capture, &e)) {
         c->free[c->free_count++] = capture;
+        if (first) /* nothing that a replica could start from has left: output is free again */
+            let_go(w);
         fail(w, e.text);
         return;
     }
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
-        for (unsigned i = 0; i < w->relay_count; i++)
-            relay_let_go(w->relays[i]);
+        let_go(w);
     account(w, capture);
     c->trigger.paused_at = capture->times.paused_at;
     c->trigger.resumed_at = clock_now();

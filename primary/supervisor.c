@@ -138,8 +138,9 @@ static void add_record(struct supervisor *s, struct json_object *all, const char
     vm_record_clear(&r);
 }
 
-static void status(struct supervisor *s, struct control_conn *c, struct json_object *request)
+static void status(struct control_conn *c, struct json_object *request, void *arg)
 {
+    struct supervisor *s = arg;
     struct json_object *j = json_object_new_object(), *all = json_object_new_array();
     struct errmsg e;
     roster_statuses(s->roster, all, json_get_bool(request, "hist", false));
@@ -193,7 +194,7 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
         return;
     const char *command = json_get_text(m, "cmd", ""), *vm = json_get_text(m, "vm", "");
     if (!strcmp(command, "status")) {
-        status(s, c, m);
+        roster_refresh(s->roster, c, m, status);
         return;
     }
     size_t i = 0;

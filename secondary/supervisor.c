@@ -90,8 +90,10 @@ static void on_settled(struct ev_loop *loop, ev_timer *t, int events)
 
 /* ---- requests ---- */
 
-static void status(struct supervisor *s, struct control_conn *c)
+static void status(struct control_conn *c, struct json_object *request, void *arg)
 {
+    struct supervisor *s = arg;
+    (void)request;
     struct json_object *j = json_object_new_object(), *all = json_object_new_array();
     roster_statuses(s->roster, all, false);
     json_object_object_add(j, "ok", json_object_new_boolean(1));
@@ -123,7 +125,7 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
         return;
     const char *command = json_get_text(m, "cmd", ""), *vm = json_get_text(m, "vm", "");
     if (!strcmp(command, "status"))
-        status(s, c);
+        roster_refresh(s->roster, c, m, status);
     else if (!config_name_is_valid(vm))
         roster_refuse(c, "'%.80s' is no VM name", vm);
     else if (!strcmp(command, "admit"))

@@ -84,6 +84,8 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
     (void)c;
     if (json_get(m, "ok"))
         on_admission(w, m);
+    else if (!strcmp(command, "report"))
+        report_now(w);
     else if (!strcmp(command, "yield"))
         yield(w, id);
     else if (!strcmp(command, "failover"))
