@@ -197,11 +197,29 @@ static void watch_replica(struct worker *w)
     ev_io_start(w->loop, &w->vm_event);
 }
 
+/* A worker that died together with its supervisor has left its replica, and only the record that we are about to
+ * replace knows of it. The primary has claimed a newer term since: that replica can't start any more. */
+static void clear_predecessor(const struct worker *w)
+{
+    struct vm_record old;
+    struct errmsg e;
+    if (!vm_record_load(w->config->state_dir, w->vm_name, &old, &e) && !strcmp(old.role, "standby") && *old.run_dir &&
+        strcmp(old.run_dir, w->run_dir)) {
+        struct vm_spec spec = {.name = w->vm_name, .run_dir = old.run_dir};
+        const struct vm_ops *ops = vm_backend(old.backend, &e);
+        if (!ops || ops->clear(&spec, &e) < 0)
+            log_warn("an older replica is left in %s: %s", old.run_dir, e.text);
+        rmdir(old.run_dir);
+    }
+    vm_record_clear(&old);
+}
+
 /* What the primary agent here has to know when the VM comes to run here: written now, not in the hurry of a failover.
  */
 static int save_record(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct vm_record *r = &w->record;
+    clear_predecessor(w);
     snprintf(r->name, sizeof r->name, "%s", w->vm_name);
     snprintf(r->backend, sizeof r->backend, "%s", w->ops->name);
     snprintf(r->peer, sizeof r->peer, "%s", w->peer->name);
