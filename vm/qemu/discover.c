@@ -196,6 +196,25 @@ static int find_peer(struct vm *vm, int64_t deadline, struct errmsg *e)
     return 0;
 }
 
+int qemu_pin_shape(struct vm *vm, int64_t deadline, struct errmsg *e)
+{
+    struct json_object *type, *kvm, *enabled;
+    if (qmp_call(&vm->qmp, "qom-get", "{\"path\":\"/machine\",\"property\":\"type\"}", &type, deadline, e) < 0)
+        return -1;
+    char machine[64];
+    const char *name = json_object_get_string(type), *suffix = name ? strstr(name, "-machine") : NULL;
+    snprintf(machine, sizeof machine, "%.*s", suffix ? (int)(suffix - name) : 0, name ? name : "");
+    json_object_put(type);
+    if (qmp_call(&vm->qmp, "query-kvm", NULL, &kvm, deadline, e) < 0)
+        return -1;
+    bool has_kvm = json_object_object_get_ex(kvm, "enabled", &enabled) && json_object_get_boolean(enabled);
+    json_object_put(kvm);
+    bool is_said = false; /* by an option of its own, which the replica has too */
+    for (size_t i = 0; i < vm->shape.args.n; i++)
+        is_said |= strcmp(vm->shape.args.at[i], "-accel") == 0 || strcmp(vm->shape.args.at[i], "-enable-kvm") == 0;
+    return template_pin(&vm->shape, machine, is_said ? "" : has_kvm ? "kvm" : "tcg", e);
+}
+
 static int attach_foreign(struct vm *vm, const struct qemu_settings *s, struct errmsg *e)
 {
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
@@ -203,8 +222,9 @@ static int attach_foreign(struct vm *vm, const struct qemu_settings *s, struct e
         return errmsg_set(e, "qmp = %s: too long", s->qmp);
     if (track_check_kernel(e) < 0 || find_peer(vm, deadline, e) < 0 || qemu_open_pidfd(vm, e) < 0 ||
         read_command_line(vm, s->bridge, e) < 0 || qemu_connect(vm, deadline, e) < 0 ||
-        check_not_incoming(vm, deadline, e) < 0 || query_memory(vm, deadline, e) < 0 ||
-        qemu_setup_tracking(vm, deadline, e) < 0 || qemu_prepare_state(vm, deadline, e) < 0)
+        check_not_incoming(vm, deadline, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
+        query_memory(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
+        qemu_prepare_state(vm, deadline, e) < 0)
         return -1;
     return qemu_map(vm, false, e);
 }

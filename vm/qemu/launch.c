@@ -171,23 +171,6 @@ static int shape_from_settings(struct vm *vm, const struct qemu_settings *s, str
     return status;
 }
 
-/* Aliases ("pc", "kvm:tcg") may mean something else on the other host: ask QEMU what they meant here. */
-static int pin_shape(struct vm *vm, int64_t deadline, struct errmsg *e)
-{
-    struct json_object *type, *kvm, *enabled;
-    if (qmp_call(&vm->qmp, "qom-get", "{\"path\":\"/machine\",\"property\":\"type\"}", &type, deadline, e) < 0)
-        return -1;
-    char machine[64];
-    const char *name = json_object_get_string(type), *suffix = name ? strstr(name, "-machine") : NULL;
-    snprintf(machine, sizeof machine, "%.*s", suffix ? (int)(suffix - name) : 0, name ? name : "");
-    json_object_put(type);
-    if (qmp_call(&vm->qmp, "query-kvm", NULL, &kvm, deadline, e) < 0)
-        return -1;
-    bool has_kvm = json_object_object_get_ex(kvm, "enabled", &enabled) && json_object_get_boolean(enabled);
-    json_object_put(kvm);
-    return template_pin(&vm->shape, machine, has_kvm ? "kvm" : "tcg", e);
-}
-
 static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
     struct qemu_settings s;
@@ -200,7 +183,7 @@ static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
         return -1;
     vm->ours = true;
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
-    if (start_process(vm, s.qemu, false, e) < 0 || pin_shape(vm, deadline, e) < 0 || facts_write(vm, e) < 0 ||
+    if (start_process(vm, s.qemu, false, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 || facts_write(vm, e) < 0 ||
         qemu_prepare_state(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
         qemu_map(vm, false, e) < 0)
         return -1;

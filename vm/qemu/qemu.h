@@ -86,6 +86,8 @@ int qemu_replica_create(const struct vm_spec *spec, struct vm **out, struct errm
 
 /* ---- discover.c ---- */
 int qemu_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+/* Aliases ("pc", "kvm:tcg") may mean something else on the other host: asks QEMU what they meant here. */
+int qemu_pin_shape(struct vm *vm, int64_t deadline, struct errmsg *e);
 /* RAM mapping, page sizes, RAM blocks, userfaultfd: opens vm->track and vm->ram_fd. */
 int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e);
 
