@@ -23,7 +23,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 1 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 2 };
 
 /* A growing list of gfn ranges, ascending and disjoint. Zero-initialised is empty; reused between scans. */
 struct page_range {
