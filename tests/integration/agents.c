@@ -235,12 +235,20 @@ int agents_teardown(void **state)
 
 /* ---- processes ---- */
 
+static char own_program[400];
+
+/* Before the sandbox: in a chroot the path is another one when the mount namespace has changed. */
+__attribute__((constructor)) static void find_own_program(void)
+{
+    if (readlink("/proc/self/exe", own_program, sizeof own_program - 1) < 0)
+        own_program[0] = 0;
+}
+
 static pid_t spawn(const struct host *h, enum agent agent)
 {
     char program[512], config[128], log[128];
-    ssize_t n = readlink("/proc/self/exe", program, 400);
-    assert_true(n > 0);
-    program[n] = 0;
+    strcpy(program, own_program);
+    assert_true(*program);
     sprintf(strrchr(program, '/') + 1, "hikae-%s", agent_names[agent]);
     snprintf(config, sizeof config, "%s/hikae.conf", h->dir);
     log_path(h, agent, log);
