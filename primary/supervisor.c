@@ -255,6 +255,7 @@ int supervisor_main(struct config *config, const char *program)
     struct errmsg e;
     if (listen_here(&s, &e)) {
         log_error("%s", e.text);
+        ev_loop_destroy(s.loop);
         return 1;
     }
     s.roster = roster_new(s.loop, &handlers, &s);
