@@ -1,6 +1,6 @@
 /*
  * arbiter: who owns a VM. One register per VM, {term, owner, mode}, changed only by compare-and-set. No lease, no
- * clock. Serves promise 3 (never two). Backends: "file:DIR".
+ * clock. Serves promise 3 (never two). Kinds: "file:DIR" and "etcd:https://HOST:PORT,..".
  *
  * All calls return at once; the answer comes through the callback on the loop, from a later turn, exactly once, unless
  * the request is cancelled. Retrying is the caller's business.
@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+struct config;
 struct ev_loop;
 struct arbiter;
 struct arbiter_request;
@@ -32,6 +33,10 @@ enum arbiter_answer {
 typedef void arbiter_callback(enum arbiter_answer answer, const struct arbiter_register *now, const char *why,
                               void *arg);
 
+/* By [host] arbiter, and for etcd etcd_ca, etcd_cert and etcd_key. NULL with `e`, which names the remedy. Nothing is
+ * asked yet: an etcd that is down opens. `c` is not needed afterwards. */
+struct arbiter *arbiter_open_config(struct ev_loop *loop, const struct config *c, struct errmsg *e);
+/* The same with nothing but the URL. */
 struct arbiter *arbiter_open(struct ev_loop *loop, const char *url, struct errmsg *e);
 void arbiter_free(struct arbiter *a); /* cancels what is under way */
 struct arbiter_request *arbiter_read(struct arbiter *a, const char *vm, unsigned timeout_ms, arbiter_callback *done,

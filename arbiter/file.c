@@ -22,14 +22,12 @@
  * system): there both would be granted.
  */
 #include "arbiter/file.h"
-#include "common/config.h"
+#include "arbiter/register.h"
 #include "common/file.h"
-#include "common/jsonget.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <json-c/json.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -124,22 +122,6 @@ static int highest(int fd, uint64_t *term, struct errmsg *why)
     return error ? errmsg_set(why, "arbiter: the register cannot be listed: %s", strerror(error)) : 0;
 }
 
-static int parse(const char *text, size_t n, uint64_t term, struct arbiter_register *out)
-{
-    struct json_object *j = json_parse_object(text, n);
-    const char *owner = json_get_text(j, "owner", ""), *mode = json_get_text(j, "mode", "");
-    int r = -1;
-    if (json_get_u64(j, "term", 0) == term && config_name_is_valid(owner) && *mode &&
-        strlen(mode) < sizeof(out->mode)) {
-        *out = (struct arbiter_register){.term = term};
-        strcpy(out->owner, owner);
-        strcpy(out->mode, mode);
-        r = 0;
-    }
-    json_object_put(j);
-    return r;
-}
-
 /* 0, 1: it is gone meanwhile, -1. */
 static int read_term(int fd, uint64_t term, struct arbiter_register *out, struct errmsg *why)
 {
@@ -154,7 +136,7 @@ static int read_term(int fd, uint64_t term, struct arbiter_register *out, struct
         return 1;
     if (n < 0)
         return errmsg_set(why, "arbiter: %s cannot be read: %s", name, strerror(error));
-    if (parse(text, (size_t)n, term, out))
+    if (register_parse(text, (size_t)n, out) || out->term != term)
         return errmsg_set(why, "arbiter: %s is damaged: find out which host runs the VM, then remove the file", name);
     return 0;
 }
@@ -185,18 +167,9 @@ enum arbiter_answer file_register_read(const char *dir, const char *vm, struct a
     return r ? ARBITER_NO_ANSWER : ARBITER_GRANTED;
 }
 
-static bool same(const struct arbiter_register *a, const struct arbiter_register *b)
-{
-    return a->term == b->term && !strcmp(a->owner, b->owner) && !strcmp(a->mode, b->mode);
-}
-
 static int write_claim(int fd, const char *name, const struct arbiter_register *want, struct errmsg *why)
 {
-    struct json_object *j = json_object_new_object();
-    json_object_object_add(j, "term", json_object_new_uint64(want->term));
-    json_object_object_add(j, "owner", json_object_new_string(want->owner));
-    json_object_object_add(j, "mode", json_object_new_string(want->mode));
-    const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PLAIN);
+    char *text = register_text(want);
     int file = openat(fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     int r = file < 0 || file_write_fd(file, text, strlen(text)) < 0 || fsync(file) < 0 ? -1 : 0;
     int error = errno;
@@ -204,7 +177,7 @@ static int write_claim(int fd, const char *name, const struct arbiter_register *
         r = -1;
         error = errno;
     }
-    json_object_put(j);
+    free(text);
     if (r)
         errmsg_set(why, "arbiter: a claim cannot be written: %s", strerror(error));
     return r;
@@ -250,30 +223,23 @@ static void tidy(int fd, uint64_t term)
     closedir(d);
 }
 
-static enum arbiter_answer refuse(const struct arbiter_register *now, struct errmsg *why)
-{
-    errmsg_set(why, "the register is at term %llu, owner %s, %s", (unsigned long long)now->term,
-               *now->owner ? now->owner : "nobody", *now->mode ? now->mode : "unused");
-    return ARBITER_REFUSED;
-}
-
 static enum arbiter_answer claim_in(int fd, const struct arbiter_register *want, struct arbiter_register *now,
                                     struct errmsg *why)
 {
     if (read_highest(fd, now, why))
         return ARBITER_NO_ANSWER;
-    if (now->term != want->term - 1 && !same(now, want))
-        return refuse(now, why);
-    int r = same(now, want) ? 0 : link_claim(fd, want, why);
-    bool linked = r == 0 && !same(now, want);
+    if (now->term != want->term - 1 && !register_same(now, want))
+        return register_refuse(now, why);
+    int r = register_same(now, want) ? 0 : link_claim(fd, want, why);
+    bool linked = r == 0 && !register_same(now, want);
     if (r < 0 || read_highest(fd, now, why))
         return ARBITER_NO_ANSWER;
-    if (!same(now, want)) {
+    if (!register_same(now, want)) {
         char name[NAME_BYTES];
         term_name(name, want->term);
         if (linked && now->term > want->term)
             unlinkat(fd, name, 0); /* ours, and of the past */
-        return refuse(now, why);
+        return register_refuse(now, why);
     }
     if (fsync(fd) < 0 && errno != EINVAL) {
         errmsg_set(why, "arbiter: the register cannot be synced: %s", strerror(errno));

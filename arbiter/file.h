@@ -1,5 +1,5 @@
 /*
- * file: the register of a VM in a shared directory. Blocking; called from arbiter.c's threads only.
+ * file: the register of a VM in a shared directory. Blocking; called from the threads of file_jobs.c only.
  */
 #ifndef HIKAE_ARBITER_FILE_H
 #define HIKAE_ARBITER_FILE_H

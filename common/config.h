@@ -39,19 +39,20 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
 struct config {
     char *path;
     /* [host] */
-    char *name;                /* default: the machine's host name */
-    char *listen;              /* default "*" (all) */
-    char *port;                /* default "7702" */
-    char *run_dir;             /* default /run/hikae */
-    char *state_dir;           /* default /var/lib/hikae */
-    char *key, *certificate;   /* default: key.pem and cert.pem in the config file's folder */
-    char *arbiter;             /* "file:DIR" */
-    char *spool_dir;           /* where staging spills to, default state_dir */
-    unsigned detect_ms;        /* detection time T, default 500, 50 to 60000 */
-    unsigned restart_grace_ms; /* after a connection reset, before claiming; default 60, 0 to 10000 */
-    uint64_t staging_bytes;    /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
-                                  spool_dir */
-    char *record;              /* debug: folder where received streams are recorded; NULL: none */
+    char *name;                           /* default: the machine's host name */
+    char *listen;                         /* default "*" (all) */
+    char *port;                           /* default "7702" */
+    char *run_dir;                        /* default /run/hikae */
+    char *state_dir;                      /* default /var/lib/hikae */
+    char *key, *certificate;              /* default: key.pem and cert.pem in the config file's folder */
+    char *arbiter;                        /* "file:DIR" or "etcd:https://HOST:PORT,.." */
+    char *etcd_ca, *etcd_cert, *etcd_key; /* PEM files; NULL: none */
+    char *spool_dir;                      /* where staging spills to, default state_dir */
+    unsigned detect_ms;                   /* detection time T, default 500, 50 to 60000 */
+    unsigned restart_grace_ms;            /* after a connection reset, before claiming; default 60, 0 to 10000 */
+    uint64_t staging_bytes; /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
+                               spool_dir */
+    char *record;           /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
     bool fault_release_early; /* release = early: output is not held */
     unsigned fault_drop_page; /* drop_page = N: one dirty page in N is not sent; 0: none */

@@ -62,7 +62,7 @@ static int open_arbiter(struct worker *w)
 {
     struct errmsg e;
     if (!w->ownership.arbiter)
-        w->ownership.arbiter = arbiter_open(w->loop, w->config->arbiter, &e);
+        w->ownership.arbiter = arbiter_open_config(w->loop, w->config, &e);
     if (w->ownership.arbiter)
         return 0;
     worker_event(w, EVENT_NO_ANSWER, "no arbiter: %s", e.text);

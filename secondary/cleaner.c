@@ -55,7 +55,7 @@ static int finish_failover(struct question *q)
 {
     struct errmsg e;
     q->loop = ev_loop_new(EVFLAG_AUTO);
-    struct arbiter *a = arbiter_open(q->loop, q->config->arbiter, &e);
+    struct arbiter *a = arbiter_open_config(q->loop, q->config, &e);
     if (!a) {
         log_error("%s", e.text);
         return 1;

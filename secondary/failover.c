@@ -28,7 +28,7 @@ void failover_mark(struct worker *w, const char *what)
 static int open_arbiter(struct worker *w, struct errmsg *e)
 {
     if (!w->arbiter)
-        w->arbiter = arbiter_open(w->loop, w->config->arbiter, e);
+        w->arbiter = arbiter_open_config(w->loop, w->config, e);
     return w->arbiter ? 0 : -1;
 }
 

@@ -36,6 +36,7 @@ static void test_everything(void **state)
     struct config *c =
         load("# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
              "state_dir = /s\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
+             "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
              "restart_grace = 50ms\nstaging = 1G\nrecord = /rec\n[fault]\nrelease = early\ndrop_page = 500\n"
              "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
              "AB:AB:abababababababababababababababababababababababababababababab\n"
@@ -49,6 +50,9 @@ static void test_everything(void **state)
     assert_string_equal(c->port, "7000");
     assert_string_equal(c->arbiter, "file:/a");
     assert_string_equal(c->spool_dir, "/p");
+    assert_string_equal(c->etcd_ca, "/ca");
+    assert_string_equal(c->etcd_cert, "/ec");
+    assert_string_equal(c->etcd_key, "/ek");
     assert_string_equal(c->record, "/rec");
     assert_int_equal(c->detect_ms, 2000);
     assert_int_equal(c->restart_grace_ms, 50);
@@ -84,6 +88,9 @@ static void test_defaults(void **state)
     assert_string_equal(c->run_dir, "/run/hikae");
     assert_string_equal(c->key, "/tmp/key.pem");
     assert_string_equal(c->spool_dir, c->state_dir);
+    assert_null(c->etcd_ca);
+    assert_null(c->etcd_cert);
+    assert_null(c->etcd_key);
     assert_int_equal(c->detect_ms, 500);
     assert_true(c->staging_bytes == 64 << 20);
     assert_null(c->record);
