@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum { SMALL_RECORD = 1024 };
-enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100 };
+enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
 static const double RECONNECT_S = 0.5;
 
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
@@ -199,6 +199,14 @@ static void send_heartbeat(struct worker *w)
     send_record(w, RECORD_HEARTBEAT, 0, 0, payload, sizeof payload);
 }
 
+/* For how long output waits for an ack. A secondary that lives but doesn't acknowledge must not hold it for ever. */
+static int64_t unacknowledged_ms(const struct worker *w)
+{
+    const struct flight *f = &w->checkpoint.flight;
+    bool cycling = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
+    return cycling && f->n ? (clock_now() - f->at[0].paused_at) / 1000000 : 0;
+}
+
 static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
@@ -208,6 +216,11 @@ static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
     int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : 10000 + w->config->detect_ms;
     if (silent_ms > bound) {
         worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
+        return;
+    }
+    int64_t held_ms = unacknowledged_ms(w);
+    if (held_ms > ACK_MS + w->config->detect_ms) {
+        worker_event(w, EVENT_LINK_DOWN, "%s has not acknowledged an epoch for %" PRId64 " ms", w->peer, held_ms);
         return;
     }
     send_heartbeat(w);
