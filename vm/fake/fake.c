@@ -83,7 +83,9 @@ static void *map_file(const struct vm *vm, const char *name, size_t create_size,
     snprintf(path, sizeof path, "%s/%s", vm->run_dir, name);
     int fd = open(path, O_RDWR | O_CLOEXEC | (create_size ? O_CREAT | O_TRUNC : 0), 0600);
     void *at = MAP_FAILED;
-    if (fd >= 0 && (!create_size || ftruncate(fd, (off_t)create_size) == 0) && fstat(fd, &s) == 0 && s.st_size > 0) {
+    /* Reserved, not only sized: on a full file system the first touch would be a SIGBUS. */
+    if (fd >= 0 && (!create_size || fallocate(fd, 0, 0, (off_t)create_size) == 0) && fstat(fd, &s) == 0 &&
+        s.st_size > 0) {
         *size = (size_t)s.st_size;
         at = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     }
@@ -92,7 +94,8 @@ static void *map_file(const struct vm *vm, const char *name, size_t create_size,
         close(fd);
     if (at != MAP_FAILED)
         return at;
-    errmsg_set(e, "%s: %s", path, strerror(error));
+    errmsg_set(e, "%s: %s%s", path, strerror(error),
+               error == ENOSPC ? ": make room there, or set run_dir to a larger file system" : "");
     return NULL;
 }
 
