@@ -6,6 +6,7 @@
 #include "common/tcp.h"
 
 #include <ev.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,7 @@ struct evil *evil_new(const struct host *who)
     struct errmsg why;
     struct evil *e = calloc(1, sizeof *e);
     assert_non_null(e);
+    signal(SIGPIPE, SIG_IGN); /* peers hang up on us */
     e->loop = ev_loop_new(EVFLAG_AUTO);
     e->listener = -1;
     snprintf(key, sizeof key, "%s/key.pem", who->dir);
