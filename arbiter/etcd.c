@@ -24,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WHY_BYTES = 160, PAUSE_MAX_MS = 400 };
+enum { WHY_BYTES = 256, PAUSE_MAX_MS = 400 };
 static const double PAUSE_S = 0.05;
 
 struct etcd {
@@ -32,6 +32,7 @@ struct etcd {
     struct http *http;
     char *endpoints[ETCD_ENDPOINTS_MAX];
     size_t count, good; /* good: answered last */
+    uint64_t cluster;   /* whose answers were heeded; 0: none yet */
 };
 
 struct etcd_job {
@@ -134,6 +135,16 @@ static void decide(struct etcd_job *j, const struct etcd_found *found)
     }
 }
 
+/* Two clusters would be two registers, and grant a term twice. */
+static int same_cluster(struct etcd *etcd, uint64_t cluster, struct errmsg *why)
+{
+    if (etcd->cluster && etcd->cluster != cluster)
+        return errmsg_set(why, "it is of another cluster than the one that answered before: name the members of one; "
+                               "restart the agents if etcd was restored from a backup");
+    etcd->cluster = cluster;
+    return 0;
+}
+
 static void on_reply(const struct http_reply *reply, void *arg)
 {
     struct etcd_job *j = arg;
@@ -148,6 +159,8 @@ static void on_reply(const struct http_reply *reply, void *arg)
         r = etcd_txn_reply(j->key, reply->status, reply->body, reply->n, &put, &found, &why);
     else
         r = etcd_range_reply(j->key, reply->status, reply->body, reply->n, &found, &why);
+    if (!r && !j->putting && same_cluster(j->etcd, found.cluster, &why))
+        r = -1;
     if (r)
         next_visit(j, why.text);
     else if (put)
@@ -184,11 +197,13 @@ static void job_late(const void *backend, const void *job, unsigned timeout_ms, 
 {
     const struct etcd *etcd = backend;
     const struct etcd_job *j = job;
-    size_t n = 0;
+    size_t n = 0, share = (sizeof(why->text) - 64) / etcd->count;
     char text[sizeof(why->text)] = "";
-    for (size_t i = 0; i < etcd->count && n < sizeof(text); i++)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "; %s: %s", etcd->endpoints[i],
+    for (size_t i = 0; i < etcd->count && n < sizeof(text); i++) {
+        int room = (int)share - (int)strlen(etcd->endpoints[i]) - 4; /* what it may say */
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "; %s: %.*s", etcd->endpoints[i], room > 8 ? room : 8,
                               j && *j->why[i] ? j->why[i] : "silence");
+    }
     errmsg_set(why, "etcd gave no answer within %u ms%s", timeout_ms, text);
 }
 

@@ -63,28 +63,38 @@ void http_cancel(struct http_post *p)
     free(p);
 }
 
+/* "" if there is none. */
 static const char *remedy(CURLcode result, const char *error)
 {
     if (strcasestr(error, "alert") && (strcasestr(error, "certificate") || strcasestr(error, "unknown ca")))
-        return ": it does not take our certificate: set etcd_cert and etcd_key, signed by the CA of its "
-               "trusted-ca-file";
+        return "it does not take our certificate: set etcd_cert and etcd_key, signed by its trusted-ca-file's CA";
     switch (result) {
     case CURLE_PEER_FAILED_VERIFICATION:
-        return ": its certificate is not trusted: set etcd_ca to the CA's file; the certificate must name the host or "
-               "address of the URL";
+        return "its certificate is not trusted: set etcd_ca to its CA's file; it must name the URL's host or address";
     case CURLE_SSL_CACERT_BADFILE:
-        return ": etcd_ca is no PEM file of certificates";
+        return "etcd_ca is no PEM file of certificates";
     case CURLE_SSL_CERTPROBLEM:
-        return ": etcd_cert and etcd_key must be PEM files that fit each other";
+        return "etcd_cert and etcd_key must be PEM files that fit each other";
     case CURLE_SSL_CONNECT_ERROR:
-        return ": does it speak TLS? if not, write http://";
+        return "does it speak TLS? if not, write http://";
     case CURLE_GOT_NOTHING:
-        return ": does it want TLS? then write https://";
+        return "does it want TLS? then write https://";
     case CURLE_COULDNT_CONNECT:
-        return ": is etcd up there, and the port reachable?";
+        return "is etcd up there, and the port reachable?";
+    case CURLE_OPERATION_TIMEDOUT:
+        return "it hangs, or sees no majority";
     default:
         return "";
     }
+}
+
+static void explain(const struct http_post *p, struct errmsg *why)
+{
+    const char *error = *p->error ? p->error : curl_easy_strerror(p->result), *first = remedy(p->result, error);
+    if (*first)
+        errmsg_set(why, "%s (%s)", first, error);
+    else
+        errmsg_set(why, "%s", error);
 }
 
 static void finish(struct http_post *p)
@@ -98,7 +108,7 @@ static void finish(struct http_post *p)
         if (p->too_long)
             errmsg_set(&why, "a reply of more than %d KiB: is this etcd's client port?", REPLY_MAX >> 10);
         else
-            errmsg_set(&why, "%s%s", *p->error ? p->error : curl_easy_strerror(p->result), remedy(p->result, p->error));
+            explain(p, &why);
         reply.why = why.text;
     }
     p->done(&reply, p->arg);

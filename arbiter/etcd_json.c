@@ -249,6 +249,8 @@ int etcd_range_reply(const char *key, long status, const char *body, size_t n, s
 {
     struct json_object *j = reply(status, body, n, why);
     int r = j ? found_in(key, j, found, why) : -1;
+    if (!r)
+        number(json_get(j, "header"), "cluster_id", &found->cluster); /* reply() has seen that it is good */
     json_object_put(j);
     return r;
 }

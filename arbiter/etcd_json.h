@@ -17,6 +17,7 @@ enum { ETCD_KEY_BYTES = 96, ETCD_ENDPOINTS_MAX = 16 };
 struct etcd_found {
     struct arbiter_register now;
     uint64_t revision;
+    uint64_t cluster; /* its id; only after a read */
 };
 
 /* "https://h1:2379,https://h2" to an array of malloc'd "https://h2:2379" and their number, 1 to ETCD_ENDPOINTS_MAX; the

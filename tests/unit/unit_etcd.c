@@ -100,6 +100,7 @@ static void test_range(void **state)
     struct errmsg why;
     assert_int_equal(range(200, RANGE, &found, &why), 0);
     assert_int_equal(found.revision, 8);
+    assert_true(found.cluster == 14841639068965178418u);
     assert_int_equal(found.now.term, 7);
     assert_string_equal(found.now.owner, "host-a");
     assert_string_equal(found.now.mode, "alone");
