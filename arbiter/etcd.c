@@ -148,7 +148,7 @@ static int same_cluster(struct etcd *etcd, uint64_t cluster, struct errmsg *why)
 static void on_reply(const struct http_reply *reply, void *arg)
 {
     struct etcd_job *j = arg;
-    struct etcd_found found;
+    struct etcd_found found = {0};
     struct errmsg why;
     bool put = false;
     int r;
