@@ -108,8 +108,8 @@ static void write_config(const struct agents *t, const struct host *h, const str
                      "arbiter = file:%s/arbiter\n%s\n"
                      "[peer %s]\naddress = 127.0.0.1\nport = %u\nfingerprint = %s\naccept = %s\n\n"
                      "[vm web]\nbackend = fake\n%s\n",
-                     h->name, h->port, h->dir, h->dir, t->dir, o->host ? o->host : "", other->name, other->port,
-                     fingerprint, o->accept ? o->accept : "*", o->vm ? o->vm : "");
+                     h->name, h->port, h->dir, h->dir, t->dir, o->host ? o->host : "detect = 2s\n", other->name,
+                     other->port, fingerprint, o->accept ? o->accept : "*", o->vm ? o->vm : "");
     snprintf(path, sizeof path, "%s/hikae.conf", h->dir);
     if (file_write_atomic(path, text, (size_t)n, 0600, &e))
         fail_msg("%s", e.text);

@@ -31,7 +31,7 @@ struct agents {
 };
 
 struct agents_options {
-    const char *host;       /* lines added to [host], both */
+    const char *host;       /* lines added to [host], both; NULL: a detection time for machines under load */
     const char *vm;         /* lines added to [vm web], both; backend = fake is there already */
     const char *accept;     /* NULL: "*" */
     bool swap_fingerprints; /* each host knows the other one by a wrong fingerprint */

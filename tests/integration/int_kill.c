@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-static uint64_t seed = 1;
+static uint64_t seed = 1, seed_added;
 
 static unsigned chance(unsigned below)
 {
@@ -170,11 +170,9 @@ static void wait_noticed(struct agents *t, const struct kill_case *c, pid_t repl
 static void dies(void **state)
 {
     const struct kill_case *c = *state;
-    seed = c->seed;
+    seed = c->seed + seed_added;
     struct agents *t = bring_to(c->stage);
     pid_t replica = host_replica_pid(&t->b), worker = host_worker(&t->a, PRIMARY);
-    if (c->victim == P_BOTH && chance(2)) /* an agent that dies within a checkpoint leaves the VM paused */
-        WAIT_FOR(host_vm_pid(&t->a));
     strike(t, c->victim);
     if (c->victim == VM) {
         check_vm_died(t, c->stage);
@@ -183,6 +181,45 @@ static void dies(void **state)
         restart(t, c);
         check_protected_again(t);
     }
+    agents_free(t);
+}
+
+/* The agent stands still at a moment when it has paused the VM. */
+static bool catch_in_checkpoint(pid_t worker, const struct machine *m)
+{
+    for (int i = 0; i < 3000; i++) {
+        kill(worker, SIGSTOP);
+        agents_sleep_ms(1);
+        if (!m->running)
+            return true;
+        kill(worker, SIGCONT);
+        agents_sleep_ms(1 + chance(4));
+    }
+    return false;
+}
+
+static void dies_within_a_checkpoint(void **state)
+{
+    bool both = *state != NULL;
+    seed = 77 + seed_added;
+    struct agents *t =
+        agents_new(&(struct agents_options){.host = "restart_grace = 8s\ndetect = 5s\n",
+                                            .vm = "pages = 512\nrate = 100000\nmode = periodic\ninterval = 2\n"});
+    agents_protect(t);
+    struct machine *m = host_vm(&t->a);
+    assert_true(catch_in_checkpoint(host_worker(&t->a, PRIMARY), m));
+    uint64_t step = m->step;
+    agents_sleep_ms(50);
+    assert_int_equal(m->step, step); /* it is paused */
+    if (both) {
+        host_kill_agent(&t->a, PRIMARY);
+        host_start(&t->a, PRIMARY);
+    } else {
+        kill(host_worker(&t->a, PRIMARY), SIGKILL);
+    }
+    WAIT_FOR(m->step > step + 1000);
+    machine_unmap(m);
+    check_protected_again(t);
     agents_free(t);
 }
 
@@ -195,9 +232,16 @@ static void dies(void **state)
         }                                                                                                              \
     }
 
-int main(void)
+/* int_kill [N]: other moments, the same for the same N */
+int main(int argc, char **argv)
 {
+    seed_added = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(dies_within_a_checkpoint, agents_teardown),
+        {.name = "dies_within_a_checkpoint, with its supervisor",
+         .test_func = dies_within_a_checkpoint,
+         .teardown_func = agents_teardown,
+         .initial_state = &seed_added},
         KILL(CONNECTING, P_WORKER, 7919),
         KILL(CONNECTING, P_SUPERVISOR, 15838),
         KILL(CONNECTING, P_BOTH, 23757),
