@@ -27,7 +27,7 @@ struct http {
     struct watch *watches;
     struct http_post *posts;
     char *ca, *cert, *key;
-    bool *gone; /* set by http_close() while drain() is at work */
+    bool draining, closed; /* closed while draining: drain() frees it */
 };
 
 struct http_post {
@@ -124,6 +124,14 @@ static struct http_post *first_finished(const struct http *h)
     return p;
 }
 
+static void http_free(struct http *h)
+{
+    free(h->ca);
+    free(h->cert);
+    free(h->key);
+    free(h);
+}
+
 static void drain(struct http *h)
 {
     const CURLMsg *m;
@@ -136,12 +144,12 @@ static void drain(struct http *h)
             p->result = m->data.result;
         }
     struct http_post *p;
-    bool gone = false;
-    h->gone = &gone;
-    while (!gone && (p = first_finished(h)))
+    h->draining = true;
+    while (!h->closed && (p = first_finished(h)))
         finish(p);
-    if (!gone)
-        h->gone = NULL;
+    h->draining = false;
+    if (h->closed)
+        http_free(h);
 }
 
 static void on_socket(struct ev_loop *loop, ev_io *w, int events)
@@ -275,12 +283,9 @@ void http_close(struct http *h)
     while (h->watches)
         unwatch(h->watches);
     ev_timer_stop(h->loop, &h->timer);
-    if (h->gone)
-        *h->gone = true;
-    free(h->ca);
-    free(h->cert);
-    free(h->key);
-    free(h);
+    h->closed = true;
+    if (!h->draining)
+        http_free(h);
     curl_global_cleanup();
 }
 
