@@ -2,6 +2,7 @@
 #include "tools/demo/host.h"
 
 #include "common/link.h"
+#include "tools/demo/etcd.h"
 #include "tools/demo/hostinit.h"
 #include "tools/demo/run.h"
 #include "tools/demo/sandbox.h"
@@ -39,11 +40,14 @@ static int make_identity(struct host *h, struct errmsg *e)
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
                         struct errmsg *e)
 {
+    char arbiter[192] = ETCD_URL;
+    if (!o->etcd)
+        snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", dir);
     return write_file(
         e, h->config,
         "# Written by hikae-demo.\n"
         "[host]\nname = %s\nlisten = 10.78.0.%d\nport = 7702\nrun_dir = %s\nstate_dir = %s/state\n"
-        "arbiter = file:%s/arbiter\ndetect = %u\n\n"
+        "arbiter = %s\ndetect = %u\n\n"
         "[peer %s]\naddress = 10.78.0.%d\nfingerprint = %s\naccept = *\n\n"
         "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\naccel = %s\nbridge = br0\nmac = " GUEST_MAC "\n"
         "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
@@ -51,8 +55,8 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         " -append \"console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24"
         " hikae.rate=%u hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d\"\n"
         "%s%s%s",
-        h->name, h->number, h->run_dir, h->dir, dir, o->detect_ms, peer->name, peer->number, peer->fingerprint, o->mode,
-        o->interval_ms, o->memory_mb, o->accel, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
+        h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
+        o->mode, o->interval_ms, o->memory_mb, o->accel, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
         o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 

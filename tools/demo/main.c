@@ -8,6 +8,7 @@
 #include "common/hist.h"
 #include "common/log.h"
 #include "tools/demo/drill.h"
+#include "tools/demo/etcd.h"
 #include "tools/demo/options_parse.h"
 #include "tools/demo/run.h"
 #include "tools/demo/sandbox.h"
@@ -121,8 +122,10 @@ int main(int argc, char **argv)
                                  .gap_ms = calloc(o.failovers + 1, sizeof(double)),
                                  .unprotected = hist_new(),
                                  .protected = hist_new()};
-    if (sandbox_enter(&e) || make_dir(&o, dir, sizeof dir, &e) || hosts_prepare(d.hosts, dir, &o, &e)) {
+    if (sandbox_enter(&e) || make_dir(&o, dir, sizeof dir, &e) || (o.etcd && etcd_start(dir, &e)) ||
+        hosts_prepare(d.hosts, dir, &o, &e)) {
         view_fail("hikae-demo: %s", e.text);
+        etcd_end();
         return EXIT_BROKEN;
     }
     play(&d, &e);
@@ -132,5 +135,6 @@ int main(int argc, char **argv)
     if (o.keep)
         stay(&d);
     end_hosts(&d);
+    etcd_end();
     return status;
 }

@@ -21,6 +21,7 @@ struct options {
     unsigned baseline_s;
     uint64_t seed;
     bool power_cut;  /* loss by silence: the cables go first, so that no RST tells the others */
+    bool etcd;       /* the arbiter is a cluster of three, else a folder */
     bool fresh_disk; /* a host that comes back has lost its state folder */
     bool keep, hosts_only, quiet;
     const char *json;  /* file, "-" for stdout, NULL for none */

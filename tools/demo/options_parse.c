@@ -24,6 +24,7 @@ static const char help[] =
     "  --detect MS          detection time of the agents (500)\n"
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
     "  --loss kill|power    kill: SIGKILL to all of the host; power: its cables go dead first (kill)\n"
+    "  --arbiter file|etcd  a folder, or three members of etcd (package etcd-server) beside the hosts (file)\n"
     "  --fresh-disk         a lost host comes back with an empty state folder\n"
     "  --baseline S         seconds measured without protection (5)\n"
     "  --seed N             of the moments of loss\n"
@@ -49,6 +50,7 @@ enum option_id {
     DETECT,
     KILL_AFTER,
     LOSS,
+    ARBITER,
     FRESH_DISK,
     BASELINE,
     SEED,
@@ -74,6 +76,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"detect", 1, NULL, DETECT},
                                       {"kill-after", 1, NULL, KILL_AFTER},
                                       {"loss", 1, NULL, LOSS},
+                                      {"arbiter", 1, NULL, ARBITER},
                                       {"fresh-disk", 0, NULL, FRESH_DISK},
                                       {"baseline", 1, NULL, BASELINE},
                                       {"seed", 1, NULL, SEED},
@@ -143,7 +146,7 @@ static int choose(const char *what, const char *text, const char *a, const char 
 
 static int set_text(struct options *o, int id, struct errmsg *e)
 {
-    const char *loss = "kill";
+    const char *loss = "kill", *arbiter = "file";
     switch (id) {
     case MODE:
         return choose("mode", optarg, "on-output", "periodic", &o->mode, e);
@@ -153,6 +156,11 @@ static int set_text(struct options *o, int id, struct errmsg *e)
         if (choose("loss", optarg, "kill", "power", &loss, e))
             return -1;
         o->power_cut = !strcmp(loss, "power");
+        return 0;
+    case ARBITER:
+        if (choose("arbiter", optarg, "file", "etcd", &arbiter, e))
+            return -1;
+        o->etcd = !strcmp(arbiter, "etcd");
         return 0;
     case MEMORY:
         return parse_memory(optarg, o, e);

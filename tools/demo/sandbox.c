@@ -122,7 +122,7 @@ int sandbox_enter(struct errmsg *e)
     return run_ip(
         e, "link set dev lo up\n"
            "link add name sw0 address 02:48:4b:00:77:00 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
-           "link add name sw1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
+           "link add name sw1 address 02:48:4b:00:78:00 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n"
            "link set dev sw0 up\n"
            "link set dev sw1 up\n"
            "addr add " CLIENT_ADDRESS "/24 dev sw0\n");

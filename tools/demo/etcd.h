@@ -1,0 +1,17 @@
+/*
+ * etcd: the cluster of three that `--arbiter etcd` asks for. Its members are no hosts of the demo: they sit at the
+ * switch of the replication link and outlive the hosts that are lost.
+ */
+#ifndef HIKAE_DEMO_ETCD_H
+#define HIKAE_DEMO_ETCD_H
+
+#include "common/errmsg.h"
+
+/* For `arbiter =`. */
+#define ETCD_URL "etcd:http://10.78.0.101:2379,http://10.78.0.102:2379,http://10.78.0.103:2379"
+
+/* Inside the sandbox; data and logs in `dir`. They may not answer yet when it returns. */
+int etcd_start(const char *dir, struct errmsg *e);
+void etcd_end(void);
+
+#endif
