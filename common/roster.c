@@ -151,6 +151,14 @@ static struct worker *find(const struct roster *r, const char *vm)
     return NULL;
 }
 
+unsigned roster_unnamed(const struct roster *r)
+{
+    unsigned n = 0;
+    for (const struct worker *w = r->workers; w; w = w->next)
+        n += !w->left && !*w->vm;
+    return n;
+}
+
 bool roster_has(const struct roster *r, const char *vm)
 {
     return find(r, vm);
@@ -293,6 +301,16 @@ static struct worker *add_worker(struct roster *r, const char *vm, pid_t pid)
     return w;
 }
 
+static void forget(struct roster *r, struct worker *w)
+{
+    struct worker **at = &r->workers;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    fail_pending(r, w);
+    worker_free(w);
+}
+
 static void run_child(char *const argv[], int fd)
 {
     sigset_t none;
@@ -330,6 +348,10 @@ static void on_register(struct roster *r, struct control_conn *c, struct json_ob
         w = w->next;
     if (!w) /* one that outlived our predecessor, or that was the other agent's */
         w = add_worker(r, vm, pid);
+    if (w->pidfd < 0) { /* it died in the meantime */
+        forget(r, w);
+        return;
+    }
     if (w->conn && w->conn != c) {
         control_set_data(w->conn, NULL);
         control_close(w->conn);

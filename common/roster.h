@@ -29,6 +29,8 @@ void roster_free(struct roster *r); /* the workers run on */
 
 /* Starts a worker process: argv[0] is the program. fd >= 0 is passed on as descriptor 3. 0, or -1 with `e`. */
 int roster_spawn(struct roster *r, const char *vm, char *const argv[], int fd, struct errmsg *e);
+/* Workers that were started without a name and have not registered with one yet. */
+unsigned roster_unnamed(const struct roster *r);
 bool roster_has(const struct roster *r, const char *vm);
 /* To be called first for each message of the control server: true if it was a worker's and is dealt with.
  * {"leave":true}: the process has become something else (a worker of the other agent); it is forgotten but for being

@@ -57,10 +57,10 @@ bool neighbour_learn(struct neighbour_table *t, const uint8_t *frame, size_t n)
     case ETHERTYPE_ARP:
         /* Ethernet, IPv4: the sender's protocol address */
         return n >= ETHERNET_HEAD + ARP_SIZE && get16(frame + 16) == ETHERTYPE_IPV4 && add(t, frame + 28, 4);
-    case ETHERTYPE_IPV4:
-        return n >= ETHERNET_HEAD + 20 && add(t, frame + 26, 4);
     case ETHERTYPE_IPV6:
-        return n >= ETHERNET_HEAD + IPV6_HEAD && add(t, frame + 22, 16);
+        /* a neighbour solicitation or advertisement that comes from its own address */
+        return n >= ETHERNET_HEAD + IPV6_HEAD + 1 && frame[20] == 58 && (frame[54] == 135 || frame[54] == 136) &&
+               add(t, frame + 22, 16);
     default:
         return false;
     }

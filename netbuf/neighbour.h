@@ -1,7 +1,7 @@
 /*
- * neighbour: which addresses the guest uses, learnt from the frames it sends, and the frames that tell the LAN that
- * they live behind another port now: gratuitous ARP (RFC 5227), unsolicited neighbour advertisement (RFC 4861), RARP
- * for switches if nothing is known. Pure.
+ * neighbour: which addresses the guest has, learnt from its ARP and neighbour discovery (not from what it routes for
+ * others), and the frames that tell the LAN that they live behind another port now: gratuitous ARP (RFC 5227),
+ * unsolicited neighbour advertisement (RFC 4861), RARP for switches if nothing is known. Pure.
  */
 #ifndef HIKAE_NETBUF_NEIGHBOUR_H
 #define HIKAE_NETBUF_NEIGHBOUR_H

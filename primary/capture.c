@@ -13,20 +13,20 @@ int64_t clock_now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* The first touch of a page costs more than its copy: memory for pages is populated when it is made, not in the pause.
- */
-static void *populated(size_t bytes)
+/* The first touch of a page costs more than its copy, so memory for pages is populated when it is made; but not in the
+ * pause, where only what is needed is touched. */
+static void *make_room(size_t bytes, int populate)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | populate, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
-static int reserve(struct capture *c, size_t pages, struct errmsg *e)
+static int reserve(struct capture *c, size_t pages, int populate, struct errmsg *e)
 {
     if (pages <= c->capacity)
         return 0;
-    uint8_t *memory = populated(pages * VM_PAGE_SIZE);
-    uint64_t *gfns = populated(pages * sizeof *gfns);
+    uint8_t *memory = make_room(pages * VM_PAGE_SIZE, populate);
+    uint64_t *gfns = make_room(pages * sizeof *gfns, populate);
     if (!memory || !gfns) {
         if (memory)
             munmap(memory, pages * VM_PAGE_SIZE);
@@ -51,7 +51,7 @@ struct capture *capture_new(size_t pages, struct errmsg *e)
         errmsg_set(e, "no memory");
         return NULL;
     }
-    if (reserve(c, pages, e)) {
+    if (reserve(c, pages, MAP_POPULATE, e)) {
         free(c);
         return NULL;
     }
@@ -71,7 +71,7 @@ void capture_free(struct capture *c)
 static int copy_pages(struct capture *c, const struct page_ranges *dirty, const uint8_t *memory, struct errmsg *e)
 {
     /* Twice what is needed: the next epoch of such a guest won't have to grow it in its pause. */
-    if (dirty->pages > c->capacity && reserve(c, 2 * dirty->pages, e))
+    if (dirty->pages > c->capacity && reserve(c, 2 * dirty->pages, 0, e))
         return -1;
     c->n = 0;
     for (size_t i = 0; i < dirty->n; i++) {
@@ -133,6 +133,14 @@ static int take(const struct vm_ops *ops, struct vm *vm, struct relay *const *re
     return 0;
 }
 
+/* A pause that was given up may be carried out later all the same. */
+static int undo_pause(const struct vm_ops *ops, struct vm *vm)
+{
+    struct errmsg second;
+    (void)ops->resume(vm, &second); /* if that fails as well, whoever opens the gate tries again */
+    return -1;
+}
+
 int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
                        uint64_t epoch, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
 {
@@ -140,7 +148,7 @@ int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *co
     c->times = (struct capture_times){.paused_at = clock_now()};
     int64_t mark = c->times.paused_at;
     if (ops->pause(vm, e))
-        return -1;
+        return undo_pause(ops, vm);
     c->times.stop = lap(&mark);
     int result = take(ops, vm, relays, relay_count, scratch, c, &mark, e);
     struct errmsg second;
@@ -157,7 +165,7 @@ int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *o
     int64_t start = clock_now();
     page_ranges_clear(out);
     if (ops->pause(vm, e))
-        return -1;
+        return undo_pause(ops, vm);
     int result = ops->dirty(vm, out, e);
     struct errmsg second;
     if (ops->resume(vm, result ? &second : e))

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
     struct config *config = config_load(path, &e);
     if (!config) {
         log_error("%s", e.text);
-        return 2;
+        return worker.vm ? 1 : 2; /* a worker is started again: the file may be mended by then */
     }
     char program[512];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);

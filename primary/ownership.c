@@ -11,10 +11,29 @@
 enum { ANSWER_MS = 1000 };
 static const double RETRY_S = 0.2;
 
+/* A register never goes back. One that has is another one: a share that isn't mounted, a restored backup. */
+static bool has_gone_back(struct worker *w, const struct arbiter_register *now)
+{
+    uint64_t known = w->term > w->term_seen ? w->term : w->term_seen;
+    if (now->term >= known)
+        return false;
+    worker_event(w, EVENT_NO_ANSWER,
+                 "the arbiter says term %" PRIu64 ", this host has known term %" PRIu64
+                 ": is the arbiter's folder mounted, and the right one?",
+                 now->term, known);
+    return true;
+}
+
 static void on_claimed(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
     w->ownership.request = NULL;
+    bool ours =
+        answer != ARBITER_NO_ANSWER && now->term == w->ownership.want.term && !strcmp(now->owner, w->config->name);
+    if (ours) /* also when an earlier claim of the same term, in another mode, was carried out without an answer */
+        answer = ARBITER_GRANTED;
+    else if (answer == ARBITER_REFUSED && has_gone_back(w, now))
+        return;
     switch (answer) {
     case ARBITER_GRANTED:
         w->term = now->term;
@@ -43,10 +62,20 @@ static void on_read(enum arbiter_answer answer, const struct arbiter_register *n
 {
     struct worker *w = arg;
     w->ownership.request = NULL;
+    if (w->ownership.only_look) {
+        bool elsewhere = answer != ARBITER_NO_ANSWER && now->term && strcmp(now->owner, w->config->name);
+        if (elsewhere)
+            worker_event(w, EVENT_REFUSED, "the VM belongs to %s since term %" PRIu64, now->owner, now->term);
+        else
+            worker_event(w, EVENT_VM_GONE, "the VM's process is gone");
+        return;
+    }
     if (answer == ARBITER_NO_ANSWER) {
         worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s): output is held until it does", why);
         return;
     }
+    if (has_gone_back(w, now))
+        return;
     bool mine = now->term == 0 || !strcmp(now->owner, w->config->name);
     bool free_for_all = !strcmp(now->mode, "stopped") && !w->vm;
     if (!mine && !free_for_all) {

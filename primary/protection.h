@@ -45,14 +45,14 @@ enum protection_action {
     ACTION_CLAIM_LATER = 1 << 1,
     ACTION_CONNECT = 1 << 2,
     ACTION_CONNECT_LATER = 1 << 3,
-    ACTION_SYNC = 1 << 4,      /* arm dirty tracking, begin the first sync */
-    ACTION_STOP_SYNC = 1 << 5, /* no more captures; dirty tracking off */
-    ACTION_OPEN_GATE = 1 << 6,
-    ACTION_BYE_UNPROTECT = 1 << 7, /* tell the secondary, if it is there, and close the link */
-    ACTION_BYE_STOPPED = 1 << 8,
-    ACTION_BYE_CRASHED = 1 << 9,
-    ACTION_HANG_UP = 1 << 10,
-    ACTION_DESTROY = 1 << 11, /* end the VM on this host and this worker */
+    ACTION_SYNC = 1 << 4,          /* arm dirty tracking, begin the first sync */
+    ACTION_STOP_SYNC = 1 << 5,     /* no more captures; dirty tracking off */
+    ACTION_BYE_UNPROTECT = 1 << 6, /* tell the secondary, if it is there, and close the link */
+    ACTION_BYE_STOPPED = 1 << 7,
+    ACTION_BYE_CRASHED = 1 << 8,
+    ACTION_HANG_UP = 1 << 9,
+    ACTION_OPEN_GATE = 1 << 10, /* after the link: with the gate open the next connection may begin */
+    ACTION_DESTROY = 1 << 11,   /* end the VM on this host and this worker */
 };
 
 /* Returns the actions (bits, to be done in ascending order) and changes *state; an event that means nothing in a state

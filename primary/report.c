@@ -59,8 +59,9 @@ static void add_progress(struct json_object *j, const struct worker *w)
     uint64_t done = c->pipeline ? pipeline_pages_done(c->pipeline) : 0;
     add_u64(j, "sync_total", c->sync.total);
     add_u64(j, "sync_done", done < c->sync.total ? done : c->sync.total);
-    add_u64(j, "epoch", c->flight.acked);
-    if (c->flight.acked)
+    bool has_replica = w->state == PROTECTION_PROTECTED || w->state == PROTECTION_ISOLATED;
+    add_u64(j, "epoch", has_replica ? c->flight.acked : 0);
+    if (has_replica && c->flight.acked)
         json_object_object_add(j, "replica_age_ms", real((double)(clock_now() - c->flight.acked_age) / 1e6));
 }
 

@@ -2,6 +2,7 @@
  * session: the connection to the secondary. HELLO both ways, CONFIG, READY, then epochs out and acks in. Any byte from
  * the peer is a sign of life; silence for the detection time is a lost link, like a reset.
  */
+#include "common/jsonget.h"
 #include "common/log.h"
 #include "primary/worker.h"
 
@@ -12,7 +13,13 @@
 #include <string.h>
 
 enum { SMALL_RECORD = 1024 };
-enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
+enum {
+    LINK_QUEUE_MAX = 2 << 20,
+    CONNECT_MS = 3000,
+    FLUSH_MS = 100,
+    ACK_PATIENCE = 20 /* times the detection time */,
+    ACK_MS = 10000
+};
 static const double RECONNECT_S = 0.5;
 
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
@@ -117,6 +124,19 @@ static void on_bye(struct worker *w, const struct record *r)
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, text);
 }
 
+static void on_ready(struct worker *w, const struct record *r)
+{
+    struct json_object *j = parse(r);
+    uint64_t pages = json_get_u64(j, "pages", 0);
+    json_object_put(j);
+    if (pages != w->info.pages) {
+        refuse(w, "its replica has another number of pages than the VM");
+        return;
+    }
+    w->session.state = SESSION_READY;
+    worker_event(w, EVENT_READY, "%s", "");
+}
+
 static void on_record(struct worker *w, const struct record *r)
 {
     struct session *s = &w->session;
@@ -127,8 +147,7 @@ static void on_record(struct worker *w, const struct record *r)
         on_hello(w, r);
         break;
     case RECORD_READY:
-        s->state = SESSION_READY;
-        worker_event(w, EVENT_READY, "%s", "");
+        on_ready(w, r);
         break;
     case RECORD_ACK:
         checkpoint_acked(w, r->epoch, r->payload);
@@ -221,6 +240,13 @@ static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
     int64_t held_ms = unacknowledged_ms(w);
     if (held_ms > ACK_MS + w->config->detect_ms) {
         worker_event(w, EVENT_LINK_DOWN, "%s has not acknowledged an epoch for %" PRId64 " ms", w->peer, held_ms);
+        return;
+    }
+    const struct flight *f = &w->checkpoint.flight;
+    int64_t waiting_ms = f->n ? (clock_now() - f->at[0].paused_at) / 1000000 : 0;
+    if (waiting_ms > (int64_t)w->config->detect_ms * ACK_PATIENCE && protection_gate_is_closed(w->state)) {
+        worker_event(w, EVENT_LINK_DOWN, "%s lives, but has not acknowledged an epoch for %" PRId64 " ms", w->peer,
+                     waiting_ms);
         return;
     }
     send_heartbeat(w);

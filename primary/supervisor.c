@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const double SETTLE_S = 0.5, RESTART_S = 1.0;
 enum { QUICK_RESTARTS = 3 };
@@ -85,13 +86,31 @@ static struct restart *restart_of(struct supervisor *s, const char *vm)
     return r;
 }
 
+/* A worker that died while it took the VM over, when the record did not say yet that it runs here: what is left is the
+ * secondary agent's to judge. */
+static void clean_up_after(struct supervisor *s, const char *vm, int pid)
+{
+    char program[512], run_dir[400];
+    struct errmsg e;
+    const char *slash = strrchr(s->program, '/');
+    snprintf(program, sizeof program, "%.*shikae-secondary", slash ? (int)(slash + 1 - s->program) : 0, s->program);
+    snprintf(run_dir, sizeof run_dir, "%s/vms/%s.%d", s->config->run_dir, vm, pid);
+    char *argv[] = {program, "--config", s->config->path, "--clean", (char *)vm, run_dir, NULL};
+    if (!access(run_dir, F_OK) && roster_spawn(s->roster, "", argv, -1, &e))
+        log_error("%s", e.text);
+}
+
 /* At once the first times, so that it beats the secondary's grace; then once a second. */
 static void on_ended(const char *vm, int pid, int code, struct json_object *last, void *arg)
 {
     struct supervisor *s = arg;
-    (void)pid, (void)last;
-    if (code == 0 || code == 2 || !runs_here(s, vm))
+    (void)last;
+    if (code == 0 || code == 2)
         return;
+    if (!runs_here(s, vm)) {
+        clean_up_after(s, vm, pid);
+        return;
+    }
     struct restart *r = restart_of(s, vm);
     ev_tstamp now = ev_time();
     r->count = now - r->last > 10. ? 1 : r->count + 1;
@@ -127,11 +146,17 @@ static void add_record(struct supervisor *s, struct json_object *all, const char
     struct errmsg e;
     if (roster_has(s->roster, vm) || vm_record_load(s->config->state_dir, vm, &r, &e))
         return;
-    if (!strcmp(r.role, "lost") || !strcmp(r.role, "stopped")) {
+    const char *state = !strcmp(r.role, "lost")      ? "LOST"
+                        : !strcmp(r.role, "stopped") ? "STOPPED"
+                        : !strcmp(r.role, "running") ? "UNKNOWN"
+                                                     : NULL;
+    const char *reason =
+        !strcmp(r.role, "running") ? "it has no agent's worker at the moment; see the agent's log" : r.reason;
+    if (state) {
         struct json_object *j = json_object_new_object();
         json_object_object_add(j, "vm", json_object_new_string(vm));
-        json_object_object_add(j, "state", json_object_new_string(strcmp(r.role, "lost") ? "STOPPED" : "LOST"));
-        json_object_object_add(j, "reason", json_object_new_string(r.reason));
+        json_object_object_add(j, "state", json_object_new_string(state));
+        json_object_object_add(j, "reason", json_object_new_string(reason));
         json_object_object_add(j, "term", json_object_new_uint64(r.term));
         json_object_array_add(all, j);
     }

@@ -20,14 +20,20 @@
 #include <unistd.h>
 
 enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000 };
-static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05;
+static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05, RESUME_RETRY_S = 1., NOTE_S = 0.5;
 
 /* ---- the record on disk ---- */
 
 int worker_save_record(struct worker *w, const char *role)
 {
-    struct vm_record *r = &w->record;
+    struct vm_record *r = &w->record, there;
     struct errmsg e;
+    int got = vm_record_load(w->config->state_dir, w->name, &there, &e);
+    bool others =
+        !got && !strcmp(there.role, "standby") && strcmp(there.run_dir, w->run_dir) && w->begin != BEGIN_ADOPT;
+    vm_record_clear(&there);
+    if (others)
+        return 0; /* a replica is held here meanwhile: its record is the one that counts */
     snprintf(r->name, sizeof r->name, "%s", w->name);
     snprintf(r->role, sizeof r->role, "%s", role);
     snprintf(r->peer, sizeof r->peer, "%s", w->peer);
@@ -57,9 +63,18 @@ static void on_full(void *arg)
     checkpoint_arm(w);
 }
 
+/* The guest decides how often: told to the secondary at most every NOTE_S. */
 static void on_learnt(void *arg)
 {
     struct worker *w = arg;
+    if (!ev_is_active(&w->note))
+        ev_timer_start(w->loop, &w->note);
+}
+
+static void on_note(struct ev_loop *loop, ev_timer *timer, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = timer->data;
     struct json_object *all = json_object_new_array();
     for (unsigned i = 0; i < w->relay_count; i++) {
         const struct neighbour_table *t = relay_neighbours(w->relays[i]);
@@ -78,7 +93,8 @@ static void on_relay_lost(const char *why, void *arg)
 {
     struct worker *w = arg;
     log_warn("the guest's network: %s", why);
-    worker_check_vm(w);
+    w->network_lost = true;
+    ev_feed_event(w->loop, &w->vm_event, EV_READ); /* not here: the relay is still at work */
 }
 
 /* What the VM's last host knew of its addresses, so that the announcement after a failover can name them. */
@@ -141,8 +157,14 @@ bool worker_check_vm(struct worker *w)
 static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
 {
     (void)events;
-    if (worker_check_vm(io->data))
+    struct worker *w = io->data;
+    if (worker_check_vm(w)) {
         ev_io_stop(loop, io);
+    } else if (w->network_lost) {
+        log_error("the VM lives, but its network is lost: starting anew");
+        w->exit_code = 1; /* the successor connects it again */
+        ev_break(loop, EVBREAK_ALL);
+    }
 }
 
 /* A directory that no other incarnation of a VM of this name uses. */
@@ -246,7 +268,9 @@ static void give_up(struct worker *w, const char *what)
     log_error("%s", what);
     snprintf(w->reason, sizeof w->reason, "%s", what);
     answer_start(w, what);
-    bool ran_before = !strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT;
+    bool ran_before = w->record_runs || w->begin == BEGIN_ADOPT;
+    if (w->begin == BEGIN_ADOPT && w->record_runs)
+        worker_save_record(w, "running"); /* so that it is tried again */
     if (w->vm && !ran_before && !json_get(w->settings->settings, "qmp"))
         destroy_vm(w); /* launched a moment ago, it never had any output */
     w->state = PROTECTION_ENDED;
@@ -254,6 +278,23 @@ static void give_up(struct worker *w, const char *what)
 }
 
 /* ---- actions ---- */
+
+/* Whatever went wrong in a checkpoint: a VM that is ours runs (promise 4). */
+static void resume_vm(struct worker *w)
+{
+    struct errmsg e;
+    if (!w->vm || !w->ops->resume(w->vm, &e) || worker_check_vm(w))
+        return;
+    log_error("the VM can't be resumed: %s; trying again", e.text);
+    snprintf(w->reason, sizeof w->reason, "the VM stands still and can't be resumed: %.200s", e.text);
+    ev_timer_start(w->loop, &w->resume_retry);
+}
+
+static void on_resume_retry(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    resume_vm(t->data);
+}
 
 static void open_gate(struct worker *w)
 {
@@ -264,6 +305,7 @@ static void open_gate(struct worker *w)
     }
     for (unsigned i = 0; i < w->relay_count; i++)
         relay_let_go(w->relays[i]);
+    resume_vm(w);
     worker_save_record(w, "running");
     answer_start(w, NULL);
     if (*w->peer)
@@ -479,10 +521,16 @@ static int lock_vm(const struct worker *w, struct errmsg *e)
 static int load_record(struct worker *w, struct errmsg *e)
 {
     int got = vm_record_load(w->config->state_dir, w->name, &w->record, e);
-    if (got < 0)
+    if (got < 0) {
+        w->record_runs = true; /* perhaps: it is tried again */
         return -1;
-    bool runs_here = !got && (!strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT);
-    if (!runs_here) {
+    }
+    if (!got && !strcmp(w->record.role, "standby") && w->begin != BEGIN_ADOPT)
+        return errmsg_set(e, "this host holds a replica of the VM for %s: to run it here, `hikae failover %s`",
+                          w->record.peer, w->name);
+    w->term_seen = w->record.term;
+    w->record_runs = !got && (!strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT);
+    if (!w->record_runs) {
         vm_record_clear(&w->record);
         w->record.mode = w->settings->mode;
         w->record.interval_ms = w->settings->interval_ms;
@@ -526,11 +574,15 @@ static int begin(struct worker *w, struct errmsg *e)
         return 0; /* it is begun when the claim is granted */
     if (!find_vm(w, e))
         return 0;
+    struct errmsg second;
+    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+    bool foreign = json_get(w->record.settings, "qmp");
+    if (w->vm || foreign || w->ops->clear(&spec, &second))
+        return -1; /* it is there but can't be taken: it is tried again */
+    /* It died without an agent to tell the replica so. No claim: that would fence the replica, which may take over. */
     log_warn("%s", e->text);
-    snprintf(w->reason, sizeof w->reason, "its process is gone (%.200s)", e->text);
-    if (w->vm)
-        return -1;                  /* it is there but can't be taken: says why, touches nothing */
-    w->state = PROTECTION_STOPPING; /* the arbiter says whether it ended here or runs elsewhere */
+    snprintf(w->reason, sizeof w->reason, "its process is gone");
+    w->ownership.only_look = true;
     return 0;
 }
 
@@ -539,7 +591,9 @@ static void init_timers(struct worker *w)
     ev_timer_init(&w->announce, on_announce, ANNOUNCE_S, ANNOUNCE_S);
     ev_timer_init(&w->supervisor_retry, register_at_supervisor, 0., 0.2);
     ev_timer_init(&w->exit, on_exit_timer, EXIT_S, 0.);
-    w->announce.data = w->supervisor_retry.data = w->exit.data = w;
+    ev_timer_init(&w->resume_retry, on_resume_retry, RESUME_RETRY_S, 0.);
+    ev_timer_init(&w->note, on_note, NOTE_S, 0.);
+    w->announce.data = w->supervisor_retry.data = w->exit.data = w->resume_retry.data = w->note.data = w;
 }
 
 static int set_up(struct worker *w, struct errmsg *e)

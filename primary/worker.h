@@ -41,6 +41,7 @@ struct ownership {
     struct arbiter_request *request;
     ev_timer retry;
     bool register_read; /* `term` is the register's, not a guess */
+    bool only_look;     /* the VM is gone: whose it is is asked for the record's sake, nothing is claimed */
     struct arbiter_register want;
 };
 
@@ -103,10 +104,12 @@ struct worker {
     unsigned announcements;
 
     enum protection_state state;
-    uint64_t term;
-    char peer[64]; /* wanted secondary; "": none */
+    uint64_t term, term_seen; /* ours; the highest that this host has ever known: the register can't be behind it */
+    char peer[64];            /* wanted secondary; "": none */
     char reason[320];
     struct vm_record record;
+    bool record_runs; /* by its record the VM ran here before this process */
+    bool network_lost;
 
     struct ownership ownership;
     struct session session;
@@ -114,7 +117,7 @@ struct worker {
     struct metrics metrics;
 
     struct control_conn *supervisor;
-    ev_timer supervisor_retry, report, exit;
+    ev_timer supervisor_retry, report, exit, resume_retry, note;
     int reply_to; /* id of a start request that is not answered yet; 0: none */
     int exit_code;
     struct json_object *timeline; /* of the failover that brought the VM here */

@@ -92,20 +92,17 @@ const char *bye_name(unsigned reason)
     return bye_is_known(reason) ? bye_names[reason] : "unknown";
 }
 
-/* A person reads it on a terminal: control characters of a peer must not get there. */
+/* A person reads it on a terminal, and it goes into JSON: nothing of a peer's but printable ASCII may get there. */
 static char printable(uint8_t octet)
 {
-    return octet < 0x20 || octet == 0x7f ? '?' : (char)octet;
+    return octet < 0x20 || octet >= 0x7f ? '?' : (char)octet;
 }
 
 size_t bye_write(uint8_t *out, enum bye_reason reason, const char *text)
 {
     size_t n = strlen(text);
-    if (n > PROTO_REASON_MAX) {
+    if (n > PROTO_REASON_MAX)
         n = PROTO_REASON_MAX;
-        while (n && ((uint8_t)text[n] & 0xc0) == 0x80) /* never half a UTF-8 character */
-            n--;
-    }
     uint8_t *at = put_int(put_int(out, 2, reason), 2, 0);
     for (size_t i = 0; i < n; i++)
         *at++ = (uint8_t)printable((uint8_t)text[i]);

@@ -39,7 +39,7 @@ void commit_write(uint8_t out[COMMIT_SIZE], const uint8_t digest[PROTO_DIGEST_SI
 enum { HEARTBEAT_SIZE = 16 };
 void heartbeat_write(uint8_t out[HEARTBEAT_SIZE], uint64_t sequence, uint64_t echo);
 int heartbeat_read(const struct record *r, uint64_t *sequence, uint64_t *echo, struct proto_error *e);
-/* BYE payload: u16 reason, u16 0, text (UTF-8, at most PROTO_REASON_MAX octets) */
+/* BYE payload: u16 reason, u16 0, text (printable ASCII, at most PROTO_REASON_MAX octets) */
 enum bye_reason {
     BYE_UNPROTECT = 1,  /* primary: drop the replica */
     BYE_VM_STOPPED = 2, /* primary: the guest shut down by itself; drop the replica */

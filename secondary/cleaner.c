@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,11 +20,20 @@ void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, c
     snprintf(out, WORKER_RUN_DIR_MAX, "%s/vms/%s.%d", config->run_dir, vm, pid);
 }
 
+int primary_program(char out[512], const char *program, struct errmsg *e)
+{
+    const char *slash = strrchr(program, '/');
+    snprintf(out, 512, "%.*shikae-primary", slash ? (int)(slash + 1 - program) : 0, program);
+    return access(out, X_OK) ? errmsg_set(e, "%s: %s: a replica could not be started without it", out, strerror(errno))
+                             : 0;
+}
+
 void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term)
 {
     char path[512], number[32];
-    const char *slash = strrchr(program, '/');
-    snprintf(path, sizeof path, "%.*shikae-primary", slash ? (int)(slash + 1 - program) : 0, program);
+    struct errmsg e;
+    if (primary_program(path, program, &e))
+        log_error("%s", e.text);
     snprintf(number, sizeof number, "%" PRIu64, term);
     setenv("HIKAE_TERM", number, 1);
     char *argv[] = {path, "--config", config->path, "--worker", (char *)vm, "--adopt", NULL};
@@ -37,7 +47,22 @@ struct question {
     const struct config *config;
     const char *program;
     const struct vm_record *record;
+    const struct vm_ops *ops;
 };
+
+/* The claim was not carried out: what was loaded for it never ran and never will. */
+static void end_loaded(const struct question *q)
+{
+    struct errmsg e;
+    struct vm *vm;
+    struct vm_spec spec = {.name = q->record->name, .run_dir = q->record->run_dir, .settings = NULL};
+    if (q->ops->attach(&spec, &vm, &e)) {
+        log_error("%s", e.text);
+        return;
+    }
+    q->ops->destroy(vm);
+    log_info("a replica whose claim was not granted is ended");
+}
 
 static void on_answer(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
@@ -48,7 +73,7 @@ static void on_answer(enum arbiter_answer answer, const struct arbiter_register 
     else if (!strcmp(now->owner, q->config->name) && now->term > q->record->term)
         exec_primary(q->program, q->config, q->record->name, now->term);
     else
-        log_warn("a loaded replica is left, but the VM is %s's: end its process by hand", now->owner);
+        end_loaded(q);
 }
 
 static int finish_failover(struct question *q)
@@ -67,10 +92,25 @@ static int finish_failover(struct question *q)
     return 1;
 }
 
+/* Workers name their directory by their pid. One that is only slow (its supervisor has just restarted) is left alone.
+ */
+static bool worker_lives(const char *run_dir)
+{
+    char path[64], name[32] = "";
+    const char *pid = strrchr(run_dir, '.');
+    snprintf(path, sizeof path, "/proc/%d/comm", pid ? atoi(pid + 1) : 0);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    bool ours = fgets(name, sizeof name, f) && !strncmp(name, "hikae-", 6);
+    fclose(f);
+    return ours;
+}
+
 static int clean(struct question *q, const char *run_dir)
 {
     struct errmsg e;
-    const struct vm_ops *ops = vm_backend(q->record->backend, &e);
+    const struct vm_ops *ops = q->ops = vm_backend(q->record->backend, &e);
     struct vm_spec spec = {.name = q->record->name, .run_dir = run_dir, .settings = NULL};
     int left = ops ? ops->clear(&spec, &e) : -1;
     if (left < 0) {
@@ -88,6 +128,8 @@ int cleaner_main(struct config *config, const char *program, const char *vm, con
 {
     struct vm_record record;
     struct errmsg e;
+    if (worker_lives(run_dir))
+        return 0;
     log_open("hikae-secondary", vm);
     int got = vm_record_load(config->state_dir, vm, &record, &e);
     if (got) {

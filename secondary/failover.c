@@ -52,6 +52,13 @@ static void on_claimed(enum arbiter_answer answer, const struct arbiter_register
         worker_event(w, STANDBY_EVENT_GRANTED, "term %" PRIu64, now->term);
         break;
     case ARBITER_REFUSED:
+        if (now->term < w->term) { /* a register never goes back: this is another one */
+            worker_event(w, STANDBY_EVENT_NO_ANSWER,
+                         "the arbiter's register has gone back to term %" PRIu64
+                         ": is its folder mounted, and the right one?",
+                         now->term);
+            return;
+        }
         worker_event(w, STANDBY_EVENT_REFUSED, "the VM belongs to %s, term %" PRIu64, now->owner, now->term);
         break;
     case ARBITER_NO_ANSWER:
@@ -66,6 +73,24 @@ static void on_retry(struct ev_loop *loop, ev_timer *t, int events)
     failover_claim(t->data);
 }
 
+/* Before the claim: a replica that can't be loaded must not take the VM away from a primary that may live. It stays
+ * paused; if the claim is refused it is dropped. */
+static int load(struct worker *w)
+{
+    struct errmsg e;
+    if (w->loaded)
+        return 0;
+    replica_abort(w->replica); /* promise 2: what is not committed never was */
+    if (w->ops->load(w->vm, replica_initial(w->replica), replica_state(w->replica), &e)) {
+        log_error("the replica of epoch %" PRIu64 " can't be started: %s", w->epoch, e.text);
+        worker_event(w, STANDBY_EVENT_REFUSED, "not claimed, since it can't be started: %s", e.text);
+        return -1;
+    }
+    w->loaded = true;
+    failover_mark(w, "loaded");
+    return 0;
+}
+
 void failover_claim(struct worker *w)
 {
     struct arbiter_register want = {.term = w->term + 1};
@@ -75,7 +100,8 @@ void failover_claim(struct worker *w)
     ev_timer_stop(w->loop, &w->claim_retry);
     ev_timer_init(&w->claim_retry, on_retry, RETRY_S, 0.);
     w->claim_retry.data = w;
-    replica_abort(w->replica); /* promise 2: what is not committed never was */
+    if (load(w))
+        return;
     snprintf(want.owner, sizeof want.owner, "%s", w->config->name);
     snprintf(want.mode, sizeof want.mode, "alone");
     if (open_arbiter(w, &e))
@@ -86,20 +112,24 @@ void failover_claim(struct worker *w)
 
 void failover_start(struct worker *w)
 {
-    struct errmsg e;
     session_bye(w, BYE_TAKEN_OVER, w->reason);
-    if (w->ops->load(w->vm, replica_initial(w->replica), replica_state(w->replica), &e)) {
-        log_error("the replica of epoch %" PRIu64 " can't be started: %s", w->epoch, e.text);
-        worker_event(w, STANDBY_EVENT_DAMAGED, "%s", e.text);
-        return;
-    }
-    failover_mark(w, "loaded");
     worker_event(w, STANDBY_EVENT_LOADED, "%s", "");
+}
+
+/* The primary worker reads the record that was written when the replica was made, and the addresses that came since. */
+static void ensure_record(struct worker *w)
+{
+    struct errmsg e;
+    if (vm_record_save(w->config->state_dir, &w->record, &e))
+        log_warn("%s", e.text);
 }
 
 void failover_become_primary(struct worker *w)
 {
+    ensure_record(w);
+    ev_io_stop(w->loop, &w->vm_event);
     w->ops->detach(w->vm);
+    w->vm = NULL;
     setenv("HIKAE_TIMELINE", json_object_to_json_string(w->timeline), 1);
     exec_primary(w->program, w->config, w->vm_name, w->term);
 }

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <net/if.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -68,6 +69,19 @@ static void turn_away(struct worker *w, enum bye_reason reason, const char *what
 
 /* ---- greeting ---- */
 
+/* Asks the supervisor, which lets go of an older replica of the same VM first. */
+static void ask_admission(struct worker *w)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "cmd", json_object_new_string("admit"));
+    json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
+    if (w->supervisor)
+        control_send(w->supervisor, j);
+    json_object_put(j);
+    if (!w->supervisor)
+        turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
+}
+
 static void on_register_read(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
@@ -86,6 +100,11 @@ static void on_register_read(enum arbiter_answer answer, const struct arbiter_re
         turn_away(w, BYE_REFUSED, what);
         return;
     }
+    ask_admission(w);
+}
+
+static void say_hello(struct worker *w)
+{
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
     json_object_object_add(j, "features", json_object_new_array());
@@ -102,20 +121,7 @@ void session_admitted(struct worker *w, const char *refusal)
     if (refusal)
         turn_away(w, BYE_REFUSED, refusal);
     else
-        failover_read_register(w, on_register_read);
-}
-
-/* Asks the supervisor, which lets go of an older replica of the same VM first. */
-static void ask_admission(struct worker *w)
-{
-    struct json_object *j = json_object_new_object();
-    json_object_object_add(j, "cmd", json_object_new_string("admit"));
-    json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
-    if (w->supervisor)
-        control_send(w->supervisor, j);
-    json_object_put(j);
-    if (!w->supervisor)
-        turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
+        say_hello(w);
 }
 
 static const char *check_hello(struct worker *w, struct json_object *j, char what[256])
@@ -150,18 +156,33 @@ static void on_hello(struct worker *w, const struct record *r)
     }
     log_open("hikae-secondary", w->vm_name);
     log_info("%s at %s brings VM %s, term %" PRIu64, w->peer->name, link_peer_address(w->link), w->vm_name, w->term);
-    ask_admission(w);
+    failover_read_register(w, on_register_read); /* before an older replica is let go of for this one */
 }
 
 /* ---- making the replica ---- */
 
+static int check_bridges(const struct worker *w, struct errmsg *e)
+{
+    for (unsigned i = 0; i < w->info.nic_count; i++) {
+        const char *bridge = w->info.nics[i].bridge;
+        if (*bridge && !if_nametoindex(bridge))
+            return errmsg_set(
+                e,
+                "host %s has no bridge '%s' for the VM's network: make it, or name another one with bridge = in "
+                "[vm %s] there",
+                w->config->name, bridge, w->vm_name);
+    }
+    return 0;
+}
+
 static int make_replica(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct json_object *settings = json_get(config, "replica");
+    char program[512];
     const char *bridge = json_get_text(config_vm(w->config, w->vm_name)->settings, "bridge", NULL);
     uint64_t pages = json_get_u64(config, "pages", 0);
     const char *backend = json_get_text(config, "backend", "");
-    if (!settings || !config_name_is_valid(backend))
+    if (!json_object_is_type(settings, json_type_object) || !config_name_is_valid(backend))
         return errmsg_set(e, "CONFIG without backend or replica");
     if (bridge) /* this host's bridge may have another name */
         json_object_object_add(settings, "local_bridge", json_object_new_string(bridge));
@@ -173,6 +194,8 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     if (dir_make(w->run_dir, 0700, e) || w->ops->replica_create(&spec, &w->vm, e))
         return -1;
     w->ops->info(w->vm, &w->info);
+    if (check_bridges(w, e) || primary_program(program, w->program, e))
+        return -1; /* found out now, not when it has to take over */
     if (w->info.pages != pages)
         return errmsg_set(e, "the VM has %" PRIu64 " pages, its replica here %" PRIu64, pages, w->info.pages);
     w->replica = replica_new(w->ops->memory(w->vm), pages, w->config->staging_bytes, w->config->spool_dir);
@@ -228,13 +251,18 @@ static int save_record(struct worker *w, struct json_object *config, struct errm
     r->term = w->term;
     r->mode =
         json_get_u64(config, "mode", TRIGGER_ON_OUTPUT) == TRIGGER_PERIODIC ? TRIGGER_PERIODIC : TRIGGER_ON_OUTPUT;
-    r->interval_ms = (unsigned)json_get_u64(config, "interval_ms", 20);
+    uint64_t interval = json_get_u64(config, "interval_ms", 20);
+    r->interval_ms = interval >= 1 && interval <= 10000 ? (unsigned)interval : 20;
     return vm_record_save(w->config->state_dir, r, e);
 }
 
 static void on_config(struct worker *w, const struct record *r)
 {
     struct errmsg e;
+    if (!w->said_hello) {
+        turn_away(w, BYE_PROTOCOL, "CONFIG before this host has answered HELLO");
+        return;
+    }
     struct json_object *j = json_parse_object((const char *)r->payload, r->length);
     int result = j ? make_replica(w, j, &e) : errmsg_set(&e, "CONFIG is no JSON object");
     if (!result)
@@ -269,8 +297,10 @@ static void on_bye(struct worker *w, const struct record *r)
     log_info("%s says goodbye: %s: %s", w->peer->name, bye_name(reason), text);
     if (reason == BYE_VM_CRASHED)
         worker_event(w, STANDBY_EVENT_CRASHED, "%s", text);
-    else
+    else if (reason == BYE_UNPROTECT || reason == BYE_VM_STOPPED)
         worker_event(w, STANDBY_EVENT_RELEASED, "%s", text);
+    else
+        worker_event(w, STANDBY_EVENT_TROUBLE, "%s", text);
 }
 
 static void on_note(struct worker *w, const struct record *r)
@@ -280,9 +310,6 @@ static void on_note(struct worker *w, const struct record *r)
     if (addresses) {
         json_object_put(w->record.addresses);
         w->record.addresses = json_object_get(addresses);
-        struct errmsg e;
-        if (*w->record.role && vm_record_save(w->config->state_dir, &w->record, &e))
-            log_warn("%s", e.text);
     }
     json_object_put(j);
 }
@@ -294,6 +321,8 @@ static void on_commit(struct worker *w, const struct record *r)
         turn_away(w, BYE_PROTOCOL, e.text);
         return;
     }
+    if (w->state != STANDBY_SYNCING && w->state != STANDBY_READY)
+        return; /* too late: it is being decided without it */
     w->epoch = r->epoch;
     w->committed_at = worker_now();
     worker_event(w, STANDBY_EVENT_COMMIT, "%s", "");

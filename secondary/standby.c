@@ -21,6 +21,7 @@ static const struct row table[] = {
     ROW(GREETING, SILENT, DROPPED, ACT(DROP)),
     ROW(GREETING, RELEASED, DROPPED, ACT(DROP)),
     ROW(GREETING, CRASHED, DROPPED, ACT(DROP)),
+    ROW(GREETING, YIELD, DROPPED, ACT(DROP)),
     ROW(GREETING, TROUBLE, DROPPED, ACT(DROP)),
 
     ROW(SYNCING, COMMIT, READY, ACT(APPLY)),
@@ -49,10 +50,11 @@ static const struct row table[] = {
     ROW(GRACE, YIELD, DROPPED, ACT(DROP)),
     ROW(GRACE, DAMAGED, DROPPED, ACT(DROP)),
 
-    /* A claim may have been carried out though no answer came: no way back but the arbiter's word. */
+    /* A claim may have been carried out though no answer came: no way back but the arbiter's word. Meanwhile nothing is
+       acknowledged: the primary, which may hear our heartbeats again, has to see that and ask the arbiter itself. */
     ROW(CLAIMING, GRANTED, STARTING, ACT(START)),
     ROW(CLAIMING, REFUSED, DROPPED, ACT(DROP)),
-    ROW(CLAIMING, NO_ANSWER, CLAIMING, ACT(CLAIM_LATER)),
+    ROW(CLAIMING, NO_ANSWER, CLAIMING, ACT(CLAIM_LATER) | ACT(HANG_UP)),
 
     ROW(STARTING, LOADED, OVER, ACT(BECOME_PRIMARY)),
     ROW(STARTING, DAMAGED, DROPPED, ACT(DROP)),

@@ -33,7 +33,7 @@ enum standby_event {
     STANDBY_EVENT_TROUBLE,  /* this connection can't go on: protocol violation, no room to stage */
     STANDBY_EVENT_DAMAGED,  /* the replica is no good any more: its process died, an epoch is lost */
     STANDBY_EVENT_GRANTED,
-    STANDBY_EVENT_REFUSED,
+    STANDBY_EVENT_REFUSED, /* by the arbiter; or it wasn't asked, since the replica can't be loaded */
     STANDBY_EVENT_NO_ANSWER,
     STANDBY_EVENT_LOADED,
     STANDBY_EVENTS
@@ -45,9 +45,10 @@ enum standby_action {
     STANDBY_ACT_WAIT = 1 << 2,  /* for the grace time */
     STANDBY_ACT_CLAIM = 1 << 3,
     STANDBY_ACT_CLAIM_LATER = 1 << 4,
-    STANDBY_ACT_START = 1 << 5,
-    STANDBY_ACT_BECOME_PRIMARY = 1 << 6,
-    STANDBY_ACT_DROP = 1 << 7,
+    STANDBY_ACT_HANG_UP = 1 << 5,
+    STANDBY_ACT_START = 1 << 6,
+    STANDBY_ACT_BECOME_PRIMARY = 1 << 7,
+    STANDBY_ACT_DROP = 1 << 8,
 };
 
 unsigned standby_step(enum standby_state *state, enum standby_event event);

@@ -16,8 +16,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LISTENERS_MAX = 8 };
-static const double SETTLE_S = 0.5;
+enum { LISTENERS_MAX = 8, GREETINGS_MAX = 32 };
+static const double SETTLE_S = 0.5, REST_S = 0.5;
 
 struct supervisor {
     struct ev_loop *loop;
@@ -28,11 +28,28 @@ struct supervisor {
     int fds[LISTENERS_MAX];
     ev_io listeners[LISTENERS_MAX];
     int listener_count;
-    ev_timer settle;
+    ev_timer settle, rested;
     ev_signal terminate, interrupt;
 };
 
 /* ---- connections ---- */
+
+static void on_rested(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    struct supervisor *s = t->data;
+    for (int i = 0; i < s->listener_count; i++)
+        ev_io_start(loop, &s->listeners[i]);
+}
+
+/* Too much comes in: listens again a moment later. */
+static void rest(struct supervisor *s)
+{
+    for (int i = 0; i < s->listener_count; i++)
+        ev_io_stop(s->loop, &s->listeners[i]);
+    ev_timer_set(&s->rested, REST_S, 0.);
+    ev_timer_start(s->loop, &s->rested);
+}
 
 static void on_connection(struct ev_loop *loop, ev_io *io, int events)
 {
@@ -40,8 +57,17 @@ static void on_connection(struct ev_loop *loop, ev_io *io, int events)
     struct supervisor *s = io->data;
     struct errmsg e;
     int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+            rest(s);
         return;
+    }
+    if (roster_unnamed(s->roster) >= GREETINGS_MAX) {
+        close(fd);
+        log_warn("a connection is refused: %d others have not said yet who they are", GREETINGS_MAX);
+        rest(s);
+        return;
+    }
     char *argv[] = {(char *)s->program, "--config", s->config->path, "--worker", NULL};
     if (roster_spawn(s->roster, "", argv, fd, &e))
         log_error("%s", e.text);
@@ -197,6 +223,8 @@ int supervisor_main(struct config *config, const char *program)
         log_error("%s", e.text);
     } else {
         watch_signals(&s);
+        ev_timer_init(&s.rested, on_rested, REST_S, 0.);
+        s.rested.data = &s;
         ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
         s.settle.data = &s;
         ev_timer_start(s.loop, &s.settle);

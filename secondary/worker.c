@@ -82,9 +82,10 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
     const char *command = json_get_text(m, "cmd", "");
     int id = (int)json_get_u64(m, "id", 0);
     (void)c;
-    if (json_get(m, "ok"))
-        on_admission(w, m);
-    else if (!strcmp(command, "report"))
+    if (json_get(m, "ok")) {
+        if (!w->said_hello) /* else it is the answer to something that could not be read */
+            on_admission(w, m);
+    } else if (!strcmp(command, "report"))
         report_now(w);
     else if (!strcmp(command, "yield"))
         yield(w, id);
@@ -171,6 +172,7 @@ static void on_grace_over(struct ev_loop *loop, ev_timer *t, int events)
 
 static void wait_grace(struct worker *w)
 {
+    ev_now_update(w->loop); /* this turn of the loop may have been a long one */
     replica_abort(w->replica);
     ev_timer_init(&w->grace, on_grace_over, w->config->restart_grace_ms / 1000., 0.);
     w->grace.data = w;
@@ -200,6 +202,8 @@ static void act(struct worker *w, unsigned actions)
         failover_claim(w);
     if (actions & STANDBY_ACT_CLAIM_LATER)
         ev_timer_start(w->loop, &w->claim_retry);
+    if (actions & STANDBY_ACT_HANG_UP)
+        session_close(w);
     if (actions & STANDBY_ACT_START)
         failover_start(w);
     if (actions & STANDBY_ACT_BECOME_PRIMARY)

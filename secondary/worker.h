@@ -49,6 +49,7 @@ struct worker {
     ev_io vm_event;
     struct replica *replica;
     struct vm_record record;
+    bool loaded;          /* it has its devices' state: it could be resumed */
     uint64_t epoch;       /* last committed */
     int64_t committed_at; /* CLOCK_MONOTONIC ns */
 

@@ -53,20 +53,20 @@ static const struct {
                              TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_QUIET)}},
     [PROTECTION_SEALED] = {6,
                            {TO(ACKED, PROTECTED, 0), TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP),
-                            TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, LOST, ACTION_DESTROY),
+                            TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, ISOLATED, ISOLATE | ACTION_HANG_UP),
                             TO(VM_SHUT_DOWN, STOPPING, ISOLATE), TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
     [PROTECTION_PROTECTED] = {5,
                               {TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(UNWANT, ISOLATED, ISOLATE),
-                               TO(TAKEN_OVER, LOST, ACTION_DESTROY), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
+                               TO(TAKEN_OVER, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
                                TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
-    [PROTECTION_ISOLATED] = {6,
+    [PROTECTION_ISOLATED] = {5,
                              {TO(GRANTED, OPEN, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
                               TO(REFUSED, LOST, ACTION_DESTROY), TO(NO_ANSWER, ISOLATED, ACTION_CLAIM_LATER),
-                              TO(TAKEN_OVER, LOST, ACTION_DESTROY), TO(VM_SHUT_DOWN, STOPPING, 0),
+                              TO(VM_SHUT_DOWN, STOPPING, 0),
                               TO(VM_GONE, ENDED, END_CRASHED)}},
-    [PROTECTION_STOPPING] = {4,
+    [PROTECTION_STOPPING] = {3,
                              {TO(GRANTED, ENDED, END_QUIET), TO(REFUSED, LOST, ACTION_DESTROY),
-                              TO(NO_ANSWER, STOPPING, ACTION_CLAIM_LATER), TO(TAKEN_OVER, LOST, ACTION_DESTROY)}},
+                              TO(NO_ANSWER, STOPPING, ACTION_CLAIM_LATER)}},
     [PROTECTION_LOST] = {0, {{0}}},
     [PROTECTION_ENDED] = {0, {{0}}},
 };
@@ -189,10 +189,9 @@ static void check_edge(const struct world *a, enum protection_event event, const
         fail_msg("leaves protection with its output free: %s", edge(a, event, b));
     if (b->ended != (b->state == PROTECTION_LOST || b->state == PROTECTION_ENDED))
         fail_msg("destroyed or not, the state disagrees: %s", edge(a, event, b));
-    if (b->state == PROTECTION_LOST && event != EVENT_REFUSED && event != EVENT_TAKEN_OVER)
-        fail_msg("given up though nobody said that it runs elsewhere: %s", edge(a, event, b));
+    if (b->state == PROTECTION_LOST && event != EVENT_REFUSED)
+        fail_msg("given up though the arbiter did not say that it runs elsewhere: %s", edge(a, event, b));
     bool syncs = b->state == PROTECTION_SYNCING || b->state == PROTECTION_SEALED || b->state == PROTECTION_PROTECTED;
-    /* TAKEN_OVER ends the process: the sync goes with it */
     if (b->sync != syncs && !b->ended)
         fail_msg("dirty tracking is %s: %s", b->sync ? "on" : "off", edge(a, event, b));
     bool waits = b->state == PROTECTION_CLAIMING || b->state == PROTECTION_ISOLATED || b->state == PROTECTION_STOPPING;

@@ -29,9 +29,9 @@ static const struct {
     size_t n;
     struct expected rows[STANDBY_EVENTS];
 } expected[STANDBY_STATES] = {
-    [STANDBY_GREETING] = {6,
+    [STANDBY_GREETING] = {7,
                           {TO(MADE, SYNCING, STANDBY_ACT_SAY_READY), GOES(RESET), GOES(SILENT), GOES(CRASHED),
-                           GOES(RELEASED), GOES(TROUBLE)}},
+                           GOES(RELEASED), GOES(YIELD), GOES(TROUBLE)}},
     [STANDBY_SYNCING] = {8,
                          {TO(COMMIT, READY, STANDBY_ACT_APPLY), GOES(RESET), GOES(SILENT), GOES(CRASHED),
                           GOES(RELEASED), GOES(YIELD), GOES(TROUBLE), GOES(DAMAGED)}},
@@ -42,7 +42,7 @@ static const struct {
     [STANDBY_GRACE] = {4, {CLAIMS(GRACE_OVER), CLAIMS(FAILOVER), GOES(YIELD), GOES(DAMAGED)}},
     [STANDBY_CLAIMING] = {3,
                           {TO(GRANTED, STARTING, STANDBY_ACT_START), GOES(REFUSED),
-                           TO(NO_ANSWER, CLAIMING, STANDBY_ACT_CLAIM_LATER)}},
+                           TO(NO_ANSWER, CLAIMING, STANDBY_ACT_CLAIM_LATER | STANDBY_ACT_HANG_UP)}},
     [STANDBY_STARTING] = {2, {GOES(DAMAGED), TO(LOADED, OVER, STANDBY_ACT_BECOME_PRIMARY)}},
     [STANDBY_OVER] = {0, {{0}}},
     [STANDBY_DROPPED] = {0, {{0}}},
@@ -219,7 +219,8 @@ static void test_takes_over(void **state)
             standby_step(&s, STANDBY_EVENT_GRACE_OVER); /* means nothing where no grace is given */
             assert_int_equal(s, STANDBY_CLAIMING);
             for (int again = 0; again < 3; again++)
-                assert_int_equal(standby_step(&s, STANDBY_EVENT_NO_ANSWER), STANDBY_ACT_CLAIM_LATER);
+                assert_int_equal(standby_step(&s, STANDBY_EVENT_NO_ANSWER),
+                                 STANDBY_ACT_CLAIM_LATER | STANDBY_ACT_HANG_UP);
             assert_int_equal(standby_step(&s, STANDBY_EVENT_GRANTED), STANDBY_ACT_START);
             assert_int_equal(standby_step(&s, STANDBY_EVENT_LOADED), STANDBY_ACT_BECOME_PRIMARY);
             assert_int_equal(s, STANDBY_OVER);
