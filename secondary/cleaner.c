@@ -37,6 +37,7 @@ void exec_primary(const char *program, const struct config *config, const char *
     snprintf(number, sizeof number, "%" PRIu64, term);
     setenv("HIKAE_TERM", number, 1);
     char *argv[] = {path, "--config", config->path, "--worker", (char *)vm, "--adopt", NULL};
+    close_range(3, ~0U, CLOSE_RANGE_CLOEXEC); /* libraries open without it */
     execv(path, argv);
     log_error("%s: %s: VM %s is loaded, paused and owned by this host, but can't be resumed", path, strerror(errno),
               vm);

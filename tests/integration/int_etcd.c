@@ -268,10 +268,11 @@ static void test_two_clusters(void **state)
     struct etcd_cluster other;
     char url[384];
     etcd_cluster_start(&other, false);
+    use(other.url);
+    claim_until_granted(1, "host-b"); /* it has a leader */
     snprintf(url, sizeof(url), "%s,%s", plain.url, etcd_member_url(&other, 0));
     use(url);
     claim_until_granted(1, "host-a");
-    run_for(1); /* the other one has a leader too */
     for (int i = 0; i < MEMBERS; i++)
         etcd_member_signal(&plain, i, SIGSTOP);
     struct got got = claim(2, "host-b", "alone");
@@ -347,6 +348,28 @@ static void test_free_in_callback(void **state)
     run_for(0.1);
     assert_null(arbiter);
     assert_true(never.calls < 5); /* those that came before the free */
+}
+
+/* A name is looked up by a thread of curl's, for which neither cancelling nor freeing waits. */
+static void test_names(void **state)
+{
+    (void)state;
+    char url[128];
+    struct got never = {0};
+    snprintf(url, sizeof(url), "etcd:http://no-such-host.invalid,http://localhost:%u", plain.client_port[0]);
+    use(url);
+    claim_until_granted(1, "host-a");
+    use(url);
+    double start = now();
+    arbiter_cancel(arbiter_read(arbiter, vm, TIMEOUT_MS, on_answer, &never));
+    arbiter_read(arbiter, vm, TIMEOUT_MS, on_answer, &never);
+    run_for(0.001);
+    use(url);
+    assert_true(now() - start < 0.1);
+    assert_true(never.calls == 0 || never.answer == ARBITER_GRANTED);
+    use("etcd:http://no-such-host.invalid");
+    struct got got = look();
+    assert_int_equal(got.answer, ARBITER_NO_ANSWER);
 }
 
 /* Its transactions are carried out, and nobody hears of it. */
@@ -482,10 +505,19 @@ int main(void)
         return NO_TEST;
     }
     const struct CMUnitTest tests[] = {
-        PLAIN(test_terms_only_grow),  PLAIN(test_one_winner_per_term), PLAIN(test_free_in_callback),
-        PLAIN(test_answer_lost),      PLAIN(test_others_than_etcd),    PLAIN(test_open_errors),
-        SECURE(test_terms_only_grow), SECURE(test_certificates),       PLAIN(test_a_member_dies),
-        PLAIN(test_two_members_die),  PLAIN(test_a_member_hangs),      PLAIN(test_all_hang_cancel_and_free),
+        PLAIN(test_terms_only_grow),
+        PLAIN(test_one_winner_per_term),
+        PLAIN(test_free_in_callback),
+        PLAIN(test_names),
+        PLAIN(test_answer_lost),
+        PLAIN(test_others_than_etcd),
+        PLAIN(test_open_errors),
+        SECURE(test_terms_only_grow),
+        SECURE(test_certificates),
+        PLAIN(test_a_member_dies),
+        PLAIN(test_two_members_die),
+        PLAIN(test_a_member_hangs),
+        PLAIN(test_all_hang_cancel_and_free),
         PLAIN(test_two_clusters),
     };
     return cmocka_run_group_tests(tests, start_all, end_all);

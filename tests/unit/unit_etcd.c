@@ -148,6 +148,35 @@ static void test_not_a_range(void **state)
     }
 }
 
+/* Cut or changed in one byte: an error, or a register; never one that nobody owns. */
+static void test_broken_range(void **state)
+{
+    (void)state;
+    static const char good[] = RANGE;
+    static const char put_there[] = {0, ' ', '"', ',', '{', '}', '[', ']', '0', '1', 'x', '\x7f', '\xff'};
+    struct etcd_found found;
+    struct errmsg why;
+    size_t taken = 0;
+    for (size_t n = 0; n < sizeof(good) - 1; n++) {
+        char *copy = malloc(n + 1); /* exactly so much, for the sanitizer */
+        assert_non_null(copy);
+        memcpy(copy, good, n);
+        assert_int_equal(etcd_range_reply(KEY, 200, copy, n, &found, &why), -1);
+        free(copy);
+    }
+    for (size_t at = 0; at < sizeof(good) - 1; at++)
+        for (size_t i = 0; i < sizeof(put_there); i++) {
+            char copy[sizeof(good)];
+            memcpy(copy, good, sizeof(good));
+            copy[at] = put_there[i];
+            if (etcd_range_reply(KEY, 200, copy, sizeof(good) - 1, &found, &why))
+                continue;
+            assert_true(found.revision > 0 && found.now.term > 0 && *found.now.owner && *found.now.mode);
+            taken++;
+        }
+    assert_true(taken > 0);
+}
+
 static void test_damaged_value(void **state)
 {
     (void)state;
@@ -240,9 +269,13 @@ static void test_txn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_endpoints),     cmocka_unit_test(test_requests),
-        cmocka_unit_test(test_range),         cmocka_unit_test(test_not_a_range),
-        cmocka_unit_test(test_damaged_value), cmocka_unit_test(test_errors_name_the_remedy),
+        cmocka_unit_test(test_endpoints),
+        cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_range),
+        cmocka_unit_test(test_not_a_range),
+        cmocka_unit_test(test_damaged_value),
+        cmocka_unit_test(test_broken_range),
+        cmocka_unit_test(test_errors_name_the_remedy),
         cmocka_unit_test(test_txn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
