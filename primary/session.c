@@ -13,13 +13,7 @@
 #include <string.h>
 
 enum { SMALL_RECORD = 1024 };
-enum {
-    LINK_QUEUE_MAX = 2 << 20,
-    CONNECT_MS = 3000,
-    FLUSH_MS = 100,
-    ACK_PATIENCE = 20 /* times the detection time */,
-    ACK_MS = 10000
-};
+enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
 static const double RECONNECT_S = 0.5;
 
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
@@ -240,13 +234,6 @@ static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
     int64_t held_ms = unacknowledged_ms(w);
     if (held_ms > ACK_MS + w->config->detect_ms) {
         worker_event(w, EVENT_LINK_DOWN, "%s has not acknowledged an epoch for %" PRId64 " ms", w->peer, held_ms);
-        return;
-    }
-    const struct flight *f = &w->checkpoint.flight;
-    int64_t waiting_ms = f->n ? (clock_now() - f->at[0].paused_at) / 1000000 : 0;
-    if (waiting_ms > (int64_t)w->config->detect_ms * ACK_PATIENCE && protection_gate_is_closed(w->state)) {
-        worker_event(w, EVENT_LINK_DOWN, "%s lives, but has not acknowledged an epoch for %" PRId64 " ms", w->peer,
-                     waiting_ms);
         return;
     }
     send_heartbeat(w);

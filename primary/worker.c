@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000 };
-static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05, RESUME_RETRY_S = 1., NOTE_S = 0.5;
+static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05, RESUME_RETRY_S = 1., NOTE_S = 0.5, NETWORK_LOST_S = 0.5;
 
 /* ---- the record on disk ---- */
 
@@ -93,8 +93,7 @@ static void on_relay_lost(const char *why, void *arg)
 {
     struct worker *w = arg;
     log_warn("the guest's network: %s", why);
-    w->network_lost = true;
-    ev_feed_event(w->loop, &w->vm_event, EV_READ); /* not here: the relay is still at work */
+    ev_timer_start(w->loop, &w->network_lost); /* nothing is done here: the relay is still at work */
 }
 
 /* What the VM's last host knew of its addresses, so that the announcement after a failover can name them. */
@@ -157,14 +156,20 @@ bool worker_check_vm(struct worker *w)
 static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
 {
     (void)events;
-    struct worker *w = io->data;
-    if (worker_check_vm(w)) {
+    if (worker_check_vm(io->data))
         ev_io_stop(loop, io);
-    } else if (w->network_lost) {
-        log_error("the VM lives, but its network is lost: starting anew");
-        w->exit_code = 1; /* the successor connects it again */
-        ev_break(loop, EVBREAK_ALL);
-    }
+}
+
+/* A process that is killed closes its sockets before it is gone: that is looked at a moment later. */
+static void on_network_lost(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    struct worker *w = t->data;
+    if (!w->vm || worker_check_vm(w))
+        return;
+    log_error("the VM lives, but its network is lost: starting anew");
+    w->exit_code = 1; /* the successor connects it again */
+    ev_break(loop, EVBREAK_ALL);
 }
 
 /* A directory that no other incarnation of a VM of this name uses. */
@@ -593,6 +598,8 @@ static void init_timers(struct worker *w)
     ev_timer_init(&w->exit, on_exit_timer, EXIT_S, 0.);
     ev_timer_init(&w->resume_retry, on_resume_retry, RESUME_RETRY_S, 0.);
     ev_timer_init(&w->note, on_note, NOTE_S, 0.);
+    ev_timer_init(&w->network_lost, on_network_lost, NETWORK_LOST_S, 0.);
+    w->network_lost.data = w;
     w->announce.data = w->supervisor_retry.data = w->exit.data = w->resume_retry.data = w->note.data = w;
 }
 

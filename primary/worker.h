@@ -109,7 +109,6 @@ struct worker {
     char reason[320];
     struct vm_record record;
     bool record_runs; /* by its record the VM ran here before this process */
-    bool network_lost;
 
     struct ownership ownership;
     struct session session;
@@ -117,7 +116,7 @@ struct worker {
     struct metrics metrics;
 
     struct control_conn *supervisor;
-    ev_timer supervisor_retry, report, exit, resume_retry, note;
+    ev_timer supervisor_retry, report, exit, resume_retry, note, network_lost;
     int reply_to; /* id of a start request that is not answered yet; 0: none */
     int exit_code;
     struct json_object *timeline; /* of the failover that brought the VM here */

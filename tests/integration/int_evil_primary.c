@@ -113,6 +113,8 @@ static void ready(void)
     begin();
     hello(text, 1, "web", TERM);
     sample_json(f.s, RECORD_HELLO, text);
+    flush();
+    EVIL_WAIT(f.e, f.e->got[RECORD_HELLO] || f.e->bye || f.e->closed);
     sample_json(f.s, RECORD_CONFIG, CONFIG);
     flush();
     EVIL_WAIT(f.e, f.e->got[RECORD_READY] || f.e->bye || f.e->closed);
@@ -337,6 +339,8 @@ static void replica_that_can_not_be(void)
         begin();
         hello(text, 1, "web", TERM);
         sample_json(f.s, RECORD_HELLO, text);
+        flush();
+        EVIL_WAIT(f.e, f.e->got[RECORD_HELLO] || f.e->bye || f.e->closed);
         sample_json(f.s, RECORD_CONFIG, configs[i][0]);
         flush();
         check_bye(BYE_REFUSED, configs[i][1]);
