@@ -48,7 +48,7 @@ bit p_knows = 1;           /* the register was read */
 byte p_request;            /* 0 none, 1 read, 2 claim */
 byte p_answer;             /* carried out, not delivered yet: 1 granted, 2 refused */
 byte p_want;
-bit p_want_stopped, p_again, p_want_protection = 1;
+bit p_want_stopped, p_look, p_again, p_want_protection = 1;
 bit a_open = 1;            /* the gate */
 bit p_up;                  /* the connection, as the primary sees it */
 bit p_try;                 /* CONNECT is due */
@@ -270,7 +270,7 @@ inline compare_and_set(term, who, stopped, answer)
 {
     if
     :: reg_term + 1 == term -> printf("arbiter: term %d to %d\n", term, who); reg_term = term; reg_owner = who; reg_stopped = stopped; answer = 1
-    :: reg_term == term && reg_owner == who && reg_stopped == stopped -> answer = 1
+    :: reg_term == term && reg_owner == who -> answer = 1 /* ours, in whatever mode */
     :: else -> answer = 2
     fi
 }
@@ -297,7 +297,8 @@ inline a_arbiter()
     :: p_request == 1 -> /* read: the answer is used at once; one that is late is one that comes from the past */
         p_request = 0;
         if
-        :: reg_owner == A || (reg_stopped && !a_vm) -> p_knows = 1; p_term = reg_term; claim_a()
+        :: p_look && reg_owner == A -> primary_event(PE_VM_GONE)
+        :: !p_look && reg_owner == A || (reg_stopped && !a_vm) -> p_knows = 1; p_term = reg_term; claim_a()
         :: else -> primary_event(PE_REFUSED)
         fi
     :: p_request == 2 && !p_answer -> compare_and_set(p_want, A, p_want_stopped, p_answer)
@@ -361,15 +362,19 @@ inline connect()
     fi
 }
 
-inline b_hello(i) /* an older replica has to let go first */
+inline b_reads(i) /* the register; then an older replica has to let go */
 {
-    s_term[i] = at;
     if
-    :: ALIVE(1 - i) && s_registered[1 - i] ->
-        /* known limit, docs/failover.md: the greeting of a connection that its primary has left long ago */
-        if :: !CURRENT(i) && s_has[1 - i] -> ended = 1 :: else -> skip fi;
-        standby_event(1 - i, SE_YIELD)
-    :: else -> skip
+    :: reg_owner == A && reg_term == s_term[i] ->
+        s_checked[i] = 1;
+        if
+        :: ALIVE(1 - i) && s_registered[1 - i] ->
+            /* known limit, docs/failover.md: the greeting of a connection that its primary has left long ago */
+            if :: !CURRENT(i) && s_has[1 - i] -> ended = 1 :: else -> skip fi;
+            standby_event(1 - i, SE_YIELD)
+        :: else -> skip
+        fi
+    :: else -> turn_away(i)
     fi
 }
 
@@ -377,7 +382,7 @@ inline b_admission(i)
 {
     if
     :: ALIVE(1 - i) && s_registered[1 - i] -> turn_away(i)
-    :: else -> s_registered[i] = 1; s_checked[i] = 1
+    :: else -> s_registered[i] = 1; standby_event(i, SE_MADE)
     fi
 }
 
@@ -392,7 +397,7 @@ inline b_hears(i)
 {
     down[i]?kind, at;
     if
-    :: kind == HELLO -> b_hello(i)
+    :: kind == HELLO -> s_term[i] = at
     :: kind == DATA -> s_staged[i] = 1
     :: kind == COMMIT ->
         standby_event(i, SE_COMMIT);
@@ -424,7 +429,7 @@ inline b_arbiter(i)
 inline vm_dies()
 {
     printf("A: VM dies\n"); a_vm = 0;
-    if :: CYCLING && (a_agent || !a_host) -> skip :: else -> ended = 1 fi;
+    if :: CYCLING -> skip :: else -> ended = 1 fi;
     if :: CAN_TAKE_OVER(0) || CAN_TAKE_OVER(1) || b_owns -> skip :: else -> ended = 1 fi
 }
 
@@ -438,9 +443,9 @@ inline vm_dies()
 /* For either of B's processes. */
 #define ONE(guard) (guard(0) || guard(1)) -> if :: guard(0) -> i = 0 :: guard(1) -> i = 1 fi
 #define B_HEARS(i) (ALIVE(i) && s_up[i] && len(down[i]) > 0)
-#define B_ASKED(i) (s[i] == S_GREETING && s_term[i] && !s_checked[i])
-#define B_READS(i) (s[i] == S_GREETING && s_checked[i] && healed != 2)
-#define B_READS_NOT(i) (s[i] == S_GREETING && s_checked[i] && healed != 1)
+#define B_ASKED(i) (s[i] == S_GREETING && s_checked[i])
+#define B_READS(i) (s[i] == S_GREETING && s_term[i] && !s_checked[i] && healed != 2)
+#define B_READS_NOT(i) (s[i] == S_GREETING && s_term[i] && !s_checked[i] && healed != 1)
 #define B_RESET(i) (ALIVE(i) && s_up[i] && (!healed || !CURRENT(i)))
 #define B_SILENT(i) ((s[i] == S_SYNCING || s[i] == S_READY) && !healed)
 #define B_GRACE(i) (s[i] == S_GRACE)
@@ -458,7 +463,8 @@ inline a_step()
     :: a_agent && p_request -> a_arbiter()
     :: a_agent && p_request && !healed ->
         if :: p_request == 2 && !p_answer -> ghost_a = p_want :: else -> skip fi;
-        p_request = 0; p_answer = 0; primary_event(PE_NO_ANSWER)
+        p_request = 0; p_answer = 0;
+        if :: p_look -> primary_event(PE_VM_GONE) :: else -> primary_event(PE_NO_ANSWER) fi
     :: a_agent && p_again && !p_request -> p_again = 0; claim_a()
     :: a_agent && p == P_OPEN && p_want_protection && made < CONNECTIONS -> primary_event(PE_WANT)
     :: a_agent && p_try -> connect()
@@ -468,7 +474,7 @@ inline a_step()
     :: a_agent && CYCLING && p_up && sent < 2 * captured && len(down[slot]) < ROOM -> a_sends()
     /* reset, silence: at any time, and for sure when the other end is not there */
     :: a_agent && p_up && (!healed || !s_up[slot]) -> primary_event(PE_LINK_DOWN)
-    :: a_agent && !a_vm && p != P_STOPPING -> primary_event(PE_VM_GONE)
+    :: a_agent && !a_vm && !p_look && p != P_STOPPING -> primary_event(PE_VM_GONE)
     fi
 }
 
@@ -477,7 +483,7 @@ inline b_step()
     if
     :: ONE(B_HEARS); b_hears(i)
     :: ONE(B_ASKED); b_admission(i)
-    :: ONE(B_READS); if :: reg_owner == A && reg_term == s_term[i] -> standby_event(i, SE_MADE) :: else -> turn_away(i) fi
+    :: ONE(B_READS); b_reads(i)
     :: ONE(B_READS_NOT); turn_away(i) /* the arbiter is away */
     :: ONE(B_RESET); hang_up_b(i); standby_event(i, SE_RESET)
     :: ONE(B_SILENT); standby_event(i, SE_SILENT)
@@ -497,12 +503,10 @@ inline fault()
 {
     if
     :: FAULT && a_agent && RECORDED -> /* the agent dies; its relay's tap with it */
-        faults++; printf("A: agent dies\n"); a_agent = 0;
-        if :: !a_vm -> ended = 1 :: else -> skip fi; /* known limit: both at once, docs/failover.md */
-        a_open = 0; hang_up_a(); leave_claim_a()
+        faults++; printf("A: agent dies\n"); a_agent = 0;  a_open = 0; hang_up_a(); leave_claim_a()
     :: a_host && !a_agent && RECORDED -> /* and comes back */
         printf("A: agent is back\n"); a_agent = 1; p_knows = 0; p_term = 0; p = P_CLAIMING; claim_a();
-        if :: !a_vm -> p = P_STOPPING :: else -> skip fi
+        p_look = !a_vm
     :: FAULT && a_host && a_vm -> faults++; vm_dies()
     :: FAULT && a_agent && a_vm && RECORDED -> faults++; ended = 1; primary_event(PE_VM_SHUT_DOWN)
     :: FAULT && a_agent && p_want_protection && (p == P_CONNECTING || p == P_SYNCING || CYCLING) -> /* by the admin */

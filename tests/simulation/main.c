@@ -45,7 +45,7 @@ static void look_after(int host)
     struct process *p = primary_of(host);
     if (h->vm)
         guest_sends(host);
-    else if (p && p->stalled_until <= sim.now)
+    else if (p && !p->only_look && p->stalled_until <= sim.now)
         primary_event(p, EVENT_VM_GONE);
     p = primary_of(host);
     if (h->up && h->record_running && !p && h->restart_at <= sim.now) {

@@ -129,15 +129,18 @@ static void on_claim_retry(struct process *p, const struct event *e)
 void primary_answer(struct process *p, const struct event *e)
 {
     struct host *h = &sim.hosts[p->host];
-    if (e->answer == ANSWER_NONE)
+    bool elsewhere = e->answer != ANSWER_NONE && e->want.term && e->want.owner != p->host;
+    if (p->only_look)
+        primary_event(p, elsewhere ? EVENT_REFUSED : EVENT_VM_GONE);
+    else if (e->answer == ANSWER_NONE)
         primary_event(p, EVENT_NO_ANSWER);
-    else if (p->claim.is_read && e->want.term && e->want.owner != p->host && !(e->want.stopped && !h->vm))
+    else if (p->claim.is_read && elsewhere && !(e->want.stopped && !h->vm))
         primary_event(p, EVENT_REFUSED);
     else if (p->claim.is_read) {
         p->term = e->want.term;
         p->register_read = true;
         claim(p);
-    } else if (e->answer == ANSWER_REFUSED)
+    } else if (elsewhere || e->want.term != p->claim.want.term) /* ours in another mode is ours */
         primary_event(p, EVENT_REFUSED);
     else {
         p->term = p->claim.want.term;
@@ -150,6 +153,8 @@ static void on_primary_heartbeat(struct process *p, const struct event *e)
     (void)e;
     timer_set(p, TIMER_HEARTBEAT, HEARTBEAT, on_primary_heartbeat);
     if (sim.now - p->heard_at > (p->ready ? DETECT : 20 * DETECT + DETECT))
+        primary_event(p, EVENT_LINK_DOWN);
+    else if (is_cycling(p) && p->flight.n && sim.now - p->flight.at[0].paused_at > ACK_LIMIT)
         primary_event(p, EVENT_LINK_DOWN);
     else
         send_to_peer(p, MESSAGE_HEARTBEAT, 0, NULL, NULL);
@@ -306,9 +311,8 @@ void primary_start(int host, bool adopt, uint64_t term)
         return;
     }
     p->wants = true;
+    p->only_look = !sim.hosts[host].vm; /* a claim would fence the replica, which may take over */
     claim(p);
-    if (!sim.hosts[host].vm)
-        p->state = PROTECTION_STOPPING;
 }
 
 /* ==== the secondary ==== */
@@ -337,7 +341,13 @@ static void claim_vm(struct process *p)
     if (p->claim.under_way)
         return;
     p->is_staged = false;
-    ask_arbiter(p, false, p->term + 1, false);
+    if (!p->is_loaded)
+        p->loaded = p->committed; /* what comes after the claim is not in it */
+    p->is_loaded = true;
+    if (p->damaged)
+        standby_event(p, STANDBY_EVENT_REFUSED); /* it is loaded first: what can't be started claims nothing */
+    else
+        ask_arbiter(p, false, p->term + 1, false);
 }
 
 static void on_standby_retry(struct process *p, const struct event *e)
@@ -349,10 +359,7 @@ static void on_standby_retry(struct process *p, const struct event *e)
 static void start_vm(struct process *p)
 {
     bye_to_primary(p, GOODBYE_TAKEN_OVER);
-    if (p->damaged)
-        standby_event(p, STANDBY_EVENT_DAMAGED);
-    else
-        standby_event(p, STANDBY_EVENT_LOADED);
+    standby_event(p, STANDBY_EVENT_LOADED);
 }
 
 static void become_primary(struct process *p)
@@ -360,11 +367,12 @@ static void become_primary(struct process *p)
     struct host *h = &sim.hosts[p->host];
     int host = p->host;
     uint64_t term = p->term;
-    struct content from = p->committed;
+    struct content from = p->loaded;
+    bool damaged = p->damaged; /* since it was loaded */
     if (h->vm)
         violated("host %d starts a second VM", host);
     process_end(p);
-    h->vm = true;
+    h->vm = !damaged;
     h->record_running = true;
     h->content = (struct content){.branch = branch_new(&from), .frames = from.frames};
     sim.failovers++;
@@ -451,7 +459,8 @@ static void ask_admission(struct process *p)
         }
     }
     p->registered = true;
-    ask_arbiter(p, true, 0, false);
+    p->greeted = true;
+    send_to_peer(p, MESSAGE_HELLO_BACK, 0, NULL, NULL);
 }
 
 void standby_answer(struct process *p, const struct event *e)
@@ -461,8 +470,7 @@ void standby_answer(struct process *p, const struct event *e)
             turn_away(p);
             return;
         }
-        p->greeted = true;
-        send_to_peer(p, MESSAGE_HELLO_BACK, 0, NULL, NULL);
+        ask_admission(p);
         return;
     }
     if (e->answer == ANSWER_GRANTED)
@@ -490,7 +498,7 @@ void standby_message(struct process *p, const struct event *e)
     switch (e->message) {
     case MESSAGE_HELLO:
         p->term = e->number;
-        ask_admission(p);
+        ask_arbiter(p, true, 0, false);
         break;
     case MESSAGE_CONFIG:
         p->has_replica = true;
@@ -504,7 +512,9 @@ void standby_message(struct process *p, const struct event *e)
         commit(p, e);
         break;
     case MESSAGE_BYE:
-        standby_event(p, e->number == GOODBYE_CRASHED ? STANDBY_EVENT_CRASHED : STANDBY_EVENT_RELEASED);
+        standby_event(p, e->number == GOODBYE_CRASHED   ? STANDBY_EVENT_CRASHED
+                         : e->number == GOODBYE_TROUBLE ? STANDBY_EVENT_TROUBLE
+                                                        : STANDBY_EVENT_RELEASED);
         break;
     case MESSAGE_CLOSED:
         drop_session(p);

@@ -21,7 +21,7 @@
 enum { HOSTS = 2, PROCESSES = 32, CONNECTIONS = 64, BRANCHES = 1 << 16 };
 enum { MS = 1000, SECOND = 1000000 };
 enum { DETECT = 500 * MS, GRACE = 60 * MS, HEARTBEAT = DETECT / 5, RESTART = 20 * MS, RETRY = 200 * MS };
-enum { ANSWER_TIMEOUT = 1000 * MS, RECONNECT = 500 * MS, INTERVAL = 20 * MS };
+enum { ANSWER_TIMEOUT = 1000 * MS, ACK_LIMIT = 10 * SECOND, RECONNECT = 500 * MS, INTERVAL = 20 * MS };
 
 enum kind { KIND_PRIMARY = 1, KIND_SECONDARY };
 enum timer {
@@ -80,7 +80,7 @@ struct process {
 
     /* primary */
     enum protection_state state;
-    bool register_read, wants, ready;
+    bool register_read, only_look, wants, ready;
     enum gate gate;
     struct netbuf *held;
     struct flight flight;
@@ -92,8 +92,8 @@ struct process {
     enum standby_state standby;
     bool registered, admitted, greeted, has_replica, damaged;
     uint64_t epoch;
-    struct content committed, staged;
-    bool is_staged;
+    struct content committed, staged, loaded;
+    bool is_staged, is_loaded;
     uint8_t digest[PROTO_DIGEST_SIZE];
 };
 
