@@ -19,6 +19,7 @@ static struct {
     int64_t ends_at;
     unsigned kills;      /* in this chaos */
     bool lost_is_a_bug;  /* the first one hit a VM that was protected, and nothing else has failed since */
+    bool power;          /* it was power: then cuts, stalls and a lost arbiter are no excuse either */
     int without_arbiter; /* in this calm: host, -1: none */
 } phase;
 
@@ -97,13 +98,14 @@ static bool is_well(void)
 static void kills(const char *what, int host)
 {
     say("FAULT: host %d: %s", host, what);
+    phase.power = false;
     phase.lost_is_a_bug = !phase.kills++ && is_well();
 }
 
 static void disturbs(const char *what, int host)
 {
     say("FAULT: host %d: %s", host, what);
-    phase.lost_is_a_bug = false;
+    phase.lost_is_a_bug &= phase.power;
 }
 
 static int64_t some_time(int64_t most)
@@ -135,6 +137,7 @@ static void power(int host)
     if (!h->up)
         return;
     kills("power", host);
+    phase.power = primary_of(host);
     for (int i = 0; i < PROCESSES; i++)
         if (sim.processes[i].alive && sim.processes[i].host == host)
             process_vanish(&sim.processes[i]);
