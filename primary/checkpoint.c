@@ -128,6 +128,7 @@ static void next_round(struct worker *w)
     }
     s->round++;
     s->round_pages = c->dirty.pages;
+    w->metrics.pages_dirty += c->dirty.pages;
     log_info("first sync: round %u, %" PRIu64 " pages were dirtied meanwhile", s->round, s->round_pages);
     pipeline_round(c->pipeline, 1, &c->dirty, false);
 }
@@ -181,6 +182,7 @@ static int begin_sync(struct worker *w, struct errmsg *e)
     if (!c->pipeline)
         return -1;
     c->sync.total = c->sync.round_pages = c->dirty.pages;
+    w->metrics.pages_dirty += c->dirty.pages;
     log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something", w->peer, c->sync.total,
              w->info.pages);
     pipeline_round(c->pipeline, 1, &c->dirty, true);

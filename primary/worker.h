@@ -81,7 +81,7 @@ struct checkpoint {
 
 struct metrics { /* histograms in ns, but for pages */
     struct hist *pause, *stop, *net, *scan, *copy, *state, *resume, *commit, *pages;
-    uint64_t checkpoints, pages_dirty;
+    uint64_t checkpoints, pages_dirty; /* first syncs included: what had to be brought to the replica */
     uint64_t last_pages;
 };
 

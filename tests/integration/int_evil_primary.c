@@ -88,7 +88,7 @@ static bool ram_is(const uint8_t *expected)
     struct errmsg why;
     for (size_t i = 0; i < n; i++) {
         m = all[i];
-        snprintf(path, sizeof path, "%s/ram", dirs[i]);
+        snprintf(path, sizeof path, "%.159s/ram", dirs[i]);
         char *ram = n == 1 ? file_read_all(path, MEMORY, &size, &why) : NULL;
         same = ram && size == MEMORY && !memcmp(ram, expected, MEMORY);
         free(ram);
