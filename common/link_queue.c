@@ -61,10 +61,8 @@ int link_queue_add(struct link_queue *q, const void *data, size_t n)
     else
         q->head = more;
     q->bytes += n;
-    while (n && c) { /* there are as many chunks as n needs */
-        if (c->end == CHUNK)
-            c = c->next;
-        size_t part = CHUNK - c->end < n ? CHUNK - c->end : n;
+    for (; c && n; c = c->next) {
+        size_t part = CHUNK - c->end < n ? CHUNK - c->end : n; /* nothing, if the old tail was full */
         memcpy(c->data + c->end, from, part);
         c->end += part;
         from += part;
