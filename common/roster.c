@@ -159,6 +159,17 @@ unsigned roster_unnamed(const struct roster *r)
     return n;
 }
 
+bool roster_is_newer(const struct roster *r, const char *vm, int pid)
+{
+    for (const struct worker *w = r->workers; w; w = w->next) { /* the youngest first */
+        if (w->pid == pid)
+            return false;
+        if (!w->left && !strcmp(w->vm, vm))
+            return true;
+    }
+    return false;
+}
+
 bool roster_has(const struct roster *r, const char *vm)
 {
     return find(r, vm);

@@ -31,6 +31,8 @@ void roster_free(struct roster *r); /* the workers run on */
 int roster_spawn(struct roster *r, const char *vm, char *const argv[], int fd, struct errmsg *e);
 /* Workers that were started without a name and have not registered with one yet. */
 unsigned roster_unnamed(const struct roster *r);
+/* Was the worker of `vm` started after the one with this pid? */
+bool roster_is_newer(const struct roster *r, const char *vm, int pid);
 bool roster_has(const struct roster *r, const char *vm);
 /* To be called first for each message of the control server: true if it was a worker's and is dealt with.
  * {"leave":true}: the process has become something else (a worker of the other agent); it is forgotten but for being

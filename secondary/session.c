@@ -75,6 +75,7 @@ static void ask_admission(struct worker *w)
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "cmd", json_object_new_string("admit"));
     json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
+    json_object_object_add(j, "pid", json_object_new_int((int)getpid()));
     if (w->supervisor)
         control_send(w->supervisor, j);
     json_object_put(j);

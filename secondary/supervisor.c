@@ -131,8 +131,12 @@ static void status(struct control_conn *c, struct json_object *request, void *ar
 
 /* A new connection brings a VM. If a worker has a replica of it, that has to let go first: its answer is the admission.
  */
-static void admit(struct supervisor *s, struct control_conn *c, const char *vm)
+static void admit(struct supervisor *s, struct control_conn *c, const char *vm, int pid)
 {
+    if (roster_is_newer(s->roster, vm, pid)) { /* a connection that was given up, and whose worker was slow */
+        roster_refuse(c, "a newer connection has brought VM %s already", vm);
+        return;
+    }
     struct json_object *j = json_object_new_object();
     if (roster_has(s->roster, vm)) {
         json_object_object_add(j, "cmd", json_object_new_string("yield"));
@@ -155,7 +159,7 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
     else if (!config_name_is_valid(vm))
         roster_refuse(c, "'%.80s' is no VM name", vm);
     else if (!strcmp(command, "admit"))
-        admit(s, c, vm);
+        admit(s, c, vm, (int)json_get_u64(m, "pid", 0));
     else if (strcmp(command, "failover") && strcmp(command, "drop"))
         roster_refuse(c, "unknown command '%.40s'", command);
     else if (roster_forward(s->roster, vm, m, c))

@@ -287,6 +287,30 @@ static void test_leave(void **state)
     end(&g);
 }
 
+/* The younger of two workers may have the name; the older one, that asks late, may not take it from it. */
+static void test_newer(void **state)
+{
+    (void)state;
+    struct rig g;
+    begin(&g);
+    spawn(&g, "web");
+    ask(&g, "web", "report");
+    run_until(&g, &g.replies, 1);
+    int older = g.pid;
+    spawn(&g, "db");
+    ask(&g, "db", "report");
+    run_until(&g, &g.replies, 2);
+    int younger = g.pid;
+    assert_true(older > 1 && younger > 1 && older != younger);
+    assert_true(roster_is_newer(g.roster, "db", older));
+    assert_false(roster_is_newer(g.roster, "web", younger));
+    assert_false(roster_is_newer(g.roster, "nobody", older));
+    ask(&g, "web", "exit");
+    ask(&g, "db", "exit");
+    run_until(&g, &g.ended, 2);
+    end(&g);
+}
+
 static void test_statuses(void **state)
 {
     (void)state;
@@ -338,8 +362,9 @@ int main(int argc, char **argv)
     if (argc == 3)
         return worker_main(argv[1], argv[2]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward), cmocka_unit_test(test_ends),     cmocka_unit_test(test_no_program),
-        cmocka_unit_test(test_leave),   cmocka_unit_test(test_statuses), cmocka_unit_test(test_client_gone),
+        cmocka_unit_test(test_forward),     cmocka_unit_test(test_ends),  cmocka_unit_test(test_no_program),
+        cmocka_unit_test(test_leave),       cmocka_unit_test(test_newer), cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_client_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
