@@ -32,8 +32,7 @@ static const char *guest;
 #define HAND_RAM "-object memory-backend-file,id=ram0,mem-path=/dev/shm/hikae-test-hand.ram,size=256M,share=on"
 #define HAND_BARE                                                                                                      \
     "-m 256M -smp 1 -nodefaults -no-user-config -vga none -display none -qmp unix:%s/q,server=on,wait=off "
-#define HAND_GOOD                                                                                                      \
-    HAND_BARE HAND_RAM " -machine pc,accel=tcg,memory-backend=ram0 -global migration.send-configuration=off "
+#define HAND_GOOD HAND_BARE HAND_RAM " -machine pc,accel=tcg,memory-backend=ram0 "
 
 static struct json_object *launch_settings(const char *dir, const char *memory)
 {
@@ -339,7 +338,7 @@ static void foreign_refusals(void **arg)
         {HAND_BARE "-machine pc,accel=tcg", "not a shared file"},
         {HAND_BARE "-object memory-backend-ram,id=ram0,size=256M,share=on -machine pc,accel=tcg,memory-backend=ram0",
          "not a shared file"},
-        {HAND_BARE HAND_RAM " -machine pc,accel=tcg,memory-backend=ram0", "send-configuration=off"},
+        {HAND_GOOD "-global migration.send-configuration=off", "start it without"},
         {HAND_GOOD "-device VGA", "video memory"},
         {HAND_GOOD "-device ivshmem-plain,memdev=iv -object memory-backend-ram,id=iv,size=1M,share=on",
          "shared with other"},

@@ -251,8 +251,8 @@ static void from_process_to_replica(void **arg)
              "memory-backend-file,id=mem,mem-path=/dev/shm/web,size=134217728,share=on -machine "
              "pc-q35-7.2,accel=tcg,memory-backend=mem -nodefaults -vga none -serial file:/run/web/serial0.log -serial "
              "null -device virtio-net-pci,netdev=n7,mac=52:54:00:12:34:56 -netdev "
-             "stream,id=n7,server=on,addr.type=unix,addr.path=/run/web/net0.sock -display none -global "
-             "migration.send-configuration=off -only-migratable -no-shutdown -qmp "
+             "stream,id=n7,server=on,addr.type=unix,addr.path=/run/web/net0.sock -display none "
+             "-only-migratable -no-shutdown -qmp "
              "unix:/run/web/qmp.sock,server=on,wait=off -S -incoming defer ");
     words_free(&in);
     words_free(&out);

@@ -168,10 +168,10 @@ static int read_command_line(struct vm *vm, const char *bridge, struct errmsg *e
         return errmsg_set(e, "guest memory is not a shared file: start QEMU with -object "
                              "memory-backend-file,id=ram0,mem-path=/dev/shm/NAME,size=SIZE,share=on and -machine "
                              "...,memory-backend=ram0");
-    if (!found.configuration_off)
-        return errmsg_set(
-            e, "QEMU was started without -global migration.send-configuration=off, so its state could not be "
-               "loaded elsewhere: start it with that");
+    if (found.configuration_off) /* and QEMU 8 and later abort while they are asked for their state */
+        return errmsg_set(e,
+                          "QEMU was started with -global migration.send-configuration=off, which its replica is not: "
+                          "start it without");
     for (unsigned i = 0; i < vm->shape.nic_count; i++)
         memcpy(vm->net_path[i], found.net_paths[i], sizeof vm->net_path[i]);
     if (bridge && vm->shape.nic_count > 0)

@@ -257,8 +257,7 @@ int template_command(const struct template *t, const struct template_paths *p, b
     }
     if (strlen(p->qmp) > longest)
         return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", p->qmp);
-    static const char *const always[] = {
-        "-display", "none", "-global", "migration.send-configuration=off", "-only-migratable", "-no-shutdown", "-qmp"};
+    static const char *const always[] = {"-display", "none", "-only-migratable", "-no-shutdown", "-qmp"};
     for (size_t i = 0; i < sizeof always / sizeof always[0]; i++)
         words_add(out, "%s", always[i]);
     words_add(out, "unix:%s,server=on,wait=off", p->qmp);
