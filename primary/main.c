@@ -4,6 +4,7 @@
  */
 #include "common/config.h"
 #include "common/log.h"
+#include "common/self.h"
 #include "primary/supervisor.h"
 #include "primary/worker.h"
 
@@ -55,8 +56,7 @@ int main(int argc, char **argv)
         return worker.vm ? 1 : 2; /* a worker is started again: the file may be mended by then */
     }
     char program[512];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    snprintf(program + (n > 0 ? n : 0), sizeof program - (size_t)(n > 0 ? n : 0), "%s", n > 0 ? "" : argv[0]);
+    self_path(program, sizeof program, argv[0]);
     int result = worker.vm ? worker_main(&config, &worker) : supervisor_main(config, program);
     config_free(config);
     return result;

@@ -2,6 +2,7 @@
  * report: what this worker tells its supervisor of itself: its status a few times a second and at every change of
  * state, the histograms once a second. Promise 5: the age of the replica is that of the last *acknowledged* epoch.
  */
+#include "common/self.h"
 #include "primary/worker.h"
 
 #include <json-c/json.h>
@@ -27,20 +28,6 @@ static void add_u64(struct json_object *j, const char *key, uint64_t v)
 static void add_text(struct json_object *j, const char *key, const char *v)
 {
     json_object_object_add(j, key, json_object_new_string(v));
-}
-
-/* Of this process: all, and what of it is no guest memory (that is mapped from a shared file). */
-static void add_memory(struct json_object *j)
-{
-    unsigned long long size, resident = 0, shared = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
-        resident = shared = 0;
-    if (f)
-        fclose(f);
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    add_u64(j, "rss_bytes", resident * page);
-    add_u64(j, "rss_anon_bytes", (resident - shared) * page);
 }
 
 static void add_warnings(struct json_object *j, const struct worker *w)
@@ -104,7 +91,7 @@ static struct json_object *status(const struct worker *w)
     add_u64(j, "bytes_wire", wire);
     json_object_object_add(j, "pause_ms_p50", real((double)hist_percentile(w->metrics.pause, 50) / 1e6));
     json_object_object_add(j, "pause_ms_p99", real((double)hist_percentile(w->metrics.pause, 99) / 1e6));
-    add_memory(j);
+    self_add_memory(j);
     add_warnings(j, w);
     char id[48];
     snprintf(id, sizeof id, "%s:%d:%p", w->config->name, (int)getpid(), (const void *)w);

@@ -4,6 +4,7 @@
  */
 #include "common/config.h"
 #include "common/log.h"
+#include "common/self.h"
 #include "secondary/cleaner.h"
 #include "secondary/supervisor.h"
 #include "secondary/worker.h"
@@ -58,8 +59,7 @@ int main(int argc, char **argv)
         return 2;
     }
     char program[512];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    snprintf(program + (n > 0 ? n : 0), sizeof program - (size_t)(n > 0 ? n : 0), "%s", n > 0 ? "" : argv[0]);
+    self_path(program, sizeof program, argv[0]);
     if (is_worker)
         fcntl(WORKER_FD, F_SETFD, FD_CLOEXEC);
     int result = 2;

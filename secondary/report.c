@@ -2,25 +2,13 @@
  * report: what this worker tells its supervisor. Promise 5: "committed N ms ago" is the age of what it would start
  * from.
  */
+#include "common/self.h"
 #include "secondary/worker.h"
 
 #include <json-c/json.h>
 #include <unistd.h>
 
 static const double REPORT_S = 0.1;
-
-static void add_memory(struct json_object *j)
-{
-    unsigned long long size, resident = 0, shared = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
-        resident = shared = 0;
-    if (f)
-        fclose(f);
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    json_object_object_add(j, "rss_bytes", json_object_new_uint64(resident * page));
-    json_object_object_add(j, "rss_anon_bytes", json_object_new_uint64((resident - shared) * page));
-}
 
 static struct json_object *status(const struct worker *w)
 {
@@ -38,7 +26,7 @@ static struct json_object *status(const struct worker *w)
                                json_object_new_double((double)(worker_now() - w->committed_at) / 1e6));
     json_object_object_add(j, "staged_bytes",
                            json_object_new_uint64(w->replica ? replica_staged_bytes(w->replica) : 0));
-    add_memory(j);
+    self_add_memory(j);
     if (w->timeline)
         json_object_object_add(j, "timeline", json_object_get(w->timeline));
     return j;

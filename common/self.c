@@ -1,0 +1,28 @@
+#include "common/self.h"
+
+#include <json-c/json.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
+
+void self_path(char *out, size_t size, const char *otherwise)
+{
+    ssize_t n = readlink("/proc/self/exe", out, size - 1);
+    if (n > 0)
+        out[n] = 0;
+    else
+        snprintf(out, size, "%s", otherwise);
+}
+
+void self_add_memory(struct json_object *j)
+{
+    unsigned long long size, resident = 0, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
+        resident = shared = 0;
+    if (f)
+        fclose(f);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    json_object_object_add(j, "rss_bytes", json_object_new_uint64(resident * page));
+    json_object_object_add(j, "rss_anon_bytes", json_object_new_uint64((resident - shared) * page));
+}
