@@ -42,6 +42,7 @@ static const struct key host_keys[] = {
     {"spool_dir", K_TEXT, HOST(spool_dir), 0, 0},
     {"detect", K_MS, HOST(detect_ms), 50, 60000},
     {"restart_grace", K_MS, HOST(restart_grace_ms), 0, 10000},
+    {"spare_after", K_MS, HOST(spare_after_ms), 0, 3600000},
     {"staging", K_SIZE, HOST(staging_bytes), 1 << 20, (uint64_t)1 << 40},
     {"record", K_TEXT, HOST(record), 0, 0},
     {0},
@@ -61,6 +62,7 @@ static const struct key vm_keys[] = {
     {"min_interval", K_MS, VM(min_interval_ms), 0, 10000},
     {"buffer", K_SIZE, VM(buffer_bytes), 64 << 10, (uint64_t)1 << 32},
     {"delta_cache", K_SIZE, VM(delta_cache_bytes), 0, (uint64_t)1 << 40},
+    {"spares", K_TEXT, VM(spares), 0, 0},
     {0},
 };
 static const struct key fault_keys[] = {
@@ -308,6 +310,7 @@ static void host_defaults(struct config *c, const char *path)
     c->state_dir = config_need(strdup("/var/lib/hikae"));
     c->detect_ms = 500;
     c->restart_grace_ms = 60;
+    c->spare_after_ms = 10000;
     c->staging_bytes = 64 << 20;
     const char *slash = strrchr(path, '/');
     int n = slash ? (int)(slash - path) : 1;

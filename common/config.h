@@ -34,6 +34,7 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     unsigned min_interval_ms; /* least time from resume to the next pause, default 1 */
     uint64_t buffer_bytes;    /* buffer: most bytes of held frames, default 16M */
     uint64_t delta_cache_bytes; /* delta_cache, default 128M */
+    char *spares; /* peers that may hold the replica when the wanted one stays away, blank-separated; NULL: none */
 };
 
 struct config {
@@ -50,9 +51,10 @@ struct config {
     char *spool_dir;                      /* where staging spills to, default state_dir */
     unsigned detect_ms;                   /* detection time T, default 500, 50 to 60000 */
     unsigned restart_grace_ms;            /* after a connection reset, before claiming; default 60, 0 to 10000 */
-    uint64_t staging_bytes; /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
-                               spool_dir */
-    char *record;           /* debug: folder where received streams are recorded; NULL: none */
+    unsigned spare_after_ms; /* so long a secondary is tried before a spare is; default 10000, 0 to 3600000 */
+    uint64_t staging_bytes;  /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
+                                spool_dir */
+    char *record;            /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
     bool fault_release_early; /* release = early: output is not held */
     unsigned fault_drop_page; /* drop_page = N: one dirty page in N is not sent; 0: none */
@@ -73,6 +75,8 @@ const struct config_vm *config_vm(const struct config *c, const char *name);
 bool config_vm_is_defined(const struct config *c, const char *name);
 /* Does `peer` may send VM `vm` here? (fnmatch over accept) */
 bool config_peer_may_send(const struct config_peer *peer, const char *vm);
+/* A list separated by blanks or commas as a new JSON array of strings. `text` may be NULL. */
+struct json_object *config_words(const char *text);
 /* VM and host names: 1 to 63 of [A-Za-z0-9._-], not starting with '.' or '-'. */
 bool config_name_is_valid(const char *name);
 

@@ -32,6 +32,7 @@ void config_vm_clear(struct config_vm *vm)
 {
     free(vm->name);
     free(vm->backend);
+    free(vm->spares);
     json_object_put(vm->settings);
 }
 
@@ -78,6 +79,16 @@ const struct config_vm *config_vm(const struct config *c, const char *name)
 bool config_vm_is_defined(const struct config *c, const char *name)
 {
     return find_vm(c, name) != NULL;
+}
+
+struct json_object *config_words(const char *text)
+{
+    struct json_object *all = config_need(json_object_new_array());
+    char *words = config_need(strdup(text ? text : "")), *rest;
+    for (char *word = strtok_r(words, " \t,", &rest); word; word = strtok_r(NULL, " \t,", &rest))
+        json_object_array_add(all, config_need(json_object_new_string(word)));
+    free(words);
+    return all;
 }
 
 bool config_peer_may_send(const struct config_peer *peer, const char *vm)

@@ -26,6 +26,7 @@ void vm_record_clear(struct vm_record *r)
 {
     json_object_put(r->settings);
     json_object_put(r->addresses);
+    json_object_put(r->spares);
     memset(r, 0, sizeof(*r));
 }
 
@@ -55,6 +56,7 @@ static int from_json(struct vm_record *r, struct json_object *j)
     r->interval_ms = (unsigned)interval;
     r->settings = json_object_get(json_get(j, "settings"));
     r->addresses = json_object_get(json_get(j, "addresses"));
+    r->spares = json_object_get(json_get_array(j, "spares"));
     return 0;
 }
 
@@ -101,6 +103,8 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
         json_object_object_add(j, "settings", json_object_get(r->settings));
     if (r->addresses)
         json_object_object_add(j, "addresses", json_object_get(r->addresses));
+    if (r->spares)
+        json_object_object_add(j, "spares", json_object_get(r->spares));
     const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PRETTY);
     int result = file_write_atomic(path, text, strlen(text), 0600, e);
     json_object_put(j);

@@ -18,10 +18,12 @@ struct vm_record {
     char backend[16];
     struct json_object *settings; /* owned; may be NULL */
     uint64_t term;
-    char peer[64];                 /* "": not protected */
-    char role[16];                 /* "running", "standby", "lost", "stopped" */
-    char reason[320];              /* for people: why it is lost or stopped */
-    char run_dir[256];             /* of the VM's or replica's sockets on this host; "": none */
+    char peer[64];     /* "": not protected */
+    char role[16];     /* "running", "standby", "lost", "stopped" */
+    char reason[320];  /* for people: why it is lost or stopped */
+    char run_dir[256]; /* of the VM's or replica's sockets on this host; "": none */
+    struct json_object
+        *spares; /* owned; names of hosts that may hold the replica when `peer` stays away; may be NULL */
     struct json_object *addresses; /* owned; what to announce after a failover; may be NULL */
     enum trigger_mode mode;
     unsigned interval_ms;

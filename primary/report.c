@@ -76,6 +76,7 @@ static struct json_object *status(const struct worker *w)
     add_text(j, "state", protection_state_name(w->state));
     add_text(j, "reason", w->reason);
     add_text(j, "peer", w->peer);
+    add_text(j, "origin", w->origin);
     add_u64(j, "term", w->term);
     add_text(j, "mode", w->record.mode == TRIGGER_PERIODIC ? "periodic" : "on-output");
     add_u64(j, "interval_ms", w->record.interval_ms);

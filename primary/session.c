@@ -57,6 +57,16 @@ static void refuse(struct worker *w, const char *what)
     worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, what);
 }
 
+/* Where the VM is to be protected if it comes to run at the secondary and this host stays away. */
+static struct json_object *other_candidates(const struct worker *w)
+{
+    struct json_object *all = json_object_new_array();
+    for (unsigned i = 0; i < w->candidates.n; i++)
+        if (i != w->candidates.at)
+            json_object_array_add(all, json_object_new_string(w->candidates.names[i]));
+    return all;
+}
+
 static void send_config(struct worker *w)
 {
     struct errmsg e;
@@ -71,6 +81,7 @@ static void send_config(struct worker *w)
     json_object_object_add(j, "replica", replica);
     json_object_object_add(j, "mode", json_object_new_int((int)w->record.mode));
     json_object_object_add(j, "interval_ms", json_object_new_int((int)w->record.interval_ms));
+    json_object_object_add(j, "spares", other_candidates(w));
     send_json(w, RECORD_CONFIG, 0, j);
 }
 
@@ -283,6 +294,7 @@ static void on_reconnect(struct ev_loop *loop, ev_timer *t, int events)
 
 void session_connect_later(struct worker *w)
 {
+    worker_peer_failed(w);
     ev_timer_stop(w->loop, &w->session.reconnect);
     ev_timer_set(&w->session.reconnect, RECONNECT_S, 0.);
     ev_timer_start(w->loop, &w->session.reconnect);

@@ -282,6 +282,30 @@ static void give_up(struct worker *w, const char *what)
     finish(w, ran_before ? 1 : 2); /* 1: the supervisor tries again */
 }
 
+/* ---- who holds the replica ---- */
+
+/* The wanted host first, then the spares. */
+static void set_candidates(struct worker *w, const char *peer)
+{
+    struct json_object *spares = w->record.spares;
+    candidates_clear(&w->candidates);
+    bool wanted = candidates_add(&w->candidates, peer);
+    for (size_t i = 0; wanted && spares && i < json_object_array_length(spares); i++) {
+        const char *name = json_object_get_string(json_object_array_get_idx(spares, i));
+        if (name && strcmp(name, w->config->name))
+            candidates_add(&w->candidates, name);
+    }
+    snprintf(w->peer, sizeof w->peer, "%s", candidates_now(&w->candidates));
+}
+
+void worker_peer_failed(struct worker *w)
+{
+    if (!candidates_failed(&w->candidates, clock_now(), w->config->spare_after_ms * INT64_C(1000000)))
+        return;
+    log_warn("%s is away: it is %s's turn to hold the replica", w->peer, candidates_now(&w->candidates));
+    snprintf(w->peer, sizeof w->peer, "%s", candidates_now(&w->candidates));
+}
+
 /* ---- actions ---- */
 
 /* Whatever went wrong in a checkpoint: a VM that is ours runs (promise 4). */
@@ -373,6 +397,10 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
                      protection_event_name(event), *reason ? ": " : "", reason);
     }
     act(w, actions);
+    if (w->state == PROTECTION_PROTECTED && before != w->state) {
+        candidates_succeeded(&w->candidates);
+        worker_save_record(w, "running"); /* by whom: it may be a spare */
+    }
     if (w->state != before)
         report_now(w);
 }
@@ -418,11 +446,16 @@ static const struct config_peer *find_peer(struct worker *w, const char *name)
 static const char *protect(struct worker *w, struct json_object *request)
 {
     const char *to = json_get_text(request, "to", "");
+    struct json_object *spares = json_get_array(request, "spares");
     if (!find_peer(w, to))
         return "no such [peer] in this host's configuration: add it with `hikae peer add`";
     if (*w->peer && strcmp(w->peer, to))
         return "the VM is protected by another host: `hikae unprotect` it first";
-    snprintf(w->peer, sizeof w->peer, "%s", to);
+    if (spares) {
+        json_object_put(w->record.spares);
+        w->record.spares = json_object_get(spares);
+    }
+    set_candidates(w, to);
     if (w->state == PROTECTION_OPEN)
         worker_event(w, EVENT_WANT, "%s", "");
     worker_save_record(w, "running");
@@ -431,7 +464,7 @@ static const char *protect(struct worker *w, struct json_object *request)
 
 static const char *unprotect(struct worker *w)
 {
-    w->peer[0] = 0;
+    set_candidates(w, "");
     worker_event(w, EVENT_UNWANT, "by the admin");
     worker_save_record(w, "running");
     return NULL;
@@ -541,10 +574,11 @@ static int load_record(struct worker *w, struct errmsg *e)
         w->record.interval_ms = w->settings->interval_ms;
         snprintf(w->record.backend, sizeof w->record.backend, "%s", w->settings->backend);
         w->record.settings = json_object_get(w->settings->settings);
+        w->record.spares = config_words(w->settings->spares);
         return 0;
     }
     w->term = w->record.term;
-    snprintf(w->peer, sizeof w->peer, "%s", w->begin == BEGIN_ADOPT ? "" : w->record.peer);
+    set_candidates(w, w->record.peer); /* of a VM that was taken over: the host it came from, once that is back */
     snprintf(w->run_dir, sizeof w->run_dir, "%s", w->record.run_dir);
     return 0;
 }
@@ -561,7 +595,8 @@ static int adopt(struct worker *w, struct errmsg *e)
     if (find_vm(w, e))
         return -1;
     report_mark(w, "running");
-    snprintf(w->reason, sizeof w->reason, "taken over from %s", w->record.peer);
+    snprintf(w->origin, sizeof w->origin, "taken over from %s", w->record.peer);
+    snprintf(w->reason, sizeof w->reason, "%s", w->origin);
     w->state = PROTECTION_OPEN;
     open_gate(w);
     on_announce(w->loop, &w->announce, 0);

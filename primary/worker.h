@@ -14,6 +14,7 @@
 #include "common/link.h"
 #include "common/state.h"
 #include "netbuf/relay.h"
+#include "primary/candidates.h"
 #include "primary/capture.h"
 #include "primary/flight.h"
 #include "primary/pipeline.h"
@@ -105,8 +106,10 @@ struct worker {
 
     enum protection_state state;
     uint64_t term, term_seen; /* ours; the highest that this host has ever known: the register can't be behind it */
-    char peer[64];            /* wanted secondary; "": none */
+    char peer[64];            /* wanted secondary, the candidates' turn; "": none */
+    struct candidates candidates;
     char reason[320];
+    char origin[160]; /* how the VM came here, if from another host */
     struct vm_record record;
     bool record_runs; /* by its record the VM ran here before this process */
 
@@ -128,6 +131,8 @@ int worker_main(struct config **config, const struct worker_options *options);
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
     __attribute__((format(printf, 3, 4)));
 int worker_save_record(struct worker *w, const char *role);
+/* The connection to the secondary failed: perhaps it is another one's turn. */
+void worker_peer_failed(struct worker *w);
 /* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
 bool worker_check_vm(struct worker *w);
 

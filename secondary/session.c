@@ -83,6 +83,17 @@ static void ask_admission(struct worker *w)
         turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
 }
 
+/* By its record the VM still runs on this host, though it doesn't any more, or must not: its primary agent is about to
+ * find that out and to end what is left. Until then there is no room for its replica. */
+static bool has_former_self(const struct worker *w)
+{
+    struct vm_record r;
+    struct errmsg e;
+    bool has = !vm_record_load(w->config->state_dir, w->vm_name, &r, &e) && !strcmp(r.role, "running");
+    vm_record_clear(&r);
+    return has;
+}
+
 static void on_register_read(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
@@ -99,6 +110,10 @@ static void on_register_read(enum arbiter_answer answer, const struct arbiter_re
                  " (do both hosts use the same arbiter, and each other's names in [peer]?)",
                  w->term, now->term ? now->owner : "nobody", now->term);
         turn_away(w, BYE_REFUSED, what);
+        return;
+    }
+    if (has_former_self(w)) {
+        turn_away(w, BYE_REFUSED, "this host's hikae-primary has not given up the VM yet, which ran here before");
         return;
     }
     ask_admission(w);
@@ -254,6 +269,8 @@ static int save_record(struct worker *w, struct json_object *config, struct errm
         json_get_u64(config, "mode", TRIGGER_ON_OUTPUT) == TRIGGER_PERIODIC ? TRIGGER_PERIODIC : TRIGGER_ON_OUTPUT;
     uint64_t interval = json_get_u64(config, "interval_ms", 20);
     r->interval_ms = interval >= 1 && interval <= 10000 ? (unsigned)interval : 20;
+    json_object_put(r->spares);
+    r->spares = json_object_get(json_get_array(config, "spares"));
     return vm_record_save(w->config->state_dir, r, e);
 }
 

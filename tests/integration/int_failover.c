@@ -37,6 +37,16 @@ static void order_protect(const struct host *from, const struct host *to)
     host_wait_state(from, PRIMARY, "PROTECTED");
 }
 
+static bool comes_from(const struct host *to, const struct host *from)
+{
+    char text[64];
+    struct json_object *j = host_status(to, PRIMARY);
+    snprintf(text, sizeof text, "taken over from %s", from->name);
+    bool says_so = j && !strcmp(json_get_text(j, "origin", ""), text);
+    json_object_put(j);
+    return says_so;
+}
+
 static void wait_frames(struct observer *o)
 {
     uint64_t before = observer_read(o).frames;
@@ -50,8 +60,7 @@ static void host_is_lost(struct host *from, struct host *to, struct observer *o)
 {
     agents_sleep_ms(chance(400));
     host_kill(from);
-    host_wait_state(to, PRIMARY, "UNPROTECTED");
-    host_wait_reason(to, PRIMARY, "taken over from");
+    WAIT_FOR(comes_from(to, from));
     host_wait_running(to);
     host_check_memory(to);
     wait_frames(o);
@@ -81,7 +90,7 @@ static void roles_change_and_back(void **state)
     agents_free(t);
 }
 
-/* The old primary is back before anybody protects again: it does not start what is not its own. */
+/* It does not start what is not its own any more, and takes the replica. */
 static void old_primary_comes_back(void **state)
 {
     (void)state;
@@ -89,13 +98,41 @@ static void old_primary_comes_back(void **state)
     agents_protect(t);
     host_kill(&t->a);
     host_wait_running(&t->b);
-    host_start_both(&t->a);
+    host_start(&t->a, PRIMARY);
     host_wait_state(&t->a, PRIMARY, "LOST");
     host_wait_reason(&t->a, PRIMARY, "belongs to b");
     host_refuses(&t->a, PRIMARY, "belongs to b", "{\"cmd\":\"start\",\"vm\":\"web\"}");
     assert_int_equal(host_vm_pid(&t->a), 0);
+    host_start(&t->a, SECONDARY);
+    host_wait_state(&t->b, PRIMARY, "PROTECTED");
+    assert_int_equal(host_vm_pid(&t->a), 0);
     assert_int_equal(agents_running(t), 1);
-    order_protect(&t->b, &t->a);
+    agents_free(t);
+}
+
+/* Nobody orders anything: the VM is protected again as soon as its old host is back. */
+static void is_protected_again_by_itself(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.vm = "pages = 256\n"});
+    struct host *from = &t->a, *to = &t->b;
+    agents_protect(t);
+    for (int i = 0; i < 3; i++) {
+        host_kill(from);
+        host_wait_running(to);
+        WAIT_FOR(comes_from(to, from));
+        host_start_both(from);
+        host_wait_state(to, PRIMARY, "PROTECTED");
+        host_check_memory(to);
+        assert_int_equal(agents_running(t), 1);
+        struct host *other = from;
+        from = to;
+        to = other;
+    }
+    host_order(from, PRIMARY, "{\"cmd\":\"unprotect\",\"vm\":\"web\"}");
+    host_wait_state(from, PRIMARY, "UNPROTECTED"); /* as the admin says: it stays so */
+    agents_sleep_ms(CONTROL_MS);
+    assert_true(host_state_is(from, PRIMARY, "UNPROTECTED"));
     agents_free(t);
 }
 
@@ -110,7 +147,7 @@ static void admin_wants_it_elsewhere(void **state)
     wait_frames(o);
     host_order(&t->b, SECONDARY, "{\"cmd\":\"failover\",\"vm\":\"web\"}");
     host_wait_running(&t->b);
-    host_wait_state(&t->a, PRIMARY, "LOST");
+    WAIT_FOR(host_log_has(&t->a, PRIMARY, "-> LOST"));
     WAIT_FOR(!host_vm_pid(&t->a));
     host_check_memory(&t->b);
     wait_frames(o);
@@ -134,7 +171,7 @@ static void supervisors_are_not_needed(void **state)
     host_wait_running(&t->b);
     host_check_memory(&t->b);
     host_start_both(&t->b);
-    host_wait_state(&t->b, PRIMARY, "UNPROTECTED");
+    WAIT_FOR(comes_from(&t->b, &t->a));
     host_start_both(&t->a);
     order_protect(&t->b, &t->a);
     agents_free(t);
@@ -154,9 +191,11 @@ static void agents_of_the_primary_are_gone(void **state)
     host_wait_running(&t->b);
     host_check_memory(&t->b);
     wait_frames(o);
+    host_wait_reason(&t->b, PRIMARY, "has not given up the VM yet"); /* no replica where its former self may live */
+    assert_true(host_vm_pid(&t->a));
     host_start(&t->a, PRIMARY);
-    host_wait_state(&t->a, PRIMARY, "LOST");
     WAIT_FOR(!host_vm_pid(&t->a));
+    host_wait_state(&t->b, PRIMARY, "PROTECTED");
     wait_frames(o);
     assert_int_equal(observer_read(o).changes, 1);
     observer_free(o);
@@ -206,7 +245,7 @@ static void primary_stands_still(void **state)
     wait_frames(o);
     assert_int_equal(observer_read(o).changes, 1);
     kill(worker, SIGCONT);
-    host_wait_state(&t->a, PRIMARY, "LOST");
+    WAIT_FOR(host_log_has(&t->a, PRIMARY, "-> LOST"));
     WAIT_FOR(!host_vm_pid(&t->a));
     host_check_memory(&t->b);
     wait_frames(o);
@@ -279,9 +318,10 @@ static void takeover_waits_for_the_arbiter(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(roles_change_and_back),      ONE(old_primary_comes_back),         ONE(admin_wants_it_elsewhere),
-        ONE(supervisors_are_not_needed), ONE(agents_of_the_primary_are_gone), ONE(secondary_stands_still),
-        ONE(primary_stands_still),       ONE(output_waits_for_the_arbiter),   ONE(takeover_waits_for_the_arbiter),
+        ONE(roles_change_and_back),          ONE(old_primary_comes_back),     ONE(admin_wants_it_elsewhere),
+        ONE(is_protected_again_by_itself),   ONE(supervisors_are_not_needed), ONE(agents_of_the_primary_are_gone),
+        ONE(secondary_stands_still),         ONE(primary_stands_still),       ONE(output_waits_for_the_arbiter),
+        ONE(takeover_waits_for_the_arbiter),
     };
     agents_enter_sandbox();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,7 +17,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 struct cli {
     const char *config_path;
     bool json, no_wait, watch, force;
-    const char *to, *name, *listen, *accept, *port, *mode, *interval;
+    const char *to, *name, *listen, *accept, *port, *mode, *interval, *spares;
     int argc; /* arguments of the command, its name not counted */
     char **argv;
     struct config *config; /* NULL before cli_config */

@@ -128,8 +128,20 @@ static int follow(struct cli *c)
 static int make_request(const struct cli *c, struct json_object *request)
 {
     json_object_object_add(request, "to", json_object_new_string(c->to));
+    if (c->spares)
+        json_object_object_add(request, "spares", config_words(c->spares));
     int code = c->mode ? request_mode(request, "protect", c->mode) : EXIT_OK;
     return !code && c->interval ? request_interval(request, "protect", c->interval) : code;
+}
+
+static int check_spares(const struct cli *c, struct json_object *spares)
+{
+    for (size_t i = 0; spares && i < json_object_array_length(spares); i++) {
+        const char *name = json_object_get_string(json_object_array_get_idx(spares, i));
+        if (!config_peer_by_name(c->config, name))
+            return cli_fail("%s has no [peer %s], which is to be a spare", c->config->path, name);
+    }
+    return EXIT_OK;
 }
 
 static int send_order(struct cli *c, struct json_object *request)
@@ -140,6 +152,8 @@ static int send_order(struct cli *c, struct json_object *request)
     if (!config_peer_by_name(c->config, c->to))
         return cli_fail("%s has no [peer %s]: `hikae init` on that host prints what to add here", c->config->path,
                         c->to);
+    if (check_spares(c, json_get_array(request, "spares")))
+        return EXIT_FAILED;
     struct json_object *reply = agent_call(c, AGENT_PRIMARY, request, ORDER_MS, &e);
     if (!reply)
         return cli_fail("%s: %s", c->argv[0], e.text);

@@ -30,10 +30,11 @@ static const struct command commands[] = {
      "here: 'web db-*', or '*' for all. Without it, none."},
     {"start", cmd_start, 1, 1, "", "start VM",
      "Starts the VM by its section [vm NAME], if the arbiter gives it to us."},
-    {"protect", cmd_protect, 1, 1, "tmiN", "protect VM --to HOST [--mode MODE] [--interval TIME] [--no-wait]",
-     "Keeps a replica of the VM on HOST, a [peer] of the configuration. Waits until the VM is PROTECTED; --no-wait "
-     "returns\n"
-     "as soon as the agent has taken the order."},
+    {"protect", cmd_protect, 1, 1, "tsmiN",
+     "protect VM --to HOST [--spares HOSTS] [--mode MODE] [--interval TIME] [--no-wait]",
+     "Keeps a replica of the VM on HOST, a [peer] of the configuration; on one of the spares, if HOST stays away. "
+     "Waits\n"
+     "until the VM is PROTECTED; --no-wait returns as soon as the agent has taken the order."},
     {"unprotect", cmd_unprotect, 1, 1, "", "unprotect VM",
      "Ends the protection; the replica is dropped, the VM runs on."},
     {"set", cmd_set, 2, 8, "", "set VM interval TIME | mode on-output|periodic  (also interval=TIME)",
@@ -48,21 +49,14 @@ static const struct command commands[] = {
 };
 
 static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'},
-    {"json", no_argument, NULL, 'j'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {"name", required_argument, NULL, 'n'},
-    {"listen-address", required_argument, NULL, 'l'},
-    {"force", no_argument, NULL, 'F'},
-    {"accept", required_argument, NULL, 'a'},
-    {"port", required_argument, NULL, 'p'},
-    {"to", required_argument, NULL, 't'},
-    {"mode", required_argument, NULL, 'm'},
-    {"interval", required_argument, NULL, 'i'},
-    {"no-wait", no_argument, NULL, 'N'},
-    {"watch", no_argument, NULL, 'w'},
-    {0},
+    {"config", required_argument, NULL, 'c'}, {"json", no_argument, NULL, 'j'},
+    {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
+    {"name", required_argument, NULL, 'n'},   {"listen-address", required_argument, NULL, 'l'},
+    {"force", no_argument, NULL, 'F'},        {"accept", required_argument, NULL, 'a'},
+    {"port", required_argument, NULL, 'p'},   {"to", required_argument, NULL, 't'},
+    {"mode", required_argument, NULL, 'm'},   {"interval", required_argument, NULL, 'i'},
+    {"spares", required_argument, NULL, 's'}, {"no-wait", no_argument, NULL, 'N'},
+    {"watch", no_argument, NULL, 'w'},        {0},
 };
 
 int cli_fail(const char *format, ...)
@@ -165,6 +159,9 @@ static void take(struct cli *c, int letter)
     case 'i':
         c->interval = optarg;
         break;
+    case 's':
+        c->spares = optarg;
+        break;
     case 'N':
         c->no_wait = true;
         break;
@@ -188,7 +185,7 @@ static int run(struct cli *c, const char *given, bool help, int argc, char **arg
     for (; *given; given++)
         if (!strchr("cj", *given) && !strchr(k->options, *given))
             return cli_usage(k->name, "`hikae %s` has no option --%s", k->name,
-                             options[strcspn("cjhVnlFaptmiNw", (char[]){*given, 0})].name);
+                             options[strcspn("cjhVnlFaptmisNw", (char[]){*given, 0})].name);
     c->argc = argc - 1;
     c->argv = argv + 1;
     if (c->argc < k->least || c->argc > k->most)

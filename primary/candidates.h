@@ -1,0 +1,27 @@
+/*
+ * candidates: which host is to hold the replica: the one that was asked for or that the VM came from, then the spares,
+ * in turns, each for a while. Pure; times are nanoseconds of any one clock.
+ */
+#ifndef HIKAE_PRIMARY_CANDIDATES_H
+#define HIKAE_PRIMARY_CANDIDATES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CANDIDATES_MAX = 8, CANDIDATE_NAME = 64 };
+
+struct candidates {
+    char names[CANDIDATES_MAX][CANDIDATE_NAME];
+    unsigned n, at;
+    int64_t failing_since; /* of the one at `at`; 0: it has not failed */
+};
+
+void candidates_clear(struct candidates *c);
+/* Adds a name to the end. false: it is there already, is too long, or there is no room. */
+bool candidates_add(struct candidates *c, const char *name);
+const char *candidates_now(const struct candidates *c); /* "": none */
+/* An attempt has failed. After `patience` of failures it is the next one's turn; true: it is. */
+bool candidates_failed(struct candidates *c, int64_t now, int64_t patience);
+void candidates_succeeded(struct candidates *c);
+
+#endif
