@@ -43,6 +43,8 @@ static const struct key host_keys[] = {
     {"detect", K_MS, HOST(detect_ms), 50, 60000},
     {"restart_grace", K_MS, HOST(restart_grace_ms), 0, 10000},
     {"spare_after", K_MS, HOST(spare_after_ms), 0, 3600000},
+    {"pause_bound", K_MS, HOST(pause_bound_ms), 0, 3600000},
+    {"worker_bound", K_MS, HOST(worker_bound_ms), 0, 3600000},
     {"staging", K_SIZE, HOST(staging_bytes), 1 << 20, (uint64_t)1 << 40},
     {"record", K_TEXT, HOST(record), 0, 0},
     {0},
@@ -68,6 +70,7 @@ static const struct key vm_keys[] = {
 static const struct key fault_keys[] = {
     {"release", K_EARLY, HOST(fault_release_early), 0, 0},
     {"drop_page", K_COUNT, HOST(fault_drop_page), 0, 1000000000},
+    {"stall", K_COUNT, HOST(fault_stall), 0, 1000000000},
     {0},
 };
 
@@ -311,6 +314,8 @@ static void host_defaults(struct config *c, const char *path)
     c->detect_ms = 500;
     c->restart_grace_ms = 60;
     c->spare_after_ms = 10000;
+    c->pause_bound_ms = 1000;
+    c->worker_bound_ms = 5000;
     c->staging_bytes = 64 << 20;
     const char *slash = strrchr(path, '/');
     int n = slash ? (int)(slash - path) : 1;

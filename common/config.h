@@ -51,13 +51,17 @@ struct config {
     char *spool_dir;                      /* where staging spills to, default state_dir */
     unsigned detect_ms;                   /* detection time T, default 500, 50 to 60000 */
     unsigned restart_grace_ms;            /* after a connection reset, before claiming; default 60, 0 to 10000 */
-    unsigned spare_after_ms; /* so long a secondary is tried before a spare is; default 10000, 0 to 3600000 */
-    uint64_t staging_bytes;  /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
-                                spool_dir */
-    char *record;            /* debug: folder where received streams are recorded; NULL: none */
+    unsigned spare_after_ms;  /* so long a secondary is tried before a spare is; default 10000, 0 to 3600000 */
+    unsigned pause_bound_ms;  /* a worker that has not moved for so long with its VM paused is replaced; default 1000,
+                                 0: never */
+    unsigned worker_bound_ms; /* the same in any other case; default 5000 */
+    uint64_t staging_bytes;   /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
+                                 spool_dir */
+    char *record;             /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
     bool fault_release_early; /* release = early: output is not held */
     unsigned fault_drop_page; /* drop_page = N: one dirty page in N is not sent; 0: none */
+    unsigned fault_stall;     /* stall = N: a worker stops itself (SIGSTOP) in its Nth pause of the VM; 0: never */
 
     struct config_peer *peers;
     size_t peer_count;

@@ -348,6 +348,20 @@ int roster_spawn(struct roster *r, const char *vm, char *const argv[], int fd, s
     return 0;
 }
 
+void roster_adopt(struct roster *r, const char *vm, int pid)
+{
+    struct worker *w = add_worker(r, vm, pid);
+    if (w->pidfd < 0) /* it died in the meantime */
+        forget(r, w);
+}
+
+void roster_each(struct roster *r, void (*visit)(const char *vm, int pid, int pidfd, void *arg), void *arg)
+{
+    for (struct worker *w = r->workers; w; w = w->next)
+        if (!w->left)
+            visit(w->vm, (int)w->pid, w->pidfd, arg);
+}
+
 /* ---- messages ---- */
 
 static void on_register(struct roster *r, struct control_conn *c, struct json_object *message)

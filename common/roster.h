@@ -34,6 +34,10 @@ unsigned roster_unnamed(const struct roster *r);
 /* Was the worker of `vm` started after the one with this pid? */
 bool roster_is_newer(const struct roster *r, const char *vm, int pid);
 bool roster_has(const struct roster *r, const char *vm);
+/* Counts the process `pid` as the worker of `vm`, as if it had registered: one that lives but may not be able to. */
+void roster_adopt(struct roster *r, const char *vm, int pid);
+/* Each worker; pidfd (borrowed) is -1 if it died before it could be watched. The roster must not be changed by it. */
+void roster_each(struct roster *r, void (*visit)(const char *vm, int pid, int pidfd, void *arg), void *arg);
 /* To be called first for each message of the control server: true if it was a worker's and is dealt with.
  * {"leave":true}: the process has become something else (a worker of the other agent); it is forgotten but for being
  * reaped. */

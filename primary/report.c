@@ -37,6 +37,8 @@ static void add_warnings(struct json_object *j, const struct worker *w)
         json_object_array_add(all, json_object_new_string("FAULT INJECTION: output is not held (release = early)"));
     if (w->config->fault_drop_page)
         json_object_array_add(all, json_object_new_string("FAULT INJECTION: pages are dropped (drop_page)"));
+    if (w->config->fault_stall)
+        json_object_array_add(all, json_object_new_string("FAULT INJECTION: the worker will stop itself (stall)"));
     json_object_object_add(j, "warnings", all);
 }
 

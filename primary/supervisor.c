@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "common/roster.h"
 #include "common/state.h"
+#include "primary/watchdog.h"
 
 #include <ev.h>
 #include <json-c/json.h>
@@ -32,6 +33,7 @@ struct supervisor {
     struct control_server *server;
     struct roster *roster;
     struct restart *restarts;
+    struct watchdog *watchdog;
     ev_timer settle;
     ev_signal terminate, interrupt;
 };
@@ -125,15 +127,20 @@ static void on_ended(const char *vm, int pid, int code, struct json_object *last
     ev_timer_start(s->loop, &r->timer);
 }
 
-/* Workers that outlived our predecessor have registered by now; VMs without one get one. */
+/* Workers that outlived our predecessor have registered by now, unless they are stuck: those are found by their pages,
+ * for the watchdog. VMs without one get one. */
 static void on_settled(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
     struct supervisor *s = t->data;
     struct errmsg e;
     char **names = vm_record_list(s->config->state_dir, &e);
-    for (char **n = names; n && *n; n++)
+    for (char **n = names; n && *n; n++) {
+        int pid = roster_has(s->roster, *n) ? 0 : watchdog_find(s->config, *n);
+        if (pid)
+            roster_adopt(s->roster, *n, pid);
         start_again(s, *n);
+    }
     vm_record_names_free(names);
 }
 
@@ -284,12 +291,14 @@ int supervisor_main(struct config *config, const char *program)
         return 1;
     }
     s.roster = roster_new(s.loop, &handlers, &s);
+    s.watchdog = watchdog_new(s.loop, config, s.roster);
     watch_signals(&s);
     ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
     s.settle.data = &s;
     ev_timer_start(s.loop, &s.settle);
     log_info("ready, host %s", config->name);
     ev_run(s.loop, 0);
+    watchdog_free(s.watchdog);
     roster_free(s.roster);
     control_server_free(s.server);
     ev_loop_destroy(s.loop);

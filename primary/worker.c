@@ -6,6 +6,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "primary/watched.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -640,11 +641,16 @@ static void init_timers(struct worker *w)
 
 static int set_up(struct worker *w, struct errmsg *e)
 {
-    if (lock_vm(w, e) || load_record(w, e))
+    if (lock_vm(w, e))
         return -1;
-    w->ops = vm_backend(w->record.backend, e);
-    if (!w->ops)
+    if (watched_begin(w->loop, w->config->run_dir, w->name, e))
+        log_warn("%s", e->text);
+    if (load_record(w, e))
         return -1;
+    const struct vm_ops *backend = vm_backend(w->record.backend, e);
+    if (!backend)
+        return -1;
+    w->ops = watched_vm(backend, w->config->fault_stall);
     checkpoint_configure(w);
     return begin(w, e);
 }
@@ -674,6 +680,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     close_relays(&w);
     if (w.vm)
         w.ops->detach(w.vm);
+    watched_end(w.loop);
     if (w.supervisor)
         control_close(w.supervisor);
     report_end(&w);

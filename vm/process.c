@@ -142,24 +142,34 @@ void process_explain(const char *log_path, struct errmsg *e)
     }
 }
 
-unsigned long long process_start_time(pid_t pid)
+/* Its state (a letter, 0: no such process) and, if wanted, field 22 of its stat line. */
+static char read_stat(pid_t pid, unsigned long long *start)
 {
-    char path[32];
+    char path[32], line[1024], state = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     FILE *f = pid > 0 ? fopen(path, "re") : NULL;
     if (!f)
         return 0;
-    char line[1024];
-    unsigned long long start = 0;
-    char state = 0;
-    if (fgets(line, sizeof line, f)) {
-        char *after_name = strrchr(line, ')');
-        /* Field 22; the 2nd, the name, may hold blanks and parentheses itself. */
-        if (!after_name ||
-            sscanf(after_name + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                   &state, &start) != 2)
-            start = 0;
-    }
+    /* The 2nd field, the name, may hold blanks and parentheses itself. */
+    char *after_name = fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    if (!after_name ||
+        sscanf(after_name + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+               &state, start) != 2)
+        state = 0;
     fclose(f);
-    return state == 'Z' || state == 'X' ? 0 : start;
+    return state;
+}
+
+unsigned long long process_start_time(pid_t pid)
+{
+    unsigned long long start = 0;
+    char state = read_stat(pid, &start);
+    return !state || state == 'Z' || state == 'X' ? 0 : start;
+}
+
+bool process_is_stopped(pid_t pid)
+{
+    unsigned long long start;
+    char state = read_stat(pid, &start);
+    return state == 'T' || state == 't';
 }

@@ -7,6 +7,7 @@
 
 #include "common/errmsg.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /* Starts command[0] (searched in PATH) as a daemon in a session of its own, with LD_PRELOAD=preload (NULL: none), its
@@ -17,5 +18,7 @@ void process_explain(const char *log_path, struct errmsg *e);
 /* Clock ticks from boot to the start of `pid`; 0: no such process (a zombie counts as none). With the pid it names a
  * process for good. */
 unsigned long long process_start_time(pid_t pid);
+/* Does it stand still by a signal (SIGSTOP), or under a debugger? */
+bool process_is_stopped(pid_t pid);
 
 #endif

@@ -24,6 +24,9 @@ struct json_object;
 struct vm; /* backend's own */
 
 enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 2 };
+/* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
+ * One that does not is stuck, and so is the process that made it. */
+enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
 
 /* A growing list of gfn ranges, ascending and disjoint. Zero-initialised is empty; reused between scans. */
 struct page_range {

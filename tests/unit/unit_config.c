@@ -37,7 +37,8 @@ static void test_everything(void **state)
         load("# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
              "state_dir = /s\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
              "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
-             "restart_grace = 50ms\nstaging = 1G\nrecord = /rec\n[fault]\nrelease = early\ndrop_page = 500\n"
+             "restart_grace = 50ms\nstaging = 1G\nrecord = /rec\npause_bound = 3s\nworker_bound = 0\n"
+             "[fault]\nrelease = early\ndrop_page = 500\nstall = 7\n"
              "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
              "AB:AB:abababababababababababababababababababababababababababababab\n"
              "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
@@ -59,6 +60,9 @@ static void test_everything(void **state)
     assert_true(c->staging_bytes == 1u << 30);
     assert_true(c->fault_release_early);
     assert_int_equal(c->fault_drop_page, 500);
+    assert_int_equal(c->fault_stall, 7);
+    assert_int_equal(c->pause_bound_ms, 3000);
+    assert_int_equal(c->worker_bound_ms, 0);
     const struct config_peer *p = config_peer_by_name(c, "b");
     assert_ptr_equal(config_peer_by_fingerprint(c, PRINT), p);
     assert_string_equal(p->fingerprint, PRINT);

@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DEADLINE_MS = 5000 };
+enum { DEADLINE_MS = VM_CALL_MS };
 
 struct vm {
     char run_dir[PATH_MAX - 32];

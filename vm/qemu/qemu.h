@@ -20,7 +20,7 @@
 #include <limits.h>
 #include <sys/types.h>
 
-enum { QEMU_DEADLINE_MS = 5000, QEMU_ATTACH_DEADLINE_MS = 10000, QEMU_PATH_MAX = 512 };
+enum { QEMU_DEADLINE_MS = VM_CALL_MS, QEMU_ATTACH_DEADLINE_MS = 10000, QEMU_PATH_MAX = 512 };
 
 struct vm {
     char name[64];
