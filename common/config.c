@@ -15,7 +15,7 @@
  * looks at each line before inih does. */
 enum { LINE_BYTES = 16384, KEY_BYTES = 48 };
 
-enum kind { K_NAME, K_TEXT, K_PORT, K_MS, K_SIZE, K_MODE, K_FINGERPRINT, K_EARLY, K_COUNT };
+enum kind { K_NAME, K_TEXT, K_PORT, K_MS, K_SIZE, K_MODE, K_ISOLATED, K_FINGERPRINT, K_EARLY, K_COUNT };
 
 struct key {
     const char *name;
@@ -65,6 +65,8 @@ static const struct key vm_keys[] = {
     {"buffer", K_SIZE, VM(buffer_bytes), 64 << 10, (uint64_t)1 << 32},
     {"delta_cache", K_SIZE, VM(delta_cache_bytes), 0, (uint64_t)1 << 40},
     {"spares", K_TEXT, VM(spares), 0, 0},
+    {"isolated", K_ISOLATED, VM(isolated), 0, 0},
+    {"open_after", K_MS, VM(open_after_ms), 2000, 600000},
     {0},
 };
 static const struct key fault_keys[] = {
@@ -190,6 +192,8 @@ static int set_value(struct parser *p, const struct key *k, const char *value, v
         return set_number(p, k, value, at);
     case K_MODE:
         return config_parse_mode(value, at) ? FAIL(p, p->line, "mode = %s: must be periodic or on-output", value) : 0;
+    case K_ISOLATED:
+        return config_parse_isolated(value, at) ? FAIL(p, p->line, "isolated = %s: must be freeze or open", value) : 0;
     case K_FINGERPRINT:
         return config_parse_fingerprint(value, at)
                    ? FAIL(p, p->line, "fingerprint: must be 64 hex digits, as `hikae fingerprint` prints on that host")

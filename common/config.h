@@ -23,6 +23,9 @@ struct config_peer { /* [peer NAME] */
 
 enum trigger_mode { TRIGGER_PERIODIC, TRIGGER_ON_OUTPUT };
 
+/* What a primary does with the VM's output when neither the secondary nor the arbiter answers. */
+enum isolated_policy { ISOLATED_FREEZE, ISOLATED_OPEN };
+
 struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed over to here) has the defaults */
     char *name;
     char *backend;                /* default "qemu" */
@@ -35,6 +38,9 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     uint64_t buffer_bytes;    /* buffer: most bytes of held frames, default 16M */
     uint64_t delta_cache_bytes; /* delta_cache, default 128M */
     char *spares; /* peers that may hold the replica when the wanted one stays away, blank-separated; NULL: none */
+    enum isolated_policy isolated; /* isolated = freeze | open; default freeze */
+    unsigned open_after_ms;        /* open_after: for how long no claim is answered before `open` opens; 2 s to 10 min,
+                                      default 5000 */
 };
 
 struct config {

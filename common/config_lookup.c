@@ -25,6 +25,8 @@ void config_vm_defaults(struct config_vm *vm, const char *name)
         .min_interval_ms = 1,
         .buffer_bytes = 16 << 20,
         .delta_cache_bytes = 128 << 20,
+        .isolated = ISOLATED_FREEZE,
+        .open_after_ms = 5000,
     };
 }
 

@@ -71,6 +71,19 @@ const char *config_mode_name(enum trigger_mode mode)
     return mode == TRIGGER_PERIODIC ? "periodic" : "on-output";
 }
 
+int config_parse_isolated(const char *text, enum isolated_policy *policy)
+{
+    if (strcmp(text, "freeze") && strcmp(text, "open"))
+        return -1;
+    *policy = strcmp(text, "open") ? ISOLATED_FREEZE : ISOLATED_OPEN;
+    return 0;
+}
+
+const char *config_isolated_name(enum isolated_policy policy)
+{
+    return policy == ISOLATED_OPEN ? "open" : "freeze";
+}
+
 int config_parse_fingerprint(const char *text, char out[65])
 {
     unsigned n = 0;

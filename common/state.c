@@ -1,4 +1,5 @@
 #include "common/state.h"
+#include "common/config_parse.h"
 #include "common/file.h"
 #include "common/jsonget.h"
 
@@ -54,6 +55,10 @@ static int from_json(struct vm_record *r, struct json_object *j)
         return -1;
     r->mode = strcmp(mode, "periodic") ? TRIGGER_ON_OUTPUT : TRIGGER_PERIODIC;
     r->interval_ms = (unsigned)interval;
+    uint64_t open_after = json_get_u64(j, "open_after_ms", 5000);
+    if (config_parse_isolated(json_get_text(j, "isolated", "freeze"), &r->isolated) || open_after > UINT_MAX)
+        return -1;
+    r->open_after_ms = (unsigned)open_after;
     r->settings = json_object_get(json_get(j, "settings"));
     r->addresses = json_object_get(json_get(j, "addresses"));
     r->spares = json_object_get(json_get_array(j, "spares"));
@@ -99,6 +104,8 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
     json_object_object_add(j, "run_dir", json_object_new_string(r->run_dir));
     json_object_object_add(j, "mode", json_object_new_string(r->mode == TRIGGER_PERIODIC ? "periodic" : "on-output"));
     json_object_object_add(j, "interval_ms", json_object_new_uint64(r->interval_ms));
+    json_object_object_add(j, "isolated", json_object_new_string(config_isolated_name(r->isolated)));
+    json_object_object_add(j, "open_after_ms", json_object_new_uint64(r->open_after_ms));
     if (r->settings)
         json_object_object_add(j, "settings", json_object_get(r->settings));
     if (r->addresses)

@@ -27,6 +27,8 @@ struct vm_record {
     struct json_object *addresses; /* owned; what to announce after a failover; may be NULL */
     enum trigger_mode mode;
     unsigned interval_ms;
+    enum isolated_policy isolated;
+    unsigned open_after_ms;
 };
 
 /* Fills *r (then vm_record_clear it). 1: there is no such record, *r is cleared. -1: unreadable or damaged, `e` names

@@ -11,6 +11,28 @@
 enum { ANSWER_MS = 1000 };
 static const double RETRY_S = 0.2;
 
+static const char *consequence(const struct worker *w)
+{
+    return w->state == PROTECTION_AT_RISK ? ": output is open, and the VM may run elsewhere as well"
+                                          : ": output is held until it does";
+}
+
+/* Policy `open`: counted claim by claim, each for no more than it may take. A process that stood still for a while must
+ * not take that for silence of the arbiter. */
+static void count_unanswered(struct worker *w)
+{
+    struct ownership *o = &w->ownership;
+    int64_t took = clock_now() - o->asked_at, most = ANSWER_MS * INT64_C(1000000);
+    o->unanswered += (took < most ? took : most) + (int64_t)(RETRY_S * 1e9);
+    if (w->state != PROTECTION_ISOLATED || w->record.isolated != ISOLATED_OPEN ||
+        o->unanswered < (int64_t)w->record.open_after_ms * 1000000)
+        return;
+    log_error("AT RISK: neither the replica nor the arbiter has answered for %" PRId64
+              " ms, and isolated = open: the VM's output is opened, though the VM may run elsewhere as well",
+              o->unanswered / 1000000);
+    worker_event(w, EVENT_UNANSWERED, "neither the replica nor the arbiter answers, and isolated = open");
+}
+
 /* A register never goes back. One that has is another one: a share that isn't mounted, a restored backup. */
 static bool has_gone_back(struct worker *w, const struct arbiter_register *now)
 {
@@ -21,6 +43,7 @@ static bool has_gone_back(struct worker *w, const struct arbiter_register *now)
                  "the arbiter says term %" PRIu64 ", this host has known term %" PRIu64
                  ": is the arbiter's folder mounted, and the right one?",
                  now->term, known);
+    count_unanswered(w);
     return true;
 }
 
@@ -44,7 +67,8 @@ static void on_claimed(enum arbiter_answer answer, const struct arbiter_register
         worker_event(w, EVENT_REFUSED, "the VM belongs to %s since term %" PRIu64, now->owner, now->term);
         break;
     case ARBITER_NO_ANSWER:
-        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s): output is held until it does", why);
+        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s)%s", why, consequence(w));
+        count_unanswered(w);
         break;
     }
 }
@@ -71,7 +95,7 @@ static void on_read(enum arbiter_answer answer, const struct arbiter_register *n
         return;
     }
     if (answer == ARBITER_NO_ANSWER) {
-        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s): output is held until it does", why);
+        worker_event(w, EVENT_NO_ANSWER, "the arbiter does not answer (%s)%s", why, consequence(w));
         return;
     }
     if (has_gone_back(w, now))
@@ -95,13 +119,15 @@ static int open_arbiter(struct worker *w)
     if (w->ownership.arbiter)
         return 0;
     worker_event(w, EVENT_NO_ANSWER, "no arbiter: %s", e.text);
+    count_unanswered(w);
     return -1;
 }
 
-void ownership_claim(struct worker *w)
+static void ask(struct worker *w)
 {
     if (w->ownership.request)
         return; /* its answer will do */
+    w->ownership.asked_at = clock_now();
     if (open_arbiter(w))
         return;
     if (w->ownership.register_read)
@@ -110,10 +136,16 @@ void ownership_claim(struct worker *w)
         w->ownership.request = arbiter_read(w->ownership.arbiter, w->name, ANSWER_MS, on_read, w);
 }
 
+void ownership_claim(struct worker *w)
+{
+    w->ownership.unanswered = 0;
+    ask(w);
+}
+
 static void on_retry(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
-    ownership_claim(t->data);
+    ask(t->data);
 }
 
 void ownership_claim_later(struct worker *w)

@@ -4,7 +4,9 @@
  * table in docs/architecture.md is this one.
  *
  * Promise 1 and 3 hang on it: the gate for output is opened only by a row whose event is GRANTED (the arbiter says that
- * we own the VM alone) and is closed before the first epoch that a replica could start from is sent.
+ * we own the VM alone) and is closed before the first epoch that a replica could start from is sent. The one exception
+ * is UNANSWERED, which comes only if the VM's admin has chosen the policy `isolated = open` and with it given up
+ * promise 3.
  */
 #ifndef HIKAE_PRIMARY_PROTECTION_H
 #define HIKAE_PRIMARY_PROTECTION_H
@@ -18,6 +20,8 @@ enum protection_state {
     PROTECTION_PROTECTED,  /* the replica can take over; output leaves with each ack */
     PROTECTION_ISOLATED, /* the replica is out of reach or no longer wanted: claiming the VM for us alone; output closed
                           */
+    PROTECTION_DISPUTED, /* as ISOLATED, but the secondary says that the VM runs there: nothing but a grant opens */
+    PROTECTION_AT_RISK,  /* as ISOLATED, but output is open by the admin's policy: the VM may run twice */
     PROTECTION_STOPPING, /* the guest shut down: claiming, so that the replica doesn't start it again */
     PROTECTION_LOST,     /* the VM runs elsewhere: ours is destroyed */
     PROTECTION_ENDED,    /* the VM ended here */
@@ -28,7 +32,8 @@ enum protection_event {
     EVENT_GRANTED, /* the arbiter's answers to a claim */
     EVENT_REFUSED,
     EVENT_NO_ANSWER,
-    EVENT_WANT, /* the admin wants protection */
+    EVENT_UNANSWERED, /* policy `open`: no claim has been answered for open_after */
+    EVENT_WANT,       /* the admin wants protection */
     EVENT_UNWANT,
     EVENT_READY,        /* the secondary has made the replica */
     EVENT_LINK_DOWN,    /* connection failed, reset, silent for the detection time, or protocol trouble */
@@ -52,7 +57,8 @@ enum protection_action {
     ACTION_BYE_CRASHED = 1 << 8,
     ACTION_HANG_UP = 1 << 9,
     ACTION_OPEN_GATE = 1 << 10, /* after the link: with the gate open the next connection may begin */
-    ACTION_DESTROY = 1 << 11,   /* end the VM on this host and this worker */
+    ACTION_CLOSE_GATE = 1 << 11,
+    ACTION_DESTROY = 1 << 12, /* end the VM on this host and this worker */
 };
 
 /* Returns the actions (bits, to be done in ascending order) and changes *state; an event that means nothing in a state

@@ -2,6 +2,7 @@
  * report: what this worker tells its supervisor of itself: its status a few times a second and at every change of
  * state, the histograms once a second. Promise 5: the age of the replica is that of the last *acknowledged* epoch.
  */
+#include "common/config_parse.h"
 #include "common/self.h"
 #include "primary/worker.h"
 
@@ -33,6 +34,9 @@ static void add_text(struct json_object *j, const char *key, const char *v)
 static void add_warnings(struct json_object *j, const struct worker *w)
 {
     struct json_object *all = json_object_new_array();
+    if (w->state == PROTECTION_AT_RISK)
+        json_object_array_add(all, json_object_new_string("AT RISK: output is open by isolated = open, without the "
+                                                          "arbiter's word; the VM may run twice"));
     if (w->config->fault_release_early)
         json_object_array_add(all, json_object_new_string("FAULT INJECTION: output is not held (release = early)"));
     if (w->config->fault_drop_page)
@@ -48,7 +52,8 @@ static void add_progress(struct json_object *j, const struct worker *w)
     uint64_t done = c->pipeline ? pipeline_pages_done(c->pipeline) : 0;
     add_u64(j, "sync_total", c->sync.total);
     add_u64(j, "sync_done", done < c->sync.total ? done : c->sync.total);
-    bool has_replica = w->state == PROTECTION_PROTECTED || w->state == PROTECTION_ISOLATED;
+    bool has_replica =
+        w->state == PROTECTION_PROTECTED || w->state == PROTECTION_ISOLATED || w->state == PROTECTION_DISPUTED;
     add_u64(j, "epoch", has_replica ? c->flight.acked : 0);
     if (has_replica && c->flight.acked)
         json_object_object_add(j, "replica_age_ms", real((double)(clock_now() - c->flight.acked_age) / 1e6));
@@ -82,6 +87,7 @@ static struct json_object *status(const struct worker *w)
     add_u64(j, "term", w->term);
     add_text(j, "mode", w->record.mode == TRIGGER_PERIODIC ? "periodic" : "on-output");
     add_u64(j, "interval_ms", w->record.interval_ms);
+    add_text(j, "isolated", config_isolated_name(w->record.isolated));
     add_u64(j, "pages", w->info.pages);
     add_text(j, "note", w->info.note);
     add_u64(j, "vm_pid", (uint64_t)w->info.pid);

@@ -2,6 +2,7 @@
  * session: the connection to the secondary. HELLO both ways, CONFIG, READY, then epochs out and acks in. Any byte from
  * the peer is a sign of life; silence for the detection time is a lost link, like a reset.
  */
+#include "common/config_parse.h"
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "primary/worker.h"
@@ -82,6 +83,8 @@ static void send_config(struct worker *w)
     json_object_object_add(j, "mode", json_object_new_int((int)w->record.mode));
     json_object_object_add(j, "interval_ms", json_object_new_int((int)w->record.interval_ms));
     json_object_object_add(j, "spares", other_candidates(w));
+    json_object_object_add(j, "isolated", json_object_new_string(config_isolated_name(w->record.isolated)));
+    json_object_object_add(j, "open_after_ms", json_object_new_int((int)w->record.open_after_ms));
     send_json(w, RECORD_CONFIG, 0, j);
 }
 

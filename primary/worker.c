@@ -3,6 +3,7 @@
  * the actions that come back. It outlives its supervisor and is restarted by it; the VM outlives both.
  */
 #include "primary/worker.h"
+#include "common/config_parse.h"
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
@@ -342,6 +343,12 @@ static void open_gate(struct worker *w)
         worker_event(w, EVENT_WANT, "%s", w->reason);
 }
 
+static void close_gate(struct worker *w)
+{
+    for (unsigned i = 0; i < w->relay_count; i++)
+        relay_hold(w->relays[i]);
+}
+
 static void end_vm(struct worker *w)
 {
     destroy_vm(w);
@@ -375,6 +382,8 @@ static void act(struct worker *w, unsigned actions)
         session_close(w);
     if (actions & ACTION_OPEN_GATE)
         open_gate(w);
+    if (actions & ACTION_CLOSE_GATE)
+        close_gate(w);
     if (actions & ACTION_DESTROY)
         end_vm(w);
 }
@@ -414,6 +423,8 @@ static void set(struct worker *w, struct json_object *request)
     if (mode)
         w->record.mode = strcmp(mode, "periodic") ? TRIGGER_ON_OUTPUT : TRIGGER_PERIODIC;
     w->record.interval_ms = (unsigned)json_get_u64(request, "interval_ms", w->record.interval_ms);
+    config_parse_isolated(json_get_text(request, "isolated", config_isolated_name(w->record.isolated)),
+                          &w->record.isolated);
     checkpoint_configure(w);
     worker_save_record(w, "running");
 }
@@ -422,8 +433,11 @@ static const char *check_set(struct json_object *request)
 {
     const char *mode = json_get_text(request, "mode", "periodic");
     uint64_t interval = json_get_u64(request, "interval_ms", 1);
+    enum isolated_policy isolated;
     if (strcmp(mode, "periodic") && strcmp(mode, "on-output"))
         return "mode is periodic or on-output";
+    if (config_parse_isolated(json_get_text(request, "isolated", "freeze"), &isolated))
+        return "isolated is freeze or open";
     return interval < 1 || interval > 10000 ? "interval is 1 to 10000 ms" : NULL;
 }
 
@@ -573,6 +587,8 @@ static int load_record(struct worker *w, struct errmsg *e)
         vm_record_clear(&w->record);
         w->record.mode = w->settings->mode;
         w->record.interval_ms = w->settings->interval_ms;
+        w->record.isolated = w->settings->isolated;
+        w->record.open_after_ms = w->settings->open_after_ms;
         snprintf(w->record.backend, sizeof w->record.backend, "%s", w->settings->backend);
         w->record.settings = json_object_get(w->settings->settings);
         w->record.spares = config_words(w->settings->spares);

@@ -42,6 +42,8 @@ struct ownership {
     struct arbiter_request *request;
     ev_timer retry;
     bool register_read; /* `term` is the register's, not a guess */
+    int64_t asked_at;   /* when the claim under way was made, CLOCK_MONOTONIC ns */
+    int64_t unanswered; /* ns: for how long claims have been without an answer, while ISOLATED */
     bool only_look;     /* the VM is gone: whose it is is asked for the record's sake, nothing is claimed */
     struct arbiter_register want;
 };

@@ -2,6 +2,7 @@
  * session: the connection of a primary. Who it is (TLS, fingerprint), what VM it brings and whether it may (config,
  * supervisor, arbiter), then epochs in and acks out. Any byte is a sign of life; the detector looks for silence.
  */
+#include "common/config_parse.h"
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
@@ -271,6 +272,9 @@ static int save_record(struct worker *w, struct json_object *config, struct errm
     r->interval_ms = interval >= 1 && interval <= 10000 ? (unsigned)interval : 20;
     json_object_put(r->spares);
     r->spares = json_object_get(json_get_array(config, "spares"));
+    uint64_t open_after = json_get_u64(config, "open_after_ms", 5000);
+    r->open_after_ms = open_after >= 2000 && open_after <= 600000 ? (unsigned)open_after : 5000;
+    config_parse_isolated(json_get_text(config, "isolated", "freeze"), &r->isolated); /* freeze if it is neither */
     return vm_record_save(w->config->state_dir, r, e);
 }
 

@@ -313,15 +313,121 @@ static void takeover_waits_for_the_arbiter(void **state)
     agents_free(t);
 }
 
+/* ---- isolated = open ---- */
+
+#define OPEN_POLICY WITH_FRAMES "isolated = open\nopen_after = 2s\n"
+
+static bool warns_of_risk(const struct host *h)
+{
+    struct json_object *status = host_status(h, PRIMARY), *all = json_get_array(status, "warnings");
+    bool warns = all && json_object_array_length(all) == 1 &&
+                 strstr(json_object_get_string(json_object_array_get_idx(all, 0)), "AT RISK");
+    json_object_put(status);
+    return warns;
+}
+
+/* The policy has come with the VM from the host that it failed over from. */
+static void policy_open_opens(void **state)
+{
+    (void)state;
+    if (!agents_have_sandbox())
+        skip();
+    struct agents *t = agents_new(&(struct agents_options){.vm = OPEN_POLICY});
+    struct observer *o = observer_new();
+    agents_protect(t);
+    agents_write_config(t, &(struct agents_options){.vm = WITH_FRAMES});
+    host_is_lost(&t->a, &t->b, o);
+    host_start_both(&t->a);
+    order_protect(&t->b, &t->a);
+    uint64_t term = host_number(&t->b, PRIMARY, "term");
+    move_arbiter(t, true);
+    pid_t worker = host_worker(&t->a, SECONDARY);
+    kill(worker, SIGSTOP);
+    host_wait_state(&t->b, PRIMARY, "ISOLATED");
+    uint64_t frames = observer_read(o).frames;
+    agents_sleep_ms(500);
+    assert_int_equal(observer_read(o).frames, frames);
+    host_wait_state(&t->b, PRIMARY, "AT_RISK");
+    assert_true(warns_of_risk(&t->b));
+    host_wait_log(&t->b, SECONDARY, "AT RISK"); /* its worker was one of the secondary agent */
+    wait_frames(o);
+    move_arbiter(t, false);
+    host_wait_state(&t->b, PRIMARY, "CONNECTING");
+    assert_int_equal(host_number(&t->b, PRIMARY, "term"), term + 1);
+    assert_false(warns_of_risk(&t->b));
+    kill(worker, SIGCONT);
+    host_wait_state(&t->b, PRIMARY, "PROTECTED");
+    assert_int_equal(observer_read(o).changes, 1);
+    observer_free(o);
+    agents_free(t);
+}
+
+/* The replica lives and claims as well: whoever the arbiter answers first, the other one ends. */
+static void risk_ends_with_the_arbiters_word(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.vm = "pages = 256\nisolated = open\nopen_after = 2s\n"});
+    agents_protect(t);
+    move_arbiter(t, true);
+    pid_t worker = host_worker(&t->b, SECONDARY);
+    kill(worker, SIGSTOP);
+    host_wait_state(&t->a, PRIMARY, "AT_RISK");
+    kill(worker, SIGCONT);
+    host_wait_state(&t->b, SECONDARY, "CLAIMING");
+    assert_int_equal(agents_running(t), 1);
+    /* the arbiter's word is for the replica: it can be asked, the primary stands still */
+    pid_t primary = host_worker(&t->a, PRIMARY);
+    kill(primary, SIGSTOP);
+    move_arbiter(t, false);
+    host_wait_running(&t->b);
+    kill(primary, SIGCONT);
+    host_wait_state(&t->a, PRIMARY, "LOST");
+    WAIT_FOR(!host_vm_pid(&t->a));
+    assert_int_equal(agents_running(t), 1);
+    host_check_memory(&t->b);
+    agents_free(t);
+}
+
+/* What the admin changes while it runs counts, and a stop at one's own risk is no way to start it elsewhere. */
+static void risk_stops(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.vm = "pages = 256\nopen_after = 2s\n"});
+    agents_protect(t);
+    host_refuses(&t->a, PRIMARY, "freeze or open", "{\"cmd\":\"set\",\"vm\":\"web\",\"isolated\":\"yes\"}");
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"set\",\"vm\":\"web\",\"isolated\":\"open\"}");
+    move_arbiter(t, true);
+    pid_t worker = host_worker(&t->b, SECONDARY);
+    kill(worker, SIGSTOP);
+    host_wait_state(&t->a, PRIMARY, "AT_RISK");
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"stop\",\"vm\":\"web\"}");
+    assert_true(host_state_is(&t->a, PRIMARY, "STOPPING"));
+    move_arbiter(t, false);
+    host_wait_state(&t->a, PRIMARY, "STOPPED");
+    kill(worker, SIGCONT);
+    WAIT_FOR(!host_replica_pid(&t->b));
+    assert_int_equal(agents_running(t), 0);
+    agents_free(t);
+}
+
 #define ONE(test) cmocka_unit_test_teardown(test, agents_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(roles_change_and_back),          ONE(old_primary_comes_back),     ONE(admin_wants_it_elsewhere),
-        ONE(is_protected_again_by_itself),   ONE(supervisors_are_not_needed), ONE(agents_of_the_primary_are_gone),
-        ONE(secondary_stands_still),         ONE(primary_stands_still),       ONE(output_waits_for_the_arbiter),
+        ONE(roles_change_and_back),
+        ONE(old_primary_comes_back),
+        ONE(admin_wants_it_elsewhere),
+        ONE(is_protected_again_by_itself),
+        ONE(supervisors_are_not_needed),
+        ONE(agents_of_the_primary_are_gone),
+        ONE(secondary_stands_still),
+        ONE(primary_stands_still),
+        ONE(output_waits_for_the_arbiter),
         ONE(takeover_waits_for_the_arbiter),
+        ONE(policy_open_opens),
+        ONE(risk_ends_with_the_arbiters_word),
+        ONE(risk_stops),
     };
     agents_enter_sandbox();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,10 @@
  * position pos + 1. `seen` is the highest position that the outside world knows: a VM that starts at a lower one has
  * gone back in time.
  *
+ * POLICY_OPEN is no mutation but an option of the VM's admin, `isolated = open`: it gives up promise 3, and the model shows
+ * how. AT_RISK_IS_FINE then leaves out what is given up and checks the rest: once all is well again the arbiter's word
+ * counts, and there is one VM.
+ *
  * Bounds: HOSTS A and B, CONNECTIONS made, FAULTS (crashes, deaths), POSITIONS. Loss of the link and silence of the arbiter
  * are not bounded.
  */
@@ -68,6 +72,9 @@ byte ghost_a, ghost_b;
 
 byte faults;
 byte healed;               /* 1: all is well from now on; 2: the same, but the arbiter answers A only */
+#ifdef AT_RISK_IS_FINE
+bit risked;                /* output was opened without the arbiter's word */
+#endif
 bit ended;                 /* the VM ended as it may: shut down, or died while nothing could take over */
 
 #define HELLO 1
@@ -103,7 +110,12 @@ inline comes_out(position)
 
 inline let_go()
 {
-    assert(reg_owner == A && reg_term == p_term && !b_owns); /* solely ours */
+#ifdef AT_RISK_IS_FINE
+    if :: p == P_AT_RISK -> risked = 1 :: else -> skip fi;
+#else
+    assert(!b_owns);
+#endif
+    assert(p == P_AT_RISK || (reg_owner == A && reg_term == p_term && !b_owns)); /* solely ours */
     a_open = 1;
     if :: pos + 1 > seen -> seen = pos + 1 :: else -> skip fi
 }
@@ -141,6 +153,7 @@ inline do_a()
     if :: act & PA_BYE_CRASHED -> bye(CRASHED) :: else -> skip fi;
     if :: act & PA_HANG_UP -> hang_up_a() :: else -> skip fi;
     if :: act & PA_OPEN_GATE -> let_go() :: else -> skip fi;
+    if :: act & PA_CLOSE_GATE -> a_open = 0 :: else -> skip fi;
     if :: act & PA_DESTROY -> destroy_a() :: else -> skip fi
 }
 
@@ -169,7 +182,7 @@ inline feed_primary()
 #ifdef OPEN_ON_NO_ANSWER
     if :: other == PE_NO_ANSWER && p == P_ISOLATED -> let_go() :: else -> skip fi;
 #endif
-    assert(!a_open || p == P_OPEN || p == P_CONNECTING || p == P_SYNCING);
+    assert(!a_open || p == P_OPEN || p == P_CONNECTING || p == P_SYNCING || p == P_AT_RISK);
     act = 0; other = 0
 }
 
@@ -200,7 +213,11 @@ inline standby_event(who, event) { s_whom = who; s_event = event }
 inline start_b(i)
 {
     assert(s_has[i]);
+#ifdef AT_RISK_IS_FINE
+    assert(!a_open || p == P_AT_RISK);
+#else
     assert(!a_open);
+#endif
     assert(!b_owns);
     if :: s_up[i] -> send(up[i], TAKEN_OVER, 0) :: else -> skip fi;
     hang_up_b(i);
@@ -216,6 +233,9 @@ inline start_b(i)
         if :: s_staged[i] -> b_start = s_has[i] + 1 :: else -> skip fi;
 #endif
         assert(b_start <= committed); /* a whole epoch */
+#ifdef AT_RISK_IS_FINE
+        if :: risked -> seen = b_start :: else -> skip fi; /* given up with the rest */
+#endif
         assert(seen <= b_start);      /* the outside world knows nothing that the replica does not */
         standby_event(i, SE_LOADED)
     fi
@@ -465,6 +485,9 @@ inline a_step()
         if :: p_request == 2 && !p_answer -> ghost_a = p_want :: else -> skip fi;
         p_request = 0; p_answer = 0;
         if :: p_look -> primary_event(PE_VM_GONE) :: else -> primary_event(PE_NO_ANSWER) fi
+#ifdef POLICY_OPEN
+    :: a_agent && a_vm && p == P_ISOLATED && p_again && !p_request && !healed -> primary_event(PE_UNANSWERED)
+#endif
     :: a_agent && p_again && !p_request -> p_again = 0; claim_a()
     :: a_agent && p == P_OPEN && p_want_protection && made < CONNECTIONS -> primary_event(PE_WANT)
     :: a_agent && p_try -> connect()
@@ -549,6 +572,6 @@ active proctype world()
         fi;
         consequences()
     }
-    :: timeout -> assert(SETTLED); break
+    :: timeout -> assert(SETTLED); assert(!a_open || !b_runs); break
     od
 }

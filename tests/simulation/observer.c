@@ -61,6 +61,11 @@ void observe(const uint8_t *frame, size_t n, void *arg)
     uint64_t branch, number;
     memcpy(&branch, frame, 8);
     memcpy(&number, frame + 8, 8);
+    if (sim.at_risk) { /* given up; from the next calm on it counts again, from what was seen last */
+        seen_branch = (uint32_t)branch;
+        seen = number;
+        return;
+    }
     if (branch_of(seen_branch, number) == branch && (branch != seen_branch || number <= seen))
         return; /* late or double, but known */
     if (branch_of((uint32_t)branch, seen) != branch_of(seen_branch, seen) || number <= seen)
@@ -88,7 +93,8 @@ void check_gates(void)
 {
     int open = 0;
     for (int i = 0; i < PROCESSES; i++)
-        open += sim.processes[i].alive && sim.processes[i].kind == KIND_PRIMARY && sim.processes[i].gate == GATE_OPEN;
+        open += sim.processes[i].alive && sim.processes[i].kind == KIND_PRIMARY && sim.processes[i].gate == GATE_OPEN &&
+                sim.processes[i].state != PROTECTION_AT_RISK;
     if (open > 1)
         violated("two VMs with an open gate");
 }

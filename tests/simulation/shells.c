@@ -75,8 +75,10 @@ static void end_vm(struct process *p)
 static void act_primary(struct process *p, unsigned actions)
 {
     unsigned generation = p->generation;
-    if (actions & ACTION_CLAIM)
+    if (actions & ACTION_CLAIM) {
+        p->unanswered = 0;
         claim(p);
+    }
     if (actions & ACTION_CLAIM_LATER)
         timer_set(p, TIMER_RETRY, RETRY, on_claim_retry);
     if (actions & ACTION_CONNECT)
@@ -102,6 +104,8 @@ static void act_primary(struct process *p, unsigned actions)
     }
     if (actions & ACTION_OPEN_GATE)
         open_gate(p);
+    if (actions & ACTION_CLOSE_GATE)
+        p->gate = GATE_HOLD;
     if (actions & ACTION_DESTROY && p->alive && p->generation == generation)
         end_vm(p);
 }
@@ -126,6 +130,17 @@ static void on_claim_retry(struct process *p, const struct event *e)
     claim(p);
 }
 
+static void no_answer(struct process *p)
+{
+    primary_event(p, EVENT_NO_ANSWER);
+    p->unanswered += ANSWER_TIMEOUT + RETRY;
+    if (!sim.open || p->state != PROTECTION_ISOLATED || p->unanswered < OPEN_AFTER)
+        return;
+    sim.at_risk = true;
+    sim.risks++;
+    primary_event(p, EVENT_UNANSWERED);
+}
+
 void primary_answer(struct process *p, const struct event *e)
 {
     struct host *h = &sim.hosts[p->host];
@@ -133,7 +148,7 @@ void primary_answer(struct process *p, const struct event *e)
     if (p->only_look)
         primary_event(p, elsewhere ? EVENT_REFUSED : EVENT_VM_GONE);
     else if (e->answer == ANSWER_NONE)
-        primary_event(p, EVENT_NO_ANSWER);
+        no_answer(p);
     else if (p->claim.is_read && elsewhere && !(e->want.stopped && !h->vm))
         primary_event(p, EVENT_REFUSED);
     else if (p->claim.is_read) {

@@ -22,6 +22,7 @@ enum { HOSTS = 2, PROCESSES = 32, CONNECTIONS = 64, BRANCHES = 1 << 16 };
 enum { MS = 1000, SECOND = 1000000 };
 enum { DETECT = 500 * MS, GRACE = 60 * MS, HEARTBEAT = DETECT / 5, RESTART = 20 * MS, RETRY = 200 * MS };
 enum { ANSWER_TIMEOUT = 1000 * MS, ACK_LIMIT = 10 * SECOND, RECONNECT = 500 * MS, INTERVAL = 20 * MS };
+enum { OPEN_AFTER = 3 * SECOND };
 
 enum kind { KIND_PRIMARY = 1, KIND_SECONDARY };
 enum timer {
@@ -80,6 +81,7 @@ struct process {
 
     /* primary */
     enum protection_state state;
+    int64_t unanswered; /* while ISOLATED */
     bool register_read, only_look, wants, ready;
     enum gate gate;
     struct netbuf *held;
@@ -146,8 +148,10 @@ struct sim {
     struct connection connections[CONNECTIONS];
     int64_t cut_until[HOSTS]; /* what this host sends is lost (and sent again) until then */
     bool arbiter_slow, chaos;
+    bool open;    /* the VM's policy is `isolated = open` */
+    bool at_risk; /* output was opened by it: until the next calm the VM may run twice */
     bool trace;
-    unsigned failovers, lost, protections, calms;
+    unsigned failovers, lost, protections, calms, risks;
 };
 
 extern struct sim sim;

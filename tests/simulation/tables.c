@@ -26,14 +26,14 @@ struct machine {
 #define COUNT(array) ((unsigned)(sizeof(array) / sizeof *(array)))
 
 /* In the order of the enumerations. */
-static const char *const protection_states[] = {"CLAIMING",  "OPEN",     "CONNECTING", "SYNCING", "SEALED",
-                                                "PROTECTED", "ISOLATED", "STOPPING",   "LOST",    "ENDED"};
-static const char *const protection_events[] = {"GRANTED", "REFUSED",    "NO_ANSWER",    "WANT",
-                                                "UNWANT",  "READY",      "LINK_DOWN",    "CHECKPOINTED",
-                                                "ACKED",   "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE"};
-static const char *const protection_actions[] = {"CLAIM",       "CLAIM_LATER", "CONNECT",       "CONNECT_LATER",
-                                                 "SYNC",        "STOP_SYNC",   "BYE_UNPROTECT", "BYE_STOPPED",
-                                                 "BYE_CRASHED", "HANG_UP",     "OPEN_GATE",     "DESTROY"};
+static const char *const protection_states[] = {"CLAIMING", "OPEN",     "CONNECTING", "SYNCING",  "SEALED", "PROTECTED",
+                                                "ISOLATED", "DISPUTED", "AT_RISK",    "STOPPING", "LOST",   "ENDED"};
+static const char *const protection_events[] = {"GRANTED",    "REFUSED",      "NO_ANSWER", "UNANSWERED",   "WANT",
+                                                "UNWANT",     "READY",        "LINK_DOWN", "CHECKPOINTED", "ACKED",
+                                                "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE"};
+static const char *const protection_actions[] = {
+    "CLAIM",       "CLAIM_LATER", "CONNECT", "CONNECT_LATER", "SYNC",       "STOP_SYNC", "BYE_UNPROTECT",
+    "BYE_STOPPED", "BYE_CRASHED", "HANG_UP", "OPEN_GATE",     "CLOSE_GATE", "DESTROY"};
 static const char *const standby_states[] = {"GREETING", "SYNCING",  "READY", "GRACE",
                                              "CLAIMING", "STARTING", "OVER",  "DROPPED"};
 static const char *const standby_events[] = {"MADE",    "COMMIT",   "RESET",    "GRACE_OVER", "SILENT",

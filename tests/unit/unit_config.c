@@ -42,7 +42,8 @@ static void test_everything(void **state)
              "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
              "AB:AB:abababababababababababababababababababababababababababababab\n"
              "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
-             "buffer = 4M\ndelta_cache = 64K\nmemory = 512M\noptions = -device foo,id=x ; -bar \"#\"",
+             "buffer = 4M\ndelta_cache = 64K\nisolated = open\nopen_after = 3s\nmemory = 512M\noptions = -device "
+             "foo,id=x ; -bar \"#\"",
              &e);
     if (!c)
         fail_msg("%s", e.text);
@@ -74,6 +75,8 @@ static void test_everything(void **state)
     assert_int_equal(vm->interval_ms, 25);
     assert_int_equal(vm->max_interval_ms, 100);
     assert_int_equal(vm->min_interval_ms, 2);
+    assert_int_equal(vm->isolated, ISOLATED_OPEN);
+    assert_int_equal(vm->open_after_ms, 3000);
     assert_true(vm->buffer_bytes == 4 << 20 && vm->delta_cache_bytes == 64 << 10);
     struct json_object *options;
     assert_int_equal(json_object_object_length(vm->settings), 2);
@@ -103,6 +106,8 @@ static void test_defaults(void **state)
     assert_string_equal(vm->backend, "qemu");
     assert_int_equal(vm->mode, TRIGGER_ON_OUTPUT);
     assert_int_equal(vm->interval_ms, 20);
+    assert_int_equal(vm->isolated, ISOLATED_FREEZE);
+    assert_int_equal(vm->open_after_ms, 5000);
     for (int i = 0; i < 50; i++) { /* a pointer once given stays good */
         char name[8];
         snprintf(name, sizeof(name), "vm%d", i);
@@ -174,6 +179,8 @@ static void test_errors_name_the_line(void **state)
         {"[host]\nstaging = 1T\n", ":2: staging = 1T: not bytes"},
         {"[host]\nstaging = 99999999999999999999\n", ":2: staging = 99999999999999999999: not bytes"},
         {"[host]\nstaging = 18014398509481984G\n", ":2: staging"},
+        {"[vm a]\nisolated = yes\n", ":2: isolated = yes: must be freeze or open"},
+        {"[vm a]\nopen_after = 1s\n", ":2: open_after = 1s: must be from 2000 to 600000 ms"},
         {"[vm a]\nmode = always\n", ":2: mode = always: must be periodic or on-output"},
         {"[vm a]\ninterval = 0\n", ":2: interval = 0: must be from 1 to 10000 ms"},
         {"[fault]\nrelease = late\n", ":2: release = late: must be early"},

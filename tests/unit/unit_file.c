@@ -122,6 +122,8 @@ static void test_vm_record(void **state)
     assert_int_equal(vm_record_load(dir, "web", &back, &e), 1);
     r.mode = TRIGGER_PERIODIC;
     r.interval_ms = 25;
+    r.isolated = ISOLATED_OPEN;
+    r.open_after_ms = 3000;
     r.settings = json_tokener_parse("{\"memory\":\"512M\"}");
     assert_int_equal(vm_record_save(dir, &r, &e), 0);
     assert_int_equal(vm_record_load(dir, "web", &back, &e), 0);
@@ -130,6 +132,8 @@ static void test_vm_record(void **state)
     assert_string_equal(back.role, "running");
     assert_int_equal(back.mode, TRIGGER_PERIODIC);
     assert_int_equal(back.interval_ms, 25);
+    assert_int_equal(back.isolated, ISOLATED_OPEN);
+    assert_int_equal(back.open_after_ms, 3000);
     assert_true(json_object_equal(back.settings, r.settings));
     assert_null(back.addresses);
     vm_record_clear(&back);

@@ -53,16 +53,25 @@ static const struct {
                              TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_QUIET)}},
     [PROTECTION_SEALED] = {6,
                            {TO(ACKED, PROTECTED, 0), TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP),
-                            TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, ISOLATED, ISOLATE | ACTION_HANG_UP),
+                            TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP),
                             TO(VM_SHUT_DOWN, STOPPING, ISOLATE), TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
     [PROTECTION_PROTECTED] = {5,
                               {TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(UNWANT, ISOLATED, ISOLATE),
-                               TO(TAKEN_OVER, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
+                               TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
                                TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
-    [PROTECTION_ISOLATED] = {5,
+    [PROTECTION_ISOLATED] = {6,
                              {TO(GRANTED, OPEN, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
                               TO(REFUSED, LOST, ACTION_DESTROY), TO(NO_ANSWER, ISOLATED, ACTION_CLAIM_LATER),
+                              TO(UNANSWERED, AT_RISK, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
                               TO(VM_SHUT_DOWN, STOPPING, 0), TO(VM_GONE, ENDED, END_CRASHED)}},
+    [PROTECTION_DISPUTED] = {5,
+                             {TO(GRANTED, OPEN, ACTION_OPEN_GATE), TO(REFUSED, LOST, ACTION_DESTROY),
+                              TO(NO_ANSWER, DISPUTED, ACTION_CLAIM_LATER), TO(VM_SHUT_DOWN, STOPPING, 0),
+                              TO(VM_GONE, ENDED, ACTION_DESTROY)}},
+    [PROTECTION_AT_RISK] = {5,
+                            {TO(GRANTED, OPEN, ACTION_OPEN_GATE), TO(REFUSED, LOST, ACTION_DESTROY),
+                             TO(NO_ANSWER, AT_RISK, ACTION_CLAIM_LATER), TO(VM_SHUT_DOWN, STOPPING, ACTION_CLOSE_GATE),
+                             TO(VM_GONE, ENDED, ACTION_DESTROY)}},
     [PROTECTION_STOPPING] = {3,
                              {TO(GRANTED, ENDED, END_QUIET), TO(REFUSED, LOST, ACTION_DESTROY),
                               TO(NO_ANSWER, STOPPING, ACTION_CLAIM_LATER)}},
@@ -109,6 +118,8 @@ static unsigned world_index(const struct world *w)
            (unsigned)w->sync << 3 | (unsigned)w->ended << 4 | (unsigned)w->shutting << 5;
 }
 
+static bool policy_open; /* the admin has given up promise 3 */
+
 /* Can this happen at all? The shell asks the arbiter only when told to, and captures only while it syncs. */
 static bool can_happen(const struct world *w, enum protection_event event)
 {
@@ -117,6 +128,8 @@ static bool can_happen(const struct world *w, enum protection_event event)
     case EVENT_REFUSED:
     case EVENT_NO_ANSWER:
         return w->claim;
+    case EVENT_UNANSWERED:
+        return w->claim && policy_open;
     case EVENT_CHECKPOINTED:
         return w->sync;
     default:
@@ -148,6 +161,8 @@ static struct world step(const struct world *before, enum protection_event event
         w.sync = false;
     if (*actions & ACTION_OPEN_GATE)
         w.gate_open = true;
+    if (*actions & ACTION_CLOSE_GATE)
+        w.gate_open = false;
     if (*actions & ACTION_DESTROY) {
         w.gate_open = false;
         w.sync = false;
@@ -167,11 +182,12 @@ static const char *edge(const struct world *a, enum protection_event event, cons
 static void check_gate(const struct world *a, enum protection_event event, const struct world *b, unsigned actions)
 {
     bool was_closed = protection_gate_is_closed(a->state), is_closed = protection_gate_is_closed(b->state);
-    if ((actions & ACTION_OPEN_GATE || (was_closed && !is_closed)) && event != EVENT_GRANTED)
+    bool allowed = event == EVENT_GRANTED || (event == EVENT_UNANSWERED && a->state == PROTECTION_ISOLATED);
+    if ((actions & ACTION_OPEN_GATE || (was_closed && !is_closed)) && !allowed)
         fail_msg("the gate opens without a grant: %s", edge(a, event, b));
     if (was_closed && !is_closed && !(actions & ACTION_OPEN_GATE))
         fail_msg("the state says open, the shell was not told: %s", edge(a, event, b));
-    if (b->gate_open && b->may_start)
+    if (b->gate_open && b->may_start && b->state != PROTECTION_AT_RISK)
         fail_msg("output is free though a replica could start: %s", edge(a, event, b));
     if (b->gate_open == is_closed && !b->ended)
         fail_msg("the gate is %s, the state says otherwise: %s", b->gate_open ? "open" : "closed", edge(a, event, b));
@@ -193,12 +209,13 @@ static void check_edge(const struct world *a, enum protection_event event, const
     bool syncs = b->state == PROTECTION_SYNCING || b->state == PROTECTION_SEALED || b->state == PROTECTION_PROTECTED;
     if (b->sync != syncs && !b->ended)
         fail_msg("dirty tracking is %s: %s", b->sync ? "on" : "off", edge(a, event, b));
-    bool waits = b->state == PROTECTION_CLAIMING || b->state == PROTECTION_ISOLATED || b->state == PROTECTION_STOPPING;
+    bool waits = b->state == PROTECTION_CLAIMING || b->state == PROTECTION_ISOLATED ||
+                 b->state == PROTECTION_DISPUTED || b->state == PROTECTION_AT_RISK || b->state == PROTECTION_STOPPING;
     if (b->claim != waits && !b->ended)
         fail_msg("%s: %s", b->claim ? "a claim that nobody waits for" : "waits for a claim that nobody made",
                  edge(a, event, b));
     /* a replica that could start is told of the end by no BYE but CRASHED, unless a grant has fenced it */
-    if (actions & (ACTION_BYE_STOPPED | ACTION_BYE_UNPROTECT) && b->may_start)
+    if (actions & (ACTION_BYE_STOPPED | ACTION_BYE_UNPROTECT) && b->may_start && event != EVENT_UNANSWERED)
         fail_msg("the replica is dropped before it is fenced: %s", edge(a, event, b));
     if (b->shutting && b->gate_open)
         fail_msg("a guest that shut down goes on: %s", edge(a, event, b));
@@ -238,24 +255,40 @@ static void explore(void)
     }
 }
 
-static void test_every_path(void **state)
+static void every_path(void)
 {
-    (void)state;
     explore();
     bool reached[PROTECTION_STATES] = {false};
     for (size_t i = 0; i < found; i++)
         reached[worlds[i].state] = true;
     for (unsigned s = 0; s < PROTECTION_STATES; s++)
-        if (!reached[s])
-            fail_msg("%s is never reached", protection_state_name(s));
-    assert_true(found >= PROTECTION_STATES);
+        if (reached[s] == (s == PROTECTION_AT_RISK && !policy_open))
+            fail_msg("%s is %s reached", protection_state_name(s), reached[s] ? "" : "never");
+    assert_true(found >= PROTECTION_STATES - 1);
+}
+
+static void test_every_path(void **state)
+{
+    (void)state;
+    every_path();
+}
+
+/* The same with `isolated = open`: what is given up is given up in AT_RISK alone. */
+static void test_every_path_policy_open(void **state)
+{
+    (void)state;
+    policy_open = true;
+    every_path();
+    policy_open = false;
 }
 
 /* Never stuck: from wherever it may get, a VM that the arbiter grants us runs with its output free, or has ended. */
 static void test_never_stuck(void **state)
 {
     (void)state;
+    policy_open = true; /* all that can be reached */
     explore();
+    policy_open = false;
     for (size_t i = 0; i < found; i++) {
         struct world w = worlds[i];
         static const enum protection_event worst[] = {EVENT_LINK_DOWN, EVENT_NO_ANSWER, EVENT_NO_ANSWER, EVENT_GRANTED};
@@ -273,7 +306,9 @@ static void test_never_stuck(void **state)
 static void test_pending_claim(void **state)
 {
     (void)state;
+    policy_open = true;
     explore();
+    policy_open = false;
     unsigned pending = 0;
     for (size_t i = 0; i < found; i++) {
         if (!worlds[i].claim || worlds[i].ended)
@@ -289,7 +324,7 @@ static void test_pending_claim(void **state)
         assert_int_equal(silent.state, worlds[i].state);
         assert_int_equal(actions, ACTION_CLAIM_LATER);
     }
-    assert_true(pending >= 3); /* CLAIMING, ISOLATED, STOPPING */
+    assert_true(pending >= 5); /* CLAIMING, ISOLATED, DISPUTED, AT_RISK, STOPPING */
 }
 
 static void test_end_is_the_end(void **state)
@@ -321,8 +356,13 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),          cmocka_unit_test(test_every_path),     cmocka_unit_test(test_never_stuck),
-        cmocka_unit_test(test_pending_claim), cmocka_unit_test(test_end_is_the_end), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_every_path_policy_open),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_every_path),
+        cmocka_unit_test(test_never_stuck),
+        cmocka_unit_test(test_pending_claim),
+        cmocka_unit_test(test_end_is_the_end),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

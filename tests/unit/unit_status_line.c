@@ -45,6 +45,8 @@ static void test_vm(void **state)
           "database  SYNCING to host-b, not yet protected, 25 % of 200 pages");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"ISOLATED\",\"term\":3,\"reason\":\"host-b is silent\"}",
           "web   ISOLATED, output is held until the arbiter or the replica answers, term 3: host-b is silent");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"AT_RISK\",\"term\":3}",
+          "web   AT_RISK, not protected, output is open without the arbiter's word: the VM may run twice, term 3");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"NEW_STATE\",\"reason\":\"r\"}", "web   NEW_STATE: r");
     check(status_line_vm, "{}", "?     UNKNOWN");
     check(status_line_vm, "{\"vm\":7,\"state\":[],\"term\":\"x\",\"warnings\":{}}", "?     UNKNOWN");

@@ -74,6 +74,15 @@ int request_interval(struct json_object *request, const char *command, const cha
     return EXIT_OK;
 }
 
+static int request_isolated(struct json_object *request, const char *text)
+{
+    enum isolated_policy policy;
+    if (config_parse_isolated(text, &policy))
+        return cli_usage("set", "isolated '%s': must be freeze or open", text);
+    json_object_object_add(request, "isolated", json_object_new_string(text));
+    return EXIT_OK;
+}
+
 /* "interval 20ms", "interval=20ms", any number of them. */
 static int add_settings(struct json_object *request, int argc, char **argv)
 {
@@ -87,7 +96,9 @@ static int add_settings(struct json_object *request, int argc, char **argv)
             return cli_usage("set", "%s needs a value", key);
         int code = !strcmp(key, "interval") ? request_interval(request, "set", value)
                    : !strcmp(key, "mode")   ? request_mode(request, "set", value)
-                                            : cli_usage("set", "unknown setting '%s'; known: interval mode", key);
+                   : !strcmp(key, "isolated")
+                       ? request_isolated(request, value)
+                       : cli_usage("set", "unknown setting '%s'; known: interval isolated mode", key);
         if (code)
             return code;
     }

@@ -37,7 +37,7 @@ static const struct command commands[] = {
      "until the VM is PROTECTED; --no-wait returns as soon as the agent has taken the order."},
     {"unprotect", cmd_unprotect, 1, 1, "", "unprotect VM",
      "Ends the protection; the replica is dropped, the VM runs on."},
-    {"set", cmd_set, 2, 8, "", "set VM interval TIME | mode on-output|periodic  (also interval=TIME)",
+    {"set", cmd_set, 2, 8, "", "set VM interval TIME | mode on-output|periodic | isolated freeze|open  (also interval=TIME)",
      "Changes a running protection. TIME is in ms, or like 20ms or 2s."},
     {"status", cmd_status, 0, 1, "w", "status [VM] [--watch]",
      "One line per VM and replica on this host. --watch repeats it each second. --json prints all that is known."},

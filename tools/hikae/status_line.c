@@ -112,6 +112,7 @@ static const struct {
     {"UNPROTECTED", "", false},
     {"CONNECTING", ", not protected", false},
     {"ISOLATED", ", output is held until the arbiter or the replica answers", true},
+    {"AT_RISK", ", not protected, output is open without the arbiter's word: the VM may run twice", true},
     {"ALONE", ", not protected", true},
     {0},
 };
