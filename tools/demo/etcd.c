@@ -3,6 +3,7 @@
 
 #include "tools/demo/run.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -10,11 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MEMBERS = 3 };
-static pid_t pids[MEMBERS];
+enum { HEALTH_MS = 1000 };
+static pid_t pids[ETCD_MEMBERS];
 
 static void become_member(int i, const char *dir)
 {
@@ -59,15 +62,56 @@ int etcd_start(const char *dir, struct errmsg *e)
                                                        "addr add 10.78.0.102/24 dev sw1\n"
                                                        "addr add 10.78.0.103/24 dev sw1\n"))
         return -1;
-    for (int i = 0; i < MEMBERS; i++)
+    for (int i = 0; i < ETCD_MEMBERS; i++)
         if (start_member(i, dir, e))
             return -1;
     return 0;
 }
 
+void etcd_member_signal(int i, int signum)
+{
+    if (pids[i] <= 0 || kill(pids[i], signum) || signum != SIGKILL)
+        return;
+    waitpid(pids[i], NULL, 0);
+    pids[i] = 0;
+}
+
+int etcd_member_restart(int i, const char *dir, struct errmsg *e)
+{
+    return pids[i] ? 0 : start_member(i, dir, e);
+}
+
+static bool member_is_healthy(int i)
+{
+    static const char request[] = "GET /health HTTP/1.0\r\n\r\n";
+    const struct timeval patience = {.tv_sec = HEALTH_MS / 1000};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(2379)};
+    char address[24], answer[1024];
+    size_t used = 0;
+    snprintf(address, sizeof address, "10.78.0.%d", 101 + i);
+    a.sin_addr.s_addr = inet_addr(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0 && send(fd, request, sizeof request - 1, MSG_NOSIGNAL) > 0)
+        for (ssize_t n; used < sizeof answer - 1; used += (size_t)n)
+            if ((n = recv(fd, answer + used, sizeof answer - 1 - used, 0)) <= 0)
+                break;
+    answer[used] = '\0';
+    close(fd);
+    return strstr(answer, "\"health\":\"true\"") != NULL;
+}
+
+bool etcd_is_healthy(void)
+{
+    for (int i = 0; i < ETCD_MEMBERS; i++)
+        if (!member_is_healthy(i))
+            return false;
+    return true;
+}
+
 void etcd_end(void)
 {
-    for (int i = 0; i < MEMBERS; i++)
+    for (int i = 0; i < ETCD_MEMBERS; i++)
         if (pids[i] > 0) {
             kill(pids[i], SIGKILL);
             waitpid(pids[i], NULL, 0);

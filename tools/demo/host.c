@@ -204,6 +204,17 @@ bool host_is_alive(struct host *h)
     return h->pid > 0 && waitpid(h->pid, NULL, WNOHANG) == 0;
 }
 
+void host_hold_agents(const struct host *h, bool hold)
+{
+    char path[256];
+    struct errmsg ignored;
+    snprintf(path, sizeof path, "%s/" HOST_HOLD, h->dir);
+    if (hold)
+        (void)write_file(&ignored, path, "agents stay down while this is here\n");
+    else
+        unlink(path);
+}
+
 int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, const char *const words[])
 {
     char program[192];

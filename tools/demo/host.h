@@ -38,6 +38,8 @@ void host_kill(const struct host *h);
 void host_wait_gone(struct host *h);
 /* Did its init end without us? */
 bool host_is_alive(struct host *h);
+/* With options.restart: while held back, agents that end stay down. */
+void host_hold_agents(const struct host *h, bool hold);
 /* `hikae --config ITS words...` */
 int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, const char *const words[]);
 /* The last lines of its logs, to stderr. */

@@ -16,7 +16,9 @@
 #include <unistd.h>
 
 static const char *const agents[] = {"primary", "secondary"};
-static pid_t agent_pids[2];
+static pid_t agent_pids[2]; /* 0: ended */
+
+enum { RESTART_MS = 100 }; /* systemd's default */
 
 static int mount_own(const struct host *h, const struct options *o, struct errmsg *e)
 {
@@ -86,16 +88,42 @@ static int set_up(const struct host *h, const struct options *o, int go_fd, stru
     return 0;
 }
 
-static void log_end(int log, pid_t pid, int status)
+static void note_end(int log, pid_t pid, int status)
 {
     for (int i = 0; i < 2; i++) {
         if (agent_pids[i] != pid)
             continue;
+        agent_pids[i] = 0;
         if (WIFSIGNALED(status))
             dprintf(log, "hikae-%s: killed by signal %d (%s)\n", agents[i], WTERMSIG(status),
                     strsignal(WTERMSIG(status)));
         else
             dprintf(log, "hikae-%s: ended with status %d\n", agents[i], WEXITSTATUS(status));
+    }
+}
+
+static void start_again(const struct host *h, const struct options *o, int log)
+{
+    struct errmsg e;
+    for (int i = 0; i < 2; i++)
+        if (!agent_pids[i] && access(HOST_DISK "/" HOST_HOLD, F_OK) && start_agent(i, h, o, &e))
+            dprintf(log, "%s\n", e.text);
+}
+
+/* Process 1's duty, and with options.restart a service manager's. */
+static _Noreturn void reap_for_ever(const struct host *h, const struct options *o, int log)
+{
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, o->restart ? WNOHANG : 0);
+        if (pid > 0) {
+            note_end(log, pid, status);
+        } else if (o->restart) {
+            sleep_ms(RESTART_MS);
+            start_again(h, o, log);
+        } else if (errno == ECHILD) {
+            sleep(1);
+        }
     }
 }
 
@@ -118,12 +146,5 @@ void hostinit(const struct host *h, const struct options *o, int go_fd, int up_f
         _exit(1);
     snprintf(path, sizeof path, "%s/init.log", h->dir);
     int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    for (;;) {
-        int status;
-        pid_t pid = waitpid(-1, &status, 0);
-        if (pid > 0)
-            log_end(log, pid, status);
-        else if (errno == ECHILD)
-            sleep(1);
-    }
+    reap_for_ever(h, o, log);
 }

@@ -23,6 +23,7 @@ struct options {
     bool power_cut;  /* loss by silence: the cables go first, so that no RST tells the others */
     bool etcd;       /* the arbiter is a cluster of three, else a folder */
     bool fresh_disk; /* a host that comes back has lost its state folder */
+    bool restart;    /* a host's init starts an agent again that ended, as systemd does with Restart=always */
     bool keep, hosts_only, quiet;
     const char *json;  /* file, "-" for stdout, NULL for none */
     const char *dir;   /* NULL: in memory, gone afterwards */

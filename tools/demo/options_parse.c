@@ -1,6 +1,7 @@
 /* options_parse: see options_parse.h. */
 #include "tools/demo/options_parse.h"
 
+#include "tools/demo/programs.h"
 #include "tools/demo/report.h"
 
 #include <getopt.h>
@@ -8,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 static const char help[] =
     "hikae-demo: loses the host of a VM, again and again, and checks that nobody notices.\n\n"
@@ -219,35 +219,6 @@ static int set_one(struct options *o, int id, struct errmsg *e)
     }
 }
 
-/* The folder that this program is in: the other programs are there too, in a build tree and when installed. */
-static const char *program_dir(void)
-{
-    static char path[160];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-    path[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(path, '/');
-    if (slash)
-        *slash = '\0';
-    return path;
-}
-
-/* A build tree has its modules in lib/ beside bin/; an installed program finds its own. */
-static void find_modules(const char *bin)
-{
-    char dir[192], probe[256];
-    snprintf(dir, sizeof dir, "%s/../lib", bin);
-    snprintf(probe, sizeof probe, "%s/hikae-vm-qemu.so", dir);
-    if (!getenv("HIKAE_MODULE_DIR") && !access(probe, F_OK))
-        setenv("HIKAE_MODULE_DIR", dir, 1);
-}
-
-static const char *find_guest(const char *bin)
-{
-    static char path[192];
-    snprintf(path, sizeof path, "%s/../guest", bin);
-    return path;
-}
-
 int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
 {
     *o = (struct options){.failovers = 3,
@@ -265,7 +236,7 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
                           .kill_max_ms = 3000,
                           .baseline_s = 5,
                           .seed = (uint64_t)time(NULL),
-                          .bin = program_dir()};
+                          .bin = programs_dir()};
     for (int id; (id = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
         if (id == HELP || id == 'h') {
             fputs(help, stdout);
@@ -278,8 +249,8 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
     }
     if (optind < argc)
         return errmsg_set(e, "%s: what is that? See hikae-demo --help", argv[optind]);
-    find_modules(o->bin);
+    programs_find_modules(o->bin);
     if (!o->guest)
-        o->guest = find_guest(o->bin);
+        o->guest = programs_guest(o->bin);
     return 0;
 }

@@ -167,6 +167,8 @@ int tracker_poll(struct tracker *t, const struct host *h, bool with_hist, struct
         out->present = true;
         text(vm, "state", out->state, sizeof out->state);
         text(vm, "reason", out->reason, sizeof out->reason);
+        out->term = number(vm, "term");
+        out->report_age_ms = real(vm, "report_age_ms");
         out->epoch = number(vm, "epoch");
         out->sync_done = number(vm, "sync_done");
         out->sync_total = number(vm, "sync_total");
@@ -185,18 +187,22 @@ int tracker_poll(struct tracker *t, const struct host *h, bool with_hist, struct
     return 0;
 }
 
-void tracker_poll_replica(struct tracker *t, const struct host *h, struct replica_status *out)
+int tracker_poll_replica(struct tracker *t, const struct host *h, struct replica_status *out)
 {
     *out = (struct replica_status){0};
     struct json_object *answer = call(h, "secondary", false), *vm = find_vm(answer, "replicas");
+    if (!answer)
+        return -1;
     if (vm) {
         out->present = true;
+        text(vm, "state", out->state, sizeof out->state);
         out->epoch = number(vm, "epoch");
         out->rss_bytes = number(vm, "rss_bytes");
         if (out->rss_bytes > t->totals.rss_secondary)
             t->totals.rss_secondary = out->rss_bytes;
     }
     json_object_put(answer);
+    return 0;
 }
 
 const struct totals *tracker_totals(struct tracker *t)

@@ -35,6 +35,8 @@ struct timeline {
 struct vm_status {
     bool present; /* this host's primary agent has the VM */
     char state[32], reason[200];
+    uint64_t term;        /* as it last knew */
+    double report_age_ms; /* of all this: its worker may be stopped */
     uint64_t epoch, sync_done, sync_total, dirty_pages, wire_bytes, held_packets, rss_bytes, checkpoints;
     double replica_age_ms, pause_p50_ms, pause_p99_ms; /* pause: 0 when not told */
     struct timeline timeline;
@@ -43,6 +45,7 @@ struct vm_status {
 /* The replica of the VM, as this host's secondary agent tells of it. */
 struct replica_status {
     bool present;
+    char state[32];
     uint64_t epoch, rss_bytes;
 };
 
@@ -57,7 +60,8 @@ void tracker_free(struct tracker *t);
 /* Asks host `h`. 0, or -1 if its primary agent does not answer (`out` is then zeroed). with_hist also renews the
  * pauses. */
 int tracker_poll(struct tracker *t, const struct host *h, bool with_hist, struct vm_status *out);
-void tracker_poll_replica(struct tracker *t, const struct host *h, struct replica_status *out);
+/* 0, or -1 if its secondary agent does not answer. */
+int tracker_poll_replica(struct tracker *t, const struct host *h, struct replica_status *out);
 /* Sums up; valid until the next call. */
 const struct totals *tracker_totals(struct tracker *t);
 bool vm_is_protected(const struct vm_status *s);

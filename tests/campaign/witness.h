@@ -1,0 +1,26 @@
+/*
+ * witness: sees the guest's frames come in at the switch of the LAN, and from which host: a process of its own that
+ * never misses one. Output that comes from two hosts in turn is what must never be.
+ */
+#ifndef HIKAE_CAMPAIGN_WITNESS_H
+#define HIKAE_CAMPAIGN_WITNESS_H
+
+#include "common/errmsg.h"
+#include "tools/demo/host.h"
+
+#include <stdint.h>
+
+struct witness;
+
+struct witness_report {
+    uint64_t frames[2];  /* from each host */
+    uint64_t switches;   /* how often a frame came from another host than the one before */
+    uint64_t overlooked; /* that did not fit into the socket: then nothing can be said */
+};
+
+/* Inside the sandbox. NULL with `e`. It ends with its owner. */
+struct witness *witness_start(const struct host hosts[2], struct errmsg *e);
+void witness_stop(struct witness *w);
+struct witness_report witness_report(const struct witness *w);
+
+#endif
