@@ -50,6 +50,7 @@ static int from_json(struct vm_record *r, struct json_object *j)
         return -1;
     copy_text(r->reason, sizeof(r->reason), j, "reason");
     copy_text(r->run_dir, sizeof(r->run_dir), j, "run_dir");
+    copy_text(r->boot, sizeof(r->boot), j, "boot");
     const char *mode = json_get_text(j, "mode", "");
     if (strcmp(mode, "periodic") && strcmp(mode, "on-output"))
         return -1;
@@ -86,6 +87,23 @@ int vm_record_load(const char *state_dir, const char *name, struct vm_record *r,
                       name);
 }
 
+/* "": unknown. */
+static void read_boot_id(char out[40])
+{
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (!f || fscanf(f, "%39s", out) != 1)
+        out[0] = 0;
+    if (f)
+        fclose(f);
+}
+
+bool vm_record_is_of_other_boot(const struct vm_record *r)
+{
+    char now[40];
+    read_boot_id(now);
+    return *now && *r->boot && strcmp(now, r->boot);
+}
+
 int vm_record_save(const char *state_dir, const struct vm_record *r, struct errmsg *e)
 {
     char path[PATH_MAX], dir[PATH_MAX];
@@ -94,6 +112,8 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
     snprintf(dir, sizeof(dir), "%s/vms", state_dir);
     if (dir_make(dir, 0700, e))
         return -1;
+    char now[40];
+    read_boot_id(now);
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "name", json_object_new_string(r->name));
     json_object_object_add(j, "backend", json_object_new_string(r->backend));
@@ -102,6 +122,7 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
     json_object_object_add(j, "role", json_object_new_string(r->role));
     json_object_object_add(j, "reason", json_object_new_string(r->reason));
     json_object_object_add(j, "run_dir", json_object_new_string(r->run_dir));
+    json_object_object_add(j, "boot", json_object_new_string(*r->boot ? r->boot : now));
     json_object_object_add(j, "mode", json_object_new_string(r->mode == TRIGGER_PERIODIC ? "periodic" : "on-output"));
     json_object_object_add(j, "interval_ms", json_object_new_uint64(r->interval_ms));
     json_object_object_add(j, "isolated", json_object_new_string(config_isolated_name(r->isolated)));

@@ -8,6 +8,7 @@
 #include "common/config.h"
 #include "common/errmsg.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ struct vm_record {
     char peer[64];     /* "": not protected */
     char role[16];     /* "running", "standby", "lost", "stopped" */
     char reason[320];  /* for people: why it is lost or stopped */
+    char boot[40];     /* this host's boot id when it was written; "" is set when it is saved: now */
     char run_dir[256]; /* of the VM's or replica's sockets on this host; "": none */
     struct json_object
         *spares; /* owned; names of hosts that may hold the replica when `peer` stays away; may be NULL */
@@ -36,6 +38,8 @@ struct vm_record {
 int vm_record_load(const char *state_dir, const char *name, struct vm_record *r, struct errmsg *e);
 /* When it returns 0 the record is on the disk. Makes the directories. */
 int vm_record_save(const char *state_dir, const struct vm_record *r, struct errmsg *e);
+/* Is it from before this host was started again? (Then no process that it speaks of lives.) */
+bool vm_record_is_of_other_boot(const struct vm_record *r);
 /* No such record is fine. */
 int vm_record_remove(const char *state_dir, const char *name, struct errmsg *e);
 /* Puts the references, zeroes the rest. */

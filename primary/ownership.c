@@ -100,10 +100,19 @@ static void on_read(enum arbiter_answer answer, const struct arbiter_register *n
     }
     if (has_gone_back(w, now))
         return;
-    bool mine = now->term == 0 || !strcmp(now->owner, w->config->name);
-    bool free_for_all = !strcmp(now->mode, "stopped") && !w->vm;
+    bool mine = now->term == 0 || !strcmp(now->owner, w->config->name), stopped = !strcmp(now->mode, "stopped");
+    bool free_for_all = stopped && !w->vm && !w->cold_boot; /* nobody has asked for it to be started */
     if (!mine && !free_for_all) {
         worker_event(w, EVENT_REFUSED, "the VM belongs to %s since term %" PRIu64, now->owner, now->term);
+        return;
+    }
+    if (w->cold_boot && stopped && w->state == PROTECTION_CLAIMING) {
+        worker_event(w, EVENT_VM_GONE, "it was stopped before this host was rebooted");
+        return;
+    }
+    if (clock_now() < w->ownership.not_before) {
+        worker_event(w, EVENT_NO_ANSWER, "this host was rebooted: the replica on %s is given the time to take over",
+                     w->peer);
         return;
     }
     w->term = now->term;
@@ -153,6 +162,11 @@ void ownership_claim_later(struct worker *w)
     ev_timer_stop(w->loop, &w->ownership.retry);
     ev_timer_set(&w->ownership.retry, RETRY_S, 0.);
     ev_timer_start(w->loop, &w->ownership.retry);
+}
+
+void ownership_wait(struct worker *w, unsigned ms)
+{
+    w->ownership.not_before = clock_now() + ms * INT64_C(1000000);
 }
 
 void ownership_init(struct worker *w)

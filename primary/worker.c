@@ -21,7 +21,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000 };
+enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000, TAKEOVER_MS = 2000 };
 static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05, RESUME_RETRY_S = 1., NOTE_S = 0.5, NETWORK_LOST_S = 0.5;
 
 /* ---- the record on disk ---- */
@@ -183,6 +183,7 @@ static int make_run_dir(struct worker *w, struct errmsg *e)
 
 static void watch_vm(struct worker *w)
 {
+    w->record.boot[0] = 0; /* it lives now */
     w->ops->info(w->vm, &w->info);
     ev_io_init(&w->vm_event, on_vm_event, w->ops->event_fd(w->vm), EV_READ);
     w->vm_event.data = w;
@@ -208,6 +209,9 @@ static int begin_vm(struct worker *w, struct errmsg *e)
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = settings};
     if (make_run_dir(w, e))
         return -1;
+    /* First: should this process die in between, its successor finds the VM, and does not start a second one. */
+    if (w->cold_boot && worker_save_record(w, "running"))
+        return errmsg_set(e, "the VM's record can't be written, so it is not started");
     bool runs = json_get(settings, "qmp");
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
@@ -278,7 +282,7 @@ static void give_up(struct worker *w, const char *what)
     bool ran_before = w->record_runs || w->begin == BEGIN_ADOPT;
     if (w->begin == BEGIN_ADOPT && w->record_runs)
         worker_save_record(w, "running"); /* so that it is tried again */
-    if (w->vm && !ran_before && !json_get(w->settings->settings, "qmp"))
+    if (w->vm && (!ran_before || w->cold_boot) && !json_get(w->settings->settings, "qmp"))
         destroy_vm(w); /* launched a moment ago, it never had any output */
     w->state = PROTECTION_ENDED;
     finish(w, ran_before ? 1 : 2); /* 1: the supervisor tries again */
@@ -622,6 +626,25 @@ static int adopt(struct worker *w, struct errmsg *e)
     return 0;
 }
 
+/* This host was started again since the VM ran here. If nobody has taken it over it is started anew, but not before a
+ * replica has had the time to notice: its memory is worth more. */
+static void prepare_cold_boot(struct worker *w)
+{
+    remove_run_dir(w);
+    w->run_dir[0] = 0;
+    w->cold_boot = true;
+    if (*w->peer)
+        ownership_wait(w, 2 * w->config->detect_ms + w->config->restart_grace_ms + TAKEOVER_MS);
+    if (!config_vm_is_defined(w->config, w->name)) {
+        worker_event(w, EVENT_VM_SHUT_DOWN, "this host was rebooted and has no section [vm %s] to start the VM by",
+                     w->name);
+        return;
+    }
+    json_object_put(w->record.settings);
+    w->record.settings = json_object_get(w->settings->settings);
+    log_warn("this host was rebooted: the VM is started anew if nobody has taken it over");
+}
+
 static int begin(struct worker *w, struct errmsg *e)
 {
     if (w->begin == BEGIN_ADOPT)
@@ -636,6 +659,10 @@ static int begin(struct worker *w, struct errmsg *e)
     bool foreign = json_get(w->record.settings, "qmp");
     if (w->vm || foreign || w->ops->clear(&spec, &second))
         return -1; /* it is there but can't be taken: it is tried again */
+    if (vm_record_is_of_other_boot(&w->record)) {
+        prepare_cold_boot(w);
+        return 0;
+    }
     /* It died without an agent to tell the replica so. No claim: that would fence the replica, which may take over. */
     log_warn("%s", e->text);
     snprintf(w->reason, sizeof w->reason, "its process is gone");

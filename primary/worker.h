@@ -44,6 +44,7 @@ struct ownership {
     bool register_read; /* `term` is the register's, not a guess */
     int64_t asked_at;   /* when the claim under way was made, CLOCK_MONOTONIC ns */
     int64_t unanswered; /* ns: for how long claims have been without an answer, while ISOLATED */
+    int64_t not_before; /* nothing is claimed until then: a replica may be about to */
     bool only_look;     /* the VM is gone: whose it is is asked for the record's sake, nothing is claimed */
     struct arbiter_register want;
 };
@@ -114,6 +115,7 @@ struct worker {
     char origin[160]; /* how the VM came here, if from another host */
     struct vm_record record;
     bool record_runs; /* by its record the VM ran here before this process */
+    bool cold_boot;   /* and ended when this host did: if it is ours still, it is started by its configuration */
 
     struct ownership ownership;
     struct session session;
@@ -142,6 +144,8 @@ bool worker_check_vm(struct worker *w);
 void ownership_init(struct worker *w);
 void ownership_claim(struct worker *w);
 void ownership_claim_later(struct worker *w);
+/* For so long it is only asked whose the VM is. Before the first answer has come. */
+void ownership_wait(struct worker *w, unsigned ms);
 void ownership_end(struct worker *w);
 
 /* session.c */

@@ -129,14 +129,16 @@ int cleaner_main(struct config *config, const char *program, const char *vm, con
 {
     struct vm_record record;
     struct errmsg e;
-    if (worker_lives(run_dir))
-        return 0;
     log_open("hikae-secondary", vm);
     int got = vm_record_load(config->state_dir, vm, &record, &e);
     if (got) {
         if (got < 0)
             log_error("%s", e.text);
         return got < 0; /* without a record no replica was made */
+    }
+    if (worker_lives(run_dir) && !vm_record_is_of_other_boot(&record)) {
+        vm_record_clear(&record);
+        return 0;
     }
     struct question q = {.config = config, .program = program, .record = &record};
     int result = clean(&q, run_dir);
