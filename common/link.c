@@ -145,6 +145,37 @@ static void on_connected(struct link *l)
     }
 }
 
+/*
+ * Why a 22nd of the silence T. TCP sends again after r, and then after 2r, 4r, 8r more: at r, 3r, 7r, 15r after the
+ * first loss, which is at most T/5 (a heartbeat) after the last byte that came through.
+ *
+ *     heard     first loss     r  3r   7r        15r      T
+ *       |------------|--------|---|----|----------|-------|
+ *       0          <= T/5                      <= 15/22 T + T/5 = 0.88 T
+ *
+ * The one at 15r comes through if the network is back by then, 15/22 T = 0.68 T after it went, and still 0.12 T before
+ * the silence is called a loss: room for the kernel's ticks (4 ms each at 250 Hz) and for the round trip, which is
+ * added to every r. The kernel's own minimum of 200 ms would try at 200 and 600 ms: too late for the default T of 500.
+ */
+unsigned link_retransmit_ms(unsigned silence_ms)
+{
+    return silence_ms / 22;
+}
+
+unsigned link_survives_ms(unsigned silence_ms)
+{
+    return 15 * link_retransmit_ms(silence_ms);
+}
+
+void link_expect_within(struct link *l, unsigned silence_ms)
+{
+    enum { RTO_MIN_US = 45, LEAST_MS = 10, MOST_MS = 200 }; /* TCP_RTO_MIN_US, which older headers lack */
+    unsigned ms = link_retransmit_ms(silence_ms);
+    int us = 1000 * (int)(ms < LEAST_MS ? LEAST_MS : ms > MOST_MS ? MOST_MS : ms);
+    if (l->fd >= 0)
+        (void)setsockopt(l->fd, IPPROTO_TCP, RTO_MIN_US, &us, sizeof(us));
+}
+
 static void destroy(struct link *l)
 {
     close_socket(l);

@@ -55,6 +55,14 @@ size_t link_queued(const struct link *l);       /* bytes not yet handed to the k
 uint64_t link_bytes_sent(const struct link *l); /* TLS bytes given to the kernel since the start, overhead included */
 const char *link_peer_fingerprint(const struct link *l); /* "" before up */
 const char *link_peer_address(const struct link *l);     /* "10.0.0.2:41234", for the log */
+/* Both sides take silence_ms of silence for a loss and send something each fifth of that. From now on the kernel sends
+ * again what was lost so soon, and so often, that a network which is gone for no longer than link_survives_ms is not
+ * taken for that. Best effort: Linux before 6.15 has no such setting for a socket, and what is lost twice there is sent
+ * again after 600 ms. */
+void link_expect_within(struct link *l, unsigned silence_ms);
+/* The first retransmission, in ms; each further one takes twice as long as the one before. Pure. */
+unsigned link_retransmit_ms(unsigned silence_ms);
+unsigned link_survives_ms(unsigned silence_ms); /* pure */
 /* Stop or go on reading (back-pressure by TCP). */
 void link_pause_reading(struct link *l, bool pause);
 /* Tries to flush for at most flush_ms (blocking), closes, frees. No handler is called any more. */

@@ -192,8 +192,8 @@ static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
 
 static void on_up(struct link *l, void *arg)
 {
-    (void)l;
     struct worker *w = arg;
+    link_expect_within(l, w->config->detect_ms);
     w->session.state = SESSION_HELLO;
     w->session.heard_at = clock_now();
     send_hello(w);

@@ -459,6 +459,7 @@ static void on_up(struct link *l, void *arg)
     struct worker *w = arg;
     w->peer = config_peer_by_fingerprint(w->config, link_peer_fingerprint(l));
     w->heard_at = worker_now();
+    link_expect_within(l, w->config->detect_ms);
     open_recording(w);
     ev_timer_again(w->loop, &w->detector);
 }

@@ -38,6 +38,7 @@ static char dir[] = "/tmp/hikae-unit-link-XXXXXX";
 static struct tls_identity *id_a, *id_b, *id_c;
 static char print_a[65], print_b[65], print_c[65];
 static struct ev_loop *loop;
+static int server_fd;
 static struct end server, client;
 static int listener;
 static char port[8];
@@ -115,6 +116,7 @@ static void on_accept(struct ev_loop *l, ev_io *w, int events)
     (void)events;
     int fd = accept(w->fd, NULL, NULL);
     assert_true(fd >= 0);
+    server_fd = fd;
     server.link = link_accept(l, id_b, fd, 300, &handlers, &server, NULL);
     assert_non_null(server.link);
 }
@@ -195,6 +197,43 @@ static void test_mutual(void **state)
     client.link = NULL;
     RUN_UNTIL(server.closed);
     assert_true(server.reset);
+}
+
+/* Whenever a network goes, and for however long it may: something is sent again after it is back and before the
+ * silence is a loss. The kernel's clock ticks in steps of up to 4 ms, and a round trip takes its time. */
+static void test_a_blip_is_survived(void **state)
+{
+    (void)state;
+    for (unsigned silence = 250; silence <= 4000; silence += 50) {
+        unsigned survives = link_survives_ms(silence), tick = 4, round_trip = silence / 500;
+        assert_true(survives > silence * 3 / 5);
+        for (unsigned first = 0; first <= silence / 5; first++) {
+            unsigned at = first, wait = link_retransmit_ms(silence) + round_trip;
+            while (at < survives) {
+                at += wait + tick;
+                wait *= 2;
+            }
+            assert_true(at < silence);
+        }
+    }
+}
+
+static void test_the_kernel_retransmits_in_time(void **state)
+{
+    (void)state;
+    enum { RTO_MIN_US = 45 };
+    int us = 0;
+    socklen_t n = sizeof us;
+    start(id_a, print_b);
+    RUN_UNTIL(server.up);
+    if (getsockopt(server_fd, IPPROTO_TCP, RTO_MIN_US, &us, &n))
+        skip(); /* before Linux 6.15 */
+    link_expect_within(server.link, 500);
+    assert_int_equal(getsockopt(server_fd, IPPROTO_TCP, RTO_MIN_US, &us, &n), 0);
+    assert_in_range(us, 1000 * link_retransmit_ms(500), 1000 * (link_retransmit_ms(500) + 10));
+    link_expect_within(server.link, 50); /* less than the kernel allows: as little as it does */
+    assert_int_equal(getsockopt(server_fd, IPPROTO_TCP, RTO_MIN_US, &us, &n), 0);
+    assert_in_range(us, 1000, 20000);
 }
 
 static void test_big_transfer_both_ways_with_pause(void **state)
@@ -484,6 +523,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         LINK_TEST(test_mutual),
+        cmocka_unit_test(test_a_blip_is_survived),
+        LINK_TEST(test_the_kernel_retransmits_in_time),
         LINK_TEST(test_big_transfer_both_ways_with_pause),
         LINK_TEST(test_stranger_is_refused),
         LINK_TEST(test_stranger_that_talks_at_once),
