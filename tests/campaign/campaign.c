@@ -168,12 +168,13 @@ static void log_end(const struct campaign *c, const struct outcome *o, double en
 {
     const struct timeline *t = &o->survivor;
     fprintf(c->log,
-            "{\"event\": %u, \"began\": %.1f, \"ended\": %.1f, \"settled\": %s, \"moved\": %s, \"switches\": %" PRIu64
-            ", \"terms\": %" PRIu64 ", \"detected\": %.1f, \"claimed\": %.1f, \"loaded\": %.1f, \"running\": %.1f, "
+            "{\"event\": %u, \"began\": %.1f, \"ended\": %.1f, \"held_ms\": %.1f, \"settled\": %s, \"moved\": %s, "
+            "\"switches\": %" PRIu64 ", \"terms\": %" PRIu64
+            ", \"detected\": %.1f, \"claimed\": %.1f, \"loaded\": %.1f, \"running\": %.1f, "
             "\"gap_ms\": %.1f, \"reprotect_ms\": %.1f, \"wire_bytes\": %" PRIu64 ", \"note\": \"%s\"}\n",
-            o->event.number, o->at, ended, o->settled ? "true" : "false", o->moved ? "true" : "false", o->switches,
-            o->terms, t->detected, t->claimed, t->loaded, t->running, o->gap_ms, o->reprotect_ms, o->wire_bytes,
-            o->text);
+            o->event.number, o->at, ended, o->held_ms, o->settled ? "true" : "false", o->moved ? "true" : "false",
+            o->switches, o->terms, t->detected, t->claimed, t->loaded, t->running, o->gap_ms, o->reprotect_ms,
+            o->wire_bytes, o->text);
     fflush(c->log);
 }
 
@@ -209,12 +210,14 @@ static int play(struct campaign *c, struct outcome *o, struct errmsg *e)
     log_begin(c, v);
     struct witness_report before = witness_report(c->witness);
     client_mark(c->client);
+    double before_it = wall_ms();
     if (fault_begin(s, v, &o->at, e))
         return -1;
     sleep_ms(v->hold_ms);
     if (fault_end(s, v, was_active, e))
         return -1;
     double ended = wall_ms();
+    o->held_ms = ended - before_it;
     double settled;
     bool was_away = settle(c, o, &g, &settled);
     o->moved = o->settled && s->active != was_active;

@@ -14,6 +14,7 @@
 struct outcome {
     struct event event;
     double at;         /* CLOCK_REALTIME ms: the fault began */
+    double held_ms;    /* how long it really was, at most */
     bool moved;        /* another host has the VM now */
     uint64_t switches; /* of the host that the guest's frames come from */
     uint64_t terms;    /* by how much the VM's term has grown */
@@ -34,6 +35,7 @@ struct ledger {
     uint64_t seed;
     unsigned wanted, events, failovers;
     unsigned done[KINDS], moved[KINDS];
+    unsigned overruns; /* what was to be short, made so long by this machine that it may be taken for a loss */
     unsigned missed, unneeded_failovers, tolerated_failovers, unneeded_claims, helped, not_settled;
     uint64_t dual_active, left_paused, leftovers, overlooked;
     struct client_report client;

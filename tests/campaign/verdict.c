@@ -82,6 +82,7 @@ static struct json_object *to_json(const struct ledger *l)
     put(j, "not_protected_again", number(l->not_settled));
     put(j, "frames_overlooked", number(l->overlooked));
     put(j, "tolerated_failovers", number(l->tolerated_failovers));
+    put(j, "blips_overrun", number(l->overruns));
     put(j, "unneeded_claims", number(l->unneeded_claims));
     put(j, "protect_commands", number(l->helped));
     put(j, "replies", number(l->client.replies));
@@ -146,10 +147,11 @@ void ledger_print(const struct ledger *l, bool broken)
             "  dual active %" PRIu64 ", output violations %" PRIu64 ", client errors %" PRIu64
             ", memory errors %" PRIu64 ", VM left paused %" PRIu64
             ",\n  unneeded failovers %u, missed %u, leftovers %" PRIu64
-            ", not protected again %u\n  tolerated failovers %u, unneeded claims %u, told to protect %u times\n",
+            ", not protected again %u\n  tolerated failovers %u (%u blips were longer than planned), unneeded claims "
+            "%u, told to protect %u times\n",
             word, l->failovers, l->wanted, l->events, l->seed, l->dual_active, l->client.violations,
             client_errors(&l->client), l->client.memory_errors, l->left_paused, l->unneeded_failovers, l->missed,
-            l->leftovers, l->not_settled, l->tolerated_failovers, l->unneeded_claims, l->helped);
+            l->leftovers, l->not_settled, l->tolerated_failovers, l->overruns, l->unneeded_claims, l->helped);
     print_times(l, NOTICE_CLEAN, "clean deaths", 150);
     print_times(l, NOTICE_SILENT, "silent deaths", 700);
     if (l->reprotect_ms.count)
