@@ -69,16 +69,16 @@ static void on_limit(struct ev_loop *loop, ev_timer *w, int events)
 
 static const struct arbiter_ops *ops_of(const char *url, struct errmsg *e)
 {
-    static const struct arbiter_ops *const kinds[] = {&arbiter_file_ops, &arbiter_etcd_ops};
+    static const struct arbiter_ops *const kinds[] = {&arbiter_file_ops, &arbiter_etcd_ops, &arbiter_none_ops};
     if (!url || !*url) {
         errmsg_set(e, "no arbiter is configured: add `arbiter = etcd:https://HOST:2379,..` to [host], or `arbiter = "
-                      "file:DIR`, DIR on a path that both hosts share");
+                      "file:DIR`, DIR on a path that both hosts share; or `arbiter = none`: no automatic failover");
         return NULL;
     }
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strncmp(url, kinds[i]->kind, strlen(kinds[i]->kind)))
             return kinds[i];
-    errmsg_set(e, "arbiter = %s: unknown kind, write etcd:https://HOST:2379,.. or file:DIR", url);
+    errmsg_set(e, "arbiter = %s: unknown kind, write etcd:https://HOST:2379,.. or file:DIR or none", url);
     return NULL;
 }
 

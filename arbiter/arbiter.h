@@ -2,6 +2,9 @@
  * arbiter: who owns a VM. One register per VM, {term, owner, mode}, changed only by compare-and-set. No lease, no
  * clock. Serves promise 3 (never two). Kinds: "file:DIR" and "etcd:https://HOST:PORT,..".
  *
+ * "none" is no arbiter: a register of this host alone, below STATE_DIR, that only keeps what this host knows. Any claim
+ * of a higher term is granted there. What may be done on such a word is the caller's to decide.
+ *
  * All calls return at once; the answer comes through the callback on the loop, from a later turn, exactly once, unless
  * the request is cancelled. Retrying is the caller's business.
  */
@@ -23,6 +26,10 @@ struct arbiter_register {
     char mode[16]; /* "protected", "alone", "stopped" */
 };
 
+/* Kind none: what an order by force adds to the term. The other host, if it is still there against what its admin said,
+ * takes the next few terms for itself: the one that was forced stays the higher one. */
+enum { ARBITER_FORCED_LEAP = 1000 };
+
 enum arbiter_answer {
     ARBITER_GRANTED,  /* claim: the register is now what was asked for. read: here it is */
     ARBITER_REFUSED,  /* claim: somebody else was first; the register as it is now is given */
@@ -41,8 +48,8 @@ struct arbiter *arbiter_open(struct ev_loop *loop, const char *url, struct errms
 void arbiter_free(struct arbiter *a); /* cancels what is under way */
 struct arbiter_request *arbiter_read(struct arbiter *a, const char *vm, unsigned timeout_ms, arbiter_callback *done,
                                      void *arg);
-/* If the register's term is want->term - 1, makes it `want`. Else refused. Asking again for what the register already
- * is (same term, owner and mode) is granted. */
+/* If the register's term is want->term - 1 (kind none: any lower one), makes it `want`. Else refused. Asking again for
+ * what the register already is (same term, owner and mode) is granted. */
 struct arbiter_request *arbiter_claim(struct arbiter *a, const char *vm, const struct arbiter_register *want,
                                       unsigned timeout_ms, arbiter_callback *done, void *arg);
 void arbiter_cancel(struct arbiter_request *r); /* the callback will not come */

@@ -25,7 +25,7 @@ struct arbiter_ops {
     void (*late)(const void *backend, const void *job, unsigned timeout_ms, struct errmsg *why);
 };
 
-extern const struct arbiter_ops arbiter_file_ops, arbiter_etcd_ops;
+extern const struct arbiter_ops arbiter_file_ops, arbiter_etcd_ops, arbiter_none_ops;
 
 /* Ends the request. The callback may free the arbiter, and with it the backend. */
 void arbiter_answered(struct arbiter_request *r, enum arbiter_answer answer, const struct arbiter_register *now,

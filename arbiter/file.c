@@ -223,12 +223,13 @@ static void tidy(int fd, uint64_t term)
     closedir(d);
 }
 
-static enum arbiter_answer claim_in(int fd, const struct arbiter_register *want, struct arbiter_register *now,
-                                    struct errmsg *why)
+static enum arbiter_answer claim_in(int fd, const struct arbiter_register *want, bool local,
+                                    struct arbiter_register *now, struct errmsg *why)
 {
     if (read_highest(fd, now, why))
         return ARBITER_NO_ANSWER;
-    if (now->term != want->term - 1 && !register_same(now, want))
+    bool next = local ? now->term < want->term : now->term == want->term - 1;
+    if (!next && !register_same(now, want))
         return register_refuse(now, why);
     int r = register_same(now, want) ? 0 : link_claim(fd, want, why);
     bool linked = r == 0 && !register_same(now, want);
@@ -250,7 +251,7 @@ static enum arbiter_answer claim_in(int fd, const struct arbiter_register *want,
 }
 
 enum arbiter_answer file_register_claim(const char *dir, const char *vm, const struct arbiter_register *want,
-                                        struct arbiter_register *now, struct errmsg *why)
+                                        bool local, struct arbiter_register *now, struct errmsg *why)
 {
     *now = (struct arbiter_register){0};
     int fd = open_vm(dir, vm, why);
@@ -258,7 +259,7 @@ enum arbiter_answer file_register_claim(const char *dir, const char *vm, const s
         fd = open_vm(dir, vm, why);
     if (fd < 0)
         return ARBITER_NO_ANSWER;
-    enum arbiter_answer answer = claim_in(fd, want, now, why);
+    enum arbiter_answer answer = claim_in(fd, want, local, now, why);
     close(fd);
     return answer;
 }

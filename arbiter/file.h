@@ -6,12 +6,15 @@
 
 #include "arbiter/arbiter.h"
 
+#include <stdbool.h>
+
 /* Is `dir` a directory that we may write to? Errors name the remedy. */
 int file_register_check(const char *dir, struct errmsg *e);
 /* Fill *now (GRANTED, REFUSED) or `why` (REFUSED, NO_ANSWER). */
 enum arbiter_answer file_register_read(const char *dir, const char *vm, struct arbiter_register *now,
                                        struct errmsg *why);
+/* local: nobody else has this directory; terms may be left out. */
 enum arbiter_answer file_register_claim(const char *dir, const char *vm, const struct arbiter_register *want,
-                                        struct arbiter_register *now, struct errmsg *why);
+                                        bool local, struct arbiter_register *now, struct errmsg *why);
 
 #endif

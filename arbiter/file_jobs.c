@@ -8,8 +8,10 @@
 #include "arbiter/backend.h"
 #include "arbiter/file.h"
 #include "common/config.h"
+#include "common/file.h"
 
 #include <ev.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -36,7 +38,7 @@ struct job {
     struct arbiter_request *request; /* the loop's; NULL: nobody waits any more */
     char *dir;
     char vm[64];
-    bool claim;
+    bool claim, local;
     struct arbiter_register want, now;
     enum arbiter_answer answer;
     struct errmsg why;
@@ -45,6 +47,7 @@ struct job {
 struct shared_dir {
     struct ev_loop *loop;
     char *path;
+    bool local;
     struct mailbox *box;
 };
 
@@ -71,7 +74,7 @@ static void *work(void *arg)
     struct job *job = arg;
     struct mailbox *box = job->box;
     if (job->claim)
-        job->answer = file_register_claim(job->dir, job->vm, &job->want, &job->now, &job->why);
+        job->answer = file_register_claim(job->dir, job->vm, &job->want, job->local, &job->now, &job->why);
     else
         job->answer = file_register_read(job->dir, job->vm, &job->now, &job->why);
     pthread_mutex_lock(&box->lock);
@@ -115,13 +118,8 @@ static void on_wake(struct ev_loop *loop, ev_async *w, int events)
     box_unref(box);
 }
 
-static void *dir_open(struct ev_loop *loop, const struct config *c, struct errmsg *e)
+static void *open_dir(struct ev_loop *loop, const char *path, bool local, struct errmsg *e)
 {
-    const char *path = c->arbiter + strlen("file:");
-    if (*path != '/') {
-        errmsg_set(e, "arbiter = %s: write file:DIR with an absolute path", c->arbiter);
-        return NULL;
-    }
     if (file_register_check(path, e))
         return NULL;
     struct shared_dir *d = calloc(1, sizeof(*d));
@@ -138,8 +136,30 @@ static void *dir_open(struct ev_loop *loop, const struct config *c, struct errms
     ev_unref(loop); /* an idle arbiter keeps no loop alive */
     d->loop = loop;
     d->path = copy;
+    d->local = local;
     d->box = box;
     return d;
+}
+
+static void *shared_open(struct ev_loop *loop, const struct config *c, struct errmsg *e)
+{
+    const char *path = c->arbiter + strlen("file:");
+    if (*path == '/')
+        return open_dir(loop, path, false, e);
+    errmsg_set(e, "arbiter = %s: write file:DIR with an absolute path", c->arbiter);
+    return NULL;
+}
+
+/* arbiter = none: what this host knows, for itself. */
+static void *local_open(struct ev_loop *loop, const struct config *c, struct errmsg *e)
+{
+    char path[PATH_MAX];
+    if (strcmp(c->arbiter, "none")) {
+        errmsg_set(e, "arbiter = %s: write none, or etcd:https://HOST:2379,.. or file:DIR", c->arbiter);
+        return NULL;
+    }
+    snprintf(path, sizeof(path), "%s/register", c->state_dir);
+    return dir_make(path, 0700, e) ? NULL : open_dir(loop, path, true, e);
 }
 
 static void dir_close(void *backend)
@@ -201,6 +221,7 @@ static struct job *job_new(struct shared_dir *d, const char *vm, const struct ar
     job->dir = dir;
     snprintf(job->vm, sizeof(job->vm), "%s", vm);
     job->claim = want != NULL;
+    job->local = d->local;
     if (want)
         job->want = *want;
     return job;
@@ -238,4 +259,6 @@ static void job_late(const void *backend, const void *job, unsigned timeout_ms, 
 }
 
 const struct arbiter_ops arbiter_file_ops = {
-    .kind = "file:", .open = dir_open, .close = dir_close, .start = job_start, .drop = job_drop, .late = job_late};
+    .kind = "file:", .open = shared_open, .close = dir_close, .start = job_start, .drop = job_drop, .late = job_late};
+const struct arbiter_ops arbiter_none_ops = {
+    .kind = "none", .open = local_open, .close = dir_close, .start = job_start, .drop = job_drop, .late = job_late};

@@ -52,7 +52,7 @@ struct config {
     char *run_dir;                        /* default /run/hikae */
     char *state_dir;                      /* default /var/lib/hikae */
     char *key, *certificate;              /* default: key.pem and cert.pem in the config file's folder */
-    char *arbiter;                        /* "file:DIR" or "etcd:https://HOST:PORT,.." */
+    char *arbiter;                        /* "file:DIR", "etcd:https://HOST:PORT,..", "none" */
     char *etcd_ca, *etcd_cert, *etcd_key; /* PEM files; NULL: none */
     char *spool_dir;                      /* where staging spills to, default state_dir */
     unsigned detect_ms;                   /* detection time T, default 500, 50 to 60000 */
@@ -87,6 +87,8 @@ bool config_vm_is_defined(const struct config *c, const char *name);
 bool config_peer_may_send(const struct config_peer *peer, const char *vm);
 /* A list separated by blanks or commas as a new JSON array of strings. `text` may be NULL. */
 struct json_object *config_words(const char *text);
+/* Is there somebody who may decide whose a VM is? Not with `arbiter = none`: nothing but an order starts a replica. */
+bool config_has_arbiter(const struct config *c);
 /* VM and host names: 1 to 63 of [A-Za-z0-9._-], not starting with '.' or '-'. */
 bool config_name_is_valid(const char *name);
 

@@ -102,3 +102,8 @@ bool config_peer_may_send(const struct config_peer *peer, const char *vm)
     free(patterns);
     return may;
 }
+
+bool config_has_arbiter(const struct config *c)
+{
+    return !c->arbiter || strcmp(c->arbiter, "none") != 0;
+}

@@ -23,11 +23,10 @@ static struct worker_options worker = {.vm = NULL, .begin = BEGIN_AUTO};
 
 static const char *parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-                                            {"worker", required_argument, NULL, 'w'},
-                                            {"adopt", no_argument, NULL, 'a'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"worker", required_argument, NULL, 'w'},
+        {"adopt", no_argument, NULL, 'a'},        {"force", no_argument, NULL, 'f'},
+        {"help", no_argument, NULL, 'h'},         {0}};
     const char *config = getenv("HIKAE_CONFIG");
     for (int o; (o = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
         if (o == 'c') {
@@ -36,6 +35,8 @@ static const char *parse(int argc, char **argv)
             worker.vm = optarg;
         } else if (o == 'a') {
             worker.begin = BEGIN_ADOPT;
+        } else if (o == 'f') {
+            worker.force = true;
         } else {
             fputs(usage, o == 'h' ? stdout : stderr);
             exit(o == 'h' ? 0 : 2);

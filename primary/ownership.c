@@ -82,6 +82,15 @@ static void claim(struct worker *w)
     o->request = arbiter_claim(o->arbiter, w->name, &o->want, ANSWER_MS, on_claimed, w);
 }
 
+/* arbiter = none: a VM that ended here other than by order may have been started from its replica meanwhile. */
+static bool is_danger(const struct worker *w, const struct arbiter_register *now)
+{
+    bool mine = !now->term || !strcmp(now->owner, w->config->name);
+    bool ended_by_order = mine && !strcmp(now->mode, "stopped");
+    bool rebooted = w->cold_boot && *w->peer; /* its replica may have been started in the meantime */
+    return !w->force && !ended_by_order && (!mine || w->may_run_elsewhere || rebooted);
+}
+
 static void on_read(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
@@ -100,6 +109,20 @@ static void on_read(enum arbiter_answer answer, const struct arbiter_register *n
     }
     if (has_gone_back(w, now))
         return;
+    if (!config_has_arbiter(w->config) && !w->vm && is_danger(w, now)) {
+        worker_event(w, EVENT_REFUSED,
+                     "DANGER: the VM may run on %s, and there is no arbiter to ask; make sure that it is off there, "
+                     "then `hikae start %s --force`",
+                     strcmp(now->owner, w->config->name) ? now->owner : "the host that held its replica", w->name);
+        return;
+    }
+    if (w->force) {
+        uint64_t known = now->term > w->term_seen ? now->term : w->term_seen;
+        w->term = known + ARBITER_FORCED_LEAP - 1;
+        w->ownership.register_read = true;
+        claim(w);
+        return;
+    }
     bool mine = now->term == 0 || !strcmp(now->owner, w->config->name), stopped = !strcmp(now->mode, "stopped");
     bool free_for_all = stopped && !w->vm && !w->cold_boot; /* nobody has asked for it to be started */
     if (!mine && !free_for_all) {
@@ -137,6 +160,10 @@ static void ask(struct worker *w)
     if (w->ownership.request)
         return; /* its answer will do */
     w->ownership.asked_at = clock_now();
+    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config)) {
+        worker_event(w, EVENT_REFUSED, "%s runs the VM by its admin's order", w->peer);
+        return;
+    }
     if (open_arbiter(w))
         return;
     if (w->ownership.register_read)
@@ -148,7 +175,10 @@ static void ask(struct worker *w)
 void ownership_claim(struct worker *w)
 {
     w->ownership.unanswered = 0;
-    ask(w);
+    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config))
+        ownership_claim_later(w); /* there is nobody to ask; what led here is done first */
+    else
+        ask(w);
 }
 
 static void on_retry(struct ev_loop *loop, ev_timer *t, int events)

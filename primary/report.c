@@ -87,6 +87,7 @@ static struct json_object *status(const struct worker *w)
     add_u64(j, "term", w->term);
     add_text(j, "mode", w->record.mode == TRIGGER_PERIODIC ? "periodic" : "on-output");
     add_u64(j, "interval_ms", w->record.interval_ms);
+    add_text(j, "failover", config_has_arbiter(w->config) ? "automatic" : "by hand");
     add_text(j, "isolated", config_isolated_name(w->record.isolated));
     add_u64(j, "pages", w->info.pages);
     add_text(j, "note", w->info.note);

@@ -46,6 +46,8 @@ static void send_hello(struct worker *w)
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
     json_object_object_add(j, "vm", json_object_new_string(w->name));
     json_object_object_add(j, "term", json_object_new_int64((int64_t)w->term));
+    if (!config_has_arbiter(w->config))
+        json_object_object_add(j, "arbiter", json_object_new_string("none"));
     json_object_object_add(j, "detect_ms", json_object_new_int((int)w->config->detect_ms));
     send_json(w, RECORD_HELLO, 0, j);
 }

@@ -38,9 +38,10 @@ struct supervisor {
     ev_signal terminate, interrupt;
 };
 
-static int spawn(struct supervisor *s, const char *vm, struct errmsg *e)
+static int spawn(struct supervisor *s, const char *vm, bool force, struct errmsg *e)
 {
-    char *argv[] = {(char *)s->program, "--config", s->config->path, "--worker", (char *)vm, NULL};
+    char *argv[] = {(char *)s->program,       "--config", s->config->path, "--worker", (char *)vm,
+                    force ? "--force" : NULL, NULL};
     return roster_spawn(s->roster, vm, argv, -1, e);
 }
 
@@ -59,7 +60,7 @@ static bool runs_here(struct supervisor *s, const char *vm)
 static void start_again(struct supervisor *s, const char *vm)
 {
     struct errmsg e;
-    if (!roster_has(s->roster, vm) && runs_here(s, vm) && spawn(s, vm, &e))
+    if (!roster_has(s->roster, vm) && runs_here(s, vm) && spawn(s, vm, false, &e))
         log_error("VM %s: %s", vm, e.text);
 }
 
@@ -196,7 +197,7 @@ static struct json_object *start_request(const char *vm)
 }
 
 /* start, or protect of a VM that does not run yet */
-static int ensure_worker(struct supervisor *s, struct control_conn *c, const char *vm, const char *command)
+static int ensure_worker(struct supervisor *s, struct control_conn *c, const char *vm, const char *command, bool force)
 {
     struct errmsg e;
     if (roster_has(s->roster, vm))
@@ -206,7 +207,7 @@ static int ensure_worker(struct supervisor *s, struct control_conn *c, const cha
                       s->config->path, vm);
         return -1;
     }
-    if (spawn(s, vm, &e)) {
+    if (spawn(s, vm, force, &e)) {
         roster_refuse(c, "%s", e.text);
         return -1;
     }
@@ -240,7 +241,12 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
         roster_refuse(c, "'%.80s' is no VM name", vm);
         return;
     }
-    if (i < 2 && ensure_worker(s, c, vm, command))
+    bool force = json_get_bool(m, "force", false);
+    if (force && config_has_arbiter(s->config)) {
+        roster_refuse(c, "--force is for arbiter = none; here the arbiter decides: leave it out");
+        return;
+    }
+    if (i < 2 && ensure_worker(s, c, vm, command, force))
         return;
     if (roster_forward(s->roster, vm, m, c))
         roster_refuse(c, "no VM '%s' runs here (see `hikae status`)", vm);

@@ -587,6 +587,7 @@ static int load_record(struct worker *w, struct errmsg *e)
                           w->record.peer, w->name);
     w->term_seen = w->record.term;
     w->record_runs = !got && (!strcmp(w->record.role, "running") || w->begin == BEGIN_ADOPT);
+    w->may_run_elsewhere = !got && !w->record_runs && (!strcmp(w->record.role, "lost") || *w->record.peer);
     if (!w->record_runs) {
         vm_record_clear(&w->record);
         w->record.mode = w->settings->mode;
@@ -700,7 +701,11 @@ static int set_up(struct worker *w, struct errmsg *e)
 
 int worker_main(struct config **config, const struct worker_options *options)
 {
-    struct worker w = {.config_owner = config, .config = *config, .name = options->vm, .begin = options->begin};
+    struct worker w = {.config_owner = config,
+                       .config = *config,
+                       .name = options->vm,
+                       .begin = options->begin,
+                       .force = options->force};
     struct errmsg e;
     w.loop = ev_loop_new(EVFLAG_AUTO);
     w.settings = config_vm(w.config, options->vm);

@@ -35,6 +35,7 @@ enum worker_begin {
 struct worker_options {
     const char *vm;
     enum worker_begin begin;
+    bool force; /* arbiter = none: its admin says that it runs nowhere else */
 };
 
 struct ownership {
@@ -114,8 +115,10 @@ struct worker {
     char reason[320];
     char origin[160]; /* how the VM came here, if from another host */
     struct vm_record record;
-    bool record_runs; /* by its record the VM ran here before this process */
-    bool cold_boot;   /* and ended when this host did: if it is ours still, it is started by its configuration */
+    bool force;
+    bool may_run_elsewhere; /* by its record it ended here while another host could hold a replica */
+    bool record_runs;       /* by its record the VM ran here before this process */
+    bool cold_boot;         /* and ended when this host did: if it is ours still, it is started by its configuration */
 
     struct ownership ownership;
     struct session session;

@@ -41,6 +41,18 @@ void failover_read_register(struct worker *w, arbiter_callback *done)
         w->request = arbiter_read(w->arbiter, w->vm_name, ANSWER_MS, done, w);
 }
 
+void failover_note_primary(struct worker *w, arbiter_callback *done)
+{
+    struct arbiter_register is = {.term = w->term};
+    struct errmsg e;
+    snprintf(is.owner, sizeof is.owner, "%s", w->peer->name);
+    snprintf(is.mode, sizeof is.mode, "alone");
+    if (open_arbiter(w, &e))
+        done(ARBITER_NO_ANSWER, NULL, e.text, w);
+    else
+        w->request = arbiter_claim(w->arbiter, w->vm_name, &is, ANSWER_MS, done, w);
+}
+
 static void on_claimed(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
@@ -93,7 +105,7 @@ static int load(struct worker *w)
 
 void failover_claim(struct worker *w)
 {
-    struct arbiter_register want = {.term = w->term + 1};
+    struct arbiter_register want = {.term = w->term + (config_has_arbiter(w->config) ? 1 : ARBITER_FORCED_LEAP)};
     struct errmsg e;
     if (w->request)
         return;

@@ -17,6 +17,8 @@ static struct json_object *status(const struct worker *w)
     json_object_object_add(j, "state", json_object_new_string(standby_state_name(w->state)));
     json_object_object_add(j, "reason", json_object_new_string(w->reason));
     json_object_object_add(j, "from", json_object_new_string(w->peer ? w->peer->name : ""));
+    json_object_object_add(j, "failover",
+                           json_object_new_string(config_has_arbiter(w->config) ? "automatic" : "by hand"));
     json_object_object_add(j, "term", json_object_new_uint64(w->term));
     json_object_object_add(j, "epoch", json_object_new_uint64(w->epoch));
     json_object_object_add(j, "note", json_object_new_string(w->info.note));

@@ -120,6 +120,27 @@ static void on_register_read(enum arbiter_answer answer, const struct arbiter_re
     ask_admission(w);
 }
 
+/* arbiter = none: there is nobody to ask whether the primary's word is true, only what this host has known itself. The
+ * term is noted, so that an older primary is not believed later. */
+static void on_noted(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct worker *w = arg;
+    char what[256];
+    w->request = NULL;
+    if (answer == ARBITER_GRANTED) {
+        ask_admission(w);
+        return;
+    }
+    if (answer == ARBITER_NO_ANSWER)
+        snprintf(what, sizeof what, "this host's own register can't be used: %s", why);
+    else
+        snprintf(what, sizeof what,
+                 "it claims term %" PRIu64 ", but this host knows of %s, term %" PRIu64
+                 " (arbiter = none: if the VM runs twice, `hikae stop` the one that is not wanted)",
+                 w->term, now->owner, now->term);
+    turn_away(w, BYE_REFUSED, what);
+}
+
 static void say_hello(struct worker *w)
 {
     struct json_object *j = json_object_new_object();
@@ -156,6 +177,8 @@ static const char *check_hello(struct worker *w, struct json_object *j, char wha
         snprintf(what, 256, "VM %s is not in accept = of [peer %s] in this host's configuration", vm, w->peer->name);
         return what;
     }
+    if (!strcmp(json_get_text(j, "arbiter", ""), "none") == config_has_arbiter(w->config))
+        return "one host has arbiter = none, the other one has an arbiter: both need the same";
     snprintf(w->vm_name, sizeof w->vm_name, "%s", vm);
     w->term = json_get_u64(j, "term", 0);
     return w->term ? NULL : "HELLO without a term";
@@ -173,7 +196,14 @@ static void on_hello(struct worker *w, const struct record *r)
     }
     log_open("hikae-secondary", w->vm_name);
     log_info("%s at %s brings VM %s, term %" PRIu64, w->peer->name, link_peer_address(w->link), w->vm_name, w->term);
-    failover_read_register(w, on_register_read); /* before an older replica is let go of for this one */
+    /* before an older replica is let go of for this one */
+    if (config_has_arbiter(w->config))
+        failover_read_register(w, on_register_read);
+    else if (has_former_self(w))
+        turn_away(w, BYE_REFUSED,
+                  "the VM runs here (arbiter = none: if it runs twice, `hikae stop` the one that is not wanted)");
+    else
+        failover_note_primary(w, on_noted);
 }
 
 /* ---- making the replica ---- */

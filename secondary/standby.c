@@ -50,6 +50,14 @@ static const struct row table[] = {
     ROW(GRACE, YIELD, DROPPED, ACT(DROP)),
     ROW(GRACE, DAMAGED, DROPPED, ACT(DROP)),
 
+    /* With nobody to ask: the primary, if it lives, goes on alone and may come anew. */
+    ROW(READY, LOST, ORPHANED, ACT(HANG_UP)),
+    ROW(GRACE, LOST, ORPHANED, ACT(HANG_UP)),
+    ROW(ORPHANED, FAILOVER, CLAIMING, ACT(CLAIM)),
+    ROW(ORPHANED, RELEASED, DROPPED, ACT(DROP)),
+    ROW(ORPHANED, YIELD, DROPPED, ACT(DROP)),
+    ROW(ORPHANED, DAMAGED, DROPPED, ACT(DROP)),
+
     /* A claim may have been carried out though no answer came: no way back but the arbiter's word. Meanwhile nothing is
        acknowledged: the primary, which may hear our heartbeats again, has to see that and ask the arbiter itself. */
     ROW(CLAIMING, GRANTED, STARTING, ACT(START)),
@@ -76,7 +84,7 @@ const char *standby_state_name(enum standby_state state)
     static const char *const names[] = {
         [STANDBY_GREETING] = "GREETING", [STANDBY_SYNCING] = "SYNCING",   [STANDBY_READY] = "STANDBY",
         [STANDBY_GRACE] = "GRACE",       [STANDBY_CLAIMING] = "CLAIMING", [STANDBY_STARTING] = "STARTING",
-        [STANDBY_OVER] = "TAKEN_OVER",   [STANDBY_DROPPED] = "DROPPED",
+        [STANDBY_ORPHANED] = "ORPHANED", [STANDBY_OVER] = "TAKEN_OVER",   [STANDBY_DROPPED] = "DROPPED",
     };
     return (unsigned)state < STANDBY_STATES ? names[state] : "?";
 }
@@ -91,7 +99,7 @@ const char *standby_event_name(enum standby_event event)
         [STANDBY_EVENT_YIELD] = "primary came anew", [STANDBY_EVENT_TROUBLE] = "trouble",
         [STANDBY_EVENT_DAMAGED] = "replica damaged", [STANDBY_EVENT_GRANTED] = "granted",
         [STANDBY_EVENT_REFUSED] = "refused",         [STANDBY_EVENT_NO_ANSWER] = "no answer",
-        [STANDBY_EVENT_LOADED] = "loaded",
+        [STANDBY_EVENT_LOADED] = "loaded",           [STANDBY_EVENT_LOST] = "primary lost",
     };
     return (unsigned)event < STANDBY_EVENTS ? names[event] : "?";
 }

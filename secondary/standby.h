@@ -13,6 +13,7 @@ enum standby_state {
     STANDBY_SYNCING,  /* the replica stands, no whole epoch yet: it can't start */
     STANDBY_READY,    /* an epoch is committed: it can take over */
     STANDBY_GRACE,    /* the connection was reset: a restarted primary agent may be back in a moment */
+    STANDBY_ORPHANED, /* arbiter = none, the primary is lost: keeps what is committed until the admin decides */
     STANDBY_CLAIMING, /* the primary is lost: asking the arbiter */
     STANDBY_STARTING, /* the VM is ours */
     STANDBY_OVER,     /* it runs here; this process becomes its primary worker */
@@ -27,6 +28,7 @@ enum standby_event {
     STANDBY_EVENT_GRACE_OVER,
     STANDBY_EVENT_SILENT,   /* nothing was heard for the detection time */
     STANDBY_EVENT_CRASHED,  /* the primary says that the VM's process died */
+    STANDBY_EVENT_LOST,     /* arbiter = none: in place of GRACE_OVER, SILENT and CRASHED */
     STANDBY_EVENT_RELEASED, /* the primary says that the replica isn't needed */
     STANDBY_EVENT_FAILOVER, /* the admin wants it */
     STANDBY_EVENT_YIELD,    /* the same VM's primary has come anew, over another connection */

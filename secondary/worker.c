@@ -65,10 +65,23 @@ static void yield(struct worker *w, int id)
     reply(w, id, w->state == STANDBY_DROPPED ? NULL : "this host is taking the VM over just now");
 }
 
-static void fail_over(struct worker *w, int id)
+static void fail_over(struct worker *w, int id, bool force)
 {
-    if (w->state != STANDBY_READY && w->state != STANDBY_GRACE) {
+    char what[320];
+    if (w->state != STANDBY_READY && w->state != STANDBY_GRACE && w->state != STANDBY_ORPHANED) {
         reply(w, id, "there is no committed epoch to start from");
+        return;
+    }
+    if (!force && !config_has_arbiter(w->config)) {
+        snprintf(what, sizeof what,
+                 "DANGER: there is no arbiter to say whether %s still runs the VM; if it does, the VM runs twice, with "
+                 "one address and two histories. Make sure that it is off there, then `hikae failover %s --force`",
+                 w->peer->name, w->vm_name);
+        reply(w, id, what);
+        return;
+    }
+    if (force && config_has_arbiter(w->config)) {
+        reply(w, id, "--force is for arbiter = none; here the arbiter decides: leave it out");
         return;
     }
     w->reply_to = id;
@@ -90,7 +103,7 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
     else if (!strcmp(command, "yield"))
         yield(w, id);
     else if (!strcmp(command, "failover"))
-        fail_over(w, id);
+        fail_over(w, id, json_get_bool(m, "force", false));
     else if (!strcmp(command, "drop")) {
         worker_event(w, STANDBY_EVENT_RELEASED, "dropped by the admin");
         reply(w, id, w->state == STANDBY_DROPPED ? NULL : "the VM is being taken over");
@@ -212,6 +225,20 @@ static void act(struct worker *w, unsigned actions)
         drop(w);
 }
 
+/* arbiter = none: what would be a reason to claim is a reason to ask the admin. */
+static enum standby_event without_arbiter(struct worker *w, enum standby_event event, char reason[sizeof w->reason])
+{
+    bool lost = event == STANDBY_EVENT_GRACE_OVER || event == STANDBY_EVENT_SILENT || event == STANDBY_EVENT_CRASHED;
+    if (config_has_arbiter(w->config) || !lost || (w->state != STANDBY_READY && w->state != STANDBY_GRACE))
+        return event;
+    char why[160];
+    snprintf(why, sizeof why, "%.150s", *reason ? reason : w->reason);
+    snprintf(reason, sizeof w->reason,
+             "%s; without an arbiter it is not started: make sure that %s is off, then `hikae failover %s --force`",
+             why, w->peer->name, w->vm_name);
+    return STANDBY_EVENT_LOST;
+}
+
 static bool is_detection(enum standby_event event)
 {
     return event == STANDBY_EVENT_RESET || event == STANDBY_EVENT_SILENT || event == STANDBY_EVENT_CRASHED;
@@ -238,6 +265,7 @@ void worker_event(struct worker *w, enum standby_event event, const char *reason
     va_end(args);
     if (is_detection(event) && before == STANDBY_READY)
         note_detection(w);
+    event = without_arbiter(w, event, reason);
     unsigned actions = standby_step(&w->state, event);
     if (*reason && (actions || w->state != before))
         memcpy(w->reason, reason, sizeof w->reason);

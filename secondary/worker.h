@@ -80,6 +80,8 @@ void session_close(struct worker *w);
 
 /* failover.c */
 void failover_read_register(struct worker *w, arbiter_callback *done);
+/* arbiter = none: notes the primary's term in this host's own register, if it knows no higher one. */
+void failover_note_primary(struct worker *w, arbiter_callback *done);
 void failover_claim(struct worker *w);
 void failover_start(struct worker *w);
 /* Gives up the replica and replaces this process; returns only if that failed. */

@@ -98,18 +98,21 @@ static void make_host(struct agents *t, struct host *h, const char *name)
 static void write_config(const struct agents *t, const struct host *h, const struct host *other,
                          const struct agents_options *o)
 {
-    char path[128], text[4096], fingerprint[65];
+    char path[128], text[4096], fingerprint[65], arbiter[96];
     struct errmsg e;
     memcpy(fingerprint, other->fingerprint, sizeof fingerprint);
     if (o->swap_fingerprints || (o->wrong_at_b && h == &t->b))
         fingerprint[0] = fingerprint[0] == '0' ? '1' : '0';
+    const char *other_kind = h == &t->a ? o->arbiter_a : o->arbiter_b;
+    snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", t->dir);
     int n = snprintf(text, sizeof text,
                      "[host]\nname = %s\nlisten = 127.0.0.1\nport = %u\nrun_dir = %s/run\nstate_dir = %s/state\n"
-                     "arbiter = file:%s/arbiter\n%s\n"
+                     "arbiter = %s\n%s\n"
                      "[peer %s]\naddress = 127.0.0.1\nport = %u\nfingerprint = %s\naccept = %s\n\n"
                      "[vm web]\nbackend = fake\n%s\n",
-                     h->name, h->port, h->dir, h->dir, t->dir, o->host ? o->host : "detect = 2s\n", other->name,
-                     other->port, fingerprint, o->accept ? o->accept : "*", o->vm ? o->vm : "");
+                     h->name, h->port, h->dir, h->dir, other_kind ? other_kind : arbiter,
+                     o->host ? o->host : "detect = 2s\n", other->name, other->port, fingerprint,
+                     o->accept ? o->accept : "*", o->vm ? o->vm : "");
     snprintf(path, sizeof path, "%s/hikae.conf", h->dir);
     if (file_write_atomic(path, text, (size_t)n, 0600, &e))
         fail_msg("%s", e.text);

@@ -31,11 +31,12 @@ struct agents {
 };
 
 struct agents_options {
-    const char *host;       /* lines added to [host], both; NULL: a detection time for machines under load */
-    const char *vm;         /* lines added to [vm web], both; backend = fake is there already */
-    const char *accept;     /* NULL: "*" */
-    bool swap_fingerprints; /* each host knows the other one by a wrong fingerprint */
-    bool wrong_at_b;        /* only b knows a by a wrong one */
+    const char *host;                  /* lines added to [host], both; NULL: a detection time for machines under load */
+    const char *vm;                    /* lines added to [vm web], both; backend = fake is there already */
+    const char *accept;                /* NULL: "*" */
+    bool swap_fingerprints;            /* each host knows the other one by a wrong fingerprint */
+    const char *arbiter_a, *arbiter_b; /* NULL: a shared folder, by the kind file */
+    bool wrong_at_b;                   /* only b knows a by a wrong one */
 };
 
 /* Puts this process into network and mount namespaces of its own, with a bridge "br0", when the system lets it. For

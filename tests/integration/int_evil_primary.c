@@ -49,7 +49,7 @@ static void set_up(void)
         &(struct agents_options){.host = "restart_grace = 10s\ndetect = 30s\n", .vm = "pages = 24\n", .accept = "web"});
     f.b = &f.agents->b;
     snprintf(dir, sizeof dir, "%s/arbiter", f.agents->dir);
-    assert_int_equal(file_register_claim(dir, "web", &want, &now, &why), ARBITER_GRANTED);
+    assert_int_equal(file_register_claim(dir, "web", &want, false, &now, &why), ARBITER_GRANTED);
     host_start(f.b, SECONDARY);
     f.e = evil_new(&f.agents->a);
     f.s = NULL;

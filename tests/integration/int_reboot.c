@@ -122,6 +122,32 @@ static void the_arbiter_is_away(void **state)
     agents_free(t);
 }
 
+/* arbiter = none: the replica's admin may have started it meanwhile, and nobody could tell. A VM that never had a
+ * replica is started. */
+static void without_an_arbiter(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.vm = vm_lines, .arbiter_a = "none", .arbiter_b = "none"});
+    host_start(&t->a, PRIMARY);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"start\",\"vm\":\"web\"}");
+    pid_t before = host_vm_pid(&t->a);
+    host_kill(&t->a);
+    pass_for_older(&t->a);
+    host_start(&t->a, PRIMARY);
+    check_started_anew(t, &t->a, before);
+    host_start(&t->a, SECONDARY);
+    host_start_both(&t->b);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+    host_wait_state(&t->a, PRIMARY, "PROTECTED");
+    host_kill(&t->a);
+    pass_for_older(&t->a);
+    host_start(&t->a, PRIMARY);
+    host_wait_state(&t->a, PRIMARY, "LOST");
+    host_wait_reason(&t->a, PRIMARY, "DANGER");
+    assert_int_equal(host_vm_pid(&t->a), 0);
+    agents_free(t);
+}
+
 /* It came here by a failover, and this host cannot start it: the register says so, and another one can. */
 static void no_section_to_start_it_by(void **state)
 {
@@ -195,6 +221,7 @@ int main(void)
         cmocka_unit_test_teardown(both_hosts, agents_teardown),
         cmocka_unit_test_teardown(one_host_and_its_replica_takes_over, agents_teardown),
         cmocka_unit_test_teardown(the_arbiter_is_away, agents_teardown),
+        cmocka_unit_test_teardown(without_an_arbiter, agents_teardown),
         cmocka_unit_test_teardown(no_section_to_start_it_by, agents_teardown),
         cmocka_unit_test_teardown(stopped_stays_stopped, agents_teardown),
         cmocka_unit_test_teardown(the_same_boot_starts_nothing, agents_teardown),

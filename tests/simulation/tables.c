@@ -34,11 +34,11 @@ static const char *const protection_events[] = {"GRANTED",    "REFUSED",      "N
 static const char *const protection_actions[] = {
     "CLAIM",       "CLAIM_LATER", "CONNECT", "CONNECT_LATER", "SYNC",       "STOP_SYNC", "BYE_UNPROTECT",
     "BYE_STOPPED", "BYE_CRASHED", "HANG_UP", "OPEN_GATE",     "CLOSE_GATE", "DESTROY"};
-static const char *const standby_states[] = {"GREETING", "SYNCING",  "READY", "GRACE",
+static const char *const standby_states[] = {"GREETING", "SYNCING",  "READY", "GRACE",  "ORPHANED",
                                              "CLAIMING", "STARTING", "OVER",  "DROPPED"};
-static const char *const standby_events[] = {"MADE",    "COMMIT",   "RESET",    "GRACE_OVER", "SILENT",
-                                             "CRASHED", "RELEASED", "FAILOVER", "YIELD",      "TROUBLE",
-                                             "DAMAGED", "GRANTED",  "REFUSED",  "NO_ANSWER",  "LOADED"};
+static const char *const standby_events[] = {"MADE",    "COMMIT",   "RESET",     "GRACE_OVER", "SILENT",  "CRASHED",
+                                             "LOST",    "RELEASED", "FAILOVER",  "YIELD",      "TROUBLE", "DAMAGED",
+                                             "GRANTED", "REFUSED",  "NO_ANSWER", "LOADED"};
 static const char *const standby_actions[] = {"SAY_READY", "APPLY", "WAIT",           "CLAIM", "CLAIM_LATER",
                                               "HANG_UP",   "START", "BECOME_PRIMARY", "DROP"};
 

@@ -238,7 +238,7 @@ static void *rival(void *arg)
         want.term = now.term + 1;
         if (want.term > ROUNDS)
             break;
-        enum arbiter_answer a = file_register_claim(base, "web", &want, &now, &why);
+        enum arbiter_answer a = file_register_claim(base, "web", &want, false, &now, &why);
         if (a == ARBITER_NO_ANSWER)
             return "no answer to a claim";
         if (a == ARBITER_GRANTED)

@@ -35,11 +35,14 @@ static const struct {
     [STANDBY_SYNCING] = {8,
                          {TO(COMMIT, READY, STANDBY_ACT_APPLY), GOES(RESET), GOES(SILENT), GOES(CRASHED),
                           GOES(RELEASED), GOES(YIELD), GOES(TROUBLE), GOES(DAMAGED)}},
-    [STANDBY_READY] = {9,
+    [STANDBY_READY] = {10,
                        {TO(COMMIT, READY, STANDBY_ACT_APPLY), TO(RESET, GRACE, STANDBY_ACT_WAIT), CLAIMS(SILENT),
-                        CLAIMS(CRASHED), GOES(RELEASED), CLAIMS(FAILOVER), GOES(YIELD),
-                        TO(TROUBLE, GRACE, STANDBY_ACT_WAIT), GOES(DAMAGED)}},
-    [STANDBY_GRACE] = {4, {CLAIMS(GRACE_OVER), CLAIMS(FAILOVER), GOES(YIELD), GOES(DAMAGED)}},
+                        TO(LOST, ORPHANED, STANDBY_ACT_HANG_UP), CLAIMS(CRASHED), GOES(RELEASED), CLAIMS(FAILOVER),
+                        GOES(YIELD), TO(TROUBLE, GRACE, STANDBY_ACT_WAIT), GOES(DAMAGED)}},
+    [STANDBY_ORPHANED] = {4, {CLAIMS(FAILOVER), GOES(RELEASED), GOES(YIELD), GOES(DAMAGED)}},
+    [STANDBY_GRACE] = {5,
+                       {TO(LOST, ORPHANED, STANDBY_ACT_HANG_UP), CLAIMS(GRACE_OVER), CLAIMS(FAILOVER), GOES(YIELD),
+                        GOES(DAMAGED)}},
     [STANDBY_CLAIMING] = {3,
                           {TO(GRANTED, STARTING, STANDBY_ACT_START), GOES(REFUSED),
                            TO(NO_ANSWER, CLAIMING, STANDBY_ACT_CLAIM_LATER | STANDBY_ACT_HANG_UP)}},
@@ -229,6 +232,24 @@ static void test_takes_over(void **state)
     assert_true(tried > 0);
 }
 
+/* Without an arbiter nothing but the admin's order leads to a claim. */
+static void test_orphan_waits_for_the_admin(void **state)
+{
+    (void)state;
+    static const enum standby_state before[] = {STANDBY_READY, STANDBY_GRACE};
+    for (size_t i = 0; i < 2; i++) {
+        enum standby_state s = before[i];
+        assert_int_equal(standby_step(&s, STANDBY_EVENT_LOST), STANDBY_ACT_HANG_UP);
+        assert_int_equal(s, STANDBY_ORPHANED);
+        for (unsigned event = 0; event < STANDBY_EVENTS; event++) {
+            enum standby_state next = STANDBY_ORPHANED;
+            unsigned actions = standby_step(&next, event);
+            assert_int_equal((actions & STANDBY_ACT_CLAIM) != 0, event == STANDBY_EVENT_FAILOVER);
+            assert_false(actions & (STANDBY_ACT_START | STANDBY_ACT_BECOME_PRIMARY | STANDBY_ACT_APPLY));
+        }
+    }
+}
+
 /* Any order of ten events, none held back: after a claim nothing is acknowledged, nothing started without GRANTED. */
 static void test_any_order(void **state)
 {
@@ -263,8 +284,9 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),      cmocka_unit_test(test_every_path), cmocka_unit_test(test_takes_over),
-        cmocka_unit_test(test_any_order), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_rows),       cmocka_unit_test(test_every_path),
+        cmocka_unit_test(test_takes_over), cmocka_unit_test(test_orphan_waits_for_the_admin),
+        cmocka_unit_test(test_any_order),  cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

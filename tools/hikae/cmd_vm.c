@@ -33,7 +33,10 @@ static int simple(struct cli *c, const char *command, enum agent agent, const ch
         return cli_usage(command, "'%s' is no VM name", c->argv[0]);
     if (!cli_config(c))
         return EXIT_FAILED;
-    return order(c, agent, agent_request(command, c->argv[0]), done);
+    struct json_object *request = agent_request(command, c->argv[0]);
+    if (c->force)
+        json_object_object_add(request, "force", json_object_new_boolean(true));
+    return order(c, agent, request, done);
 }
 
 int cmd_start(struct cli *c)

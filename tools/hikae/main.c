@@ -28,8 +28,9 @@ static const struct command commands[] = {
      "Adds the section [peer NAME] to the configuration. PATTERNS, separated by blanks, say which VMs that host may "
      "send\n"
      "here: 'web db-*', or '*' for all. Without it, none."},
-    {"start", cmd_start, 1, 1, "", "start VM",
-     "Starts the VM by its section [vm NAME], if the arbiter gives it to us."},
+    {"start", cmd_start, 1, 1, "F", "start VM [--force]",
+     "Starts the VM by its section [vm NAME], if the arbiter gives it to us. With arbiter = none it is refused where\n"
+     "another host may run the VM; --force says that none does."},
     {"protect", cmd_protect, 1, 1, "tsmiN",
      "protect VM --to HOST [--spares HOSTS] [--mode MODE] [--interval TIME] [--no-wait]",
      "Keeps a replica of the VM on HOST, a [peer] of the configuration; on one of the spares, if HOST stays away. "
@@ -42,9 +43,11 @@ static const struct command commands[] = {
      "Changes a running protection. TIME is in ms, or like 20ms or 2s."},
     {"status", cmd_status, 0, 1, "w", "status [VM] [--watch]",
      "One line per VM and replica on this host. --watch repeats it each second. --json prints all that is known."},
-    {"failover", cmd_failover, 1, 1, "", "failover VM",
+    {"failover", cmd_failover, 1, 1, "F", "failover VM [--force]",
      "On the host that holds the replica: takes the VM over now, if the arbiter agrees. What the last epoch has not\n"
-     "committed is lost, and the other host ends its copy."},
+     "committed is lost, and the other host ends its copy. With arbiter = none there is nobody to ask: --force says "
+     "that the\n"
+     "other host is off for sure."},
     {"stop", cmd_stop, 1, 1, "", "stop VM", "Ends the VM and its protection; the replica does not take over."},
     {0},
 };

@@ -92,6 +92,8 @@ static void protected_by(struct text *t, struct json_object *j, const char *peer
         add(t, ", age of the replica unknown");
     }
     add_term(t, j);
+    if (!strcmp(json_get_text(j, "failover", ""), "by hand"))
+        add(t, ", failover by hand");
     const char *mode = json_get_text(j, "mode", "");
     if (*mode)
         add(t, ", %s", mode);
