@@ -20,6 +20,20 @@ static pid_t agent_pids[2]; /* 0: ended */
 
 enum { RESTART_MS = 100 }; /* systemd's default */
 
+/* A machine that is started again has another boot id: the agents tell a reboot by it. */
+static int mount_boot_id(const struct host *h, struct errmsg *e)
+{
+    char path[192], id[40] = "";
+    FILE *f = fopen("/proc/sys/kernel/random/uuid", "re"); /* a new one at each reading */
+    bool got = f && fscanf(f, "%39s", id) == 1;
+    if (f)
+        fclose(f);
+    snprintf(path, sizeof path, "%s/boot_id", h->run_dir);
+    if (!got || write_file(e, path, "%s\n", id) || mount(path, "/proc/sys/kernel/random/boot_id", NULL, MS_BIND, NULL))
+        return errmsg_set(e, "mount boot_id: %s", strerror(errno));
+    return 0;
+}
+
 static int mount_own(const struct host *h, const struct options *o, struct errmsg *e)
 {
     char size[64];
@@ -29,6 +43,8 @@ static int mount_own(const struct host *h, const struct options *o, struct errms
         return errmsg_set(e, "mount /proc: %s", strerror(errno));
     if (mount("tmpfs", "/dev/shm", "tmpfs", 0, size))
         return errmsg_set(e, "mount /dev/shm: %s", strerror(errno));
+    if (mount_boot_id(h, e))
+        return -1;
     if (mount(h->dir, HOST_DISK, NULL, MS_BIND, NULL))
         return errmsg_set(e, "mount " HOST_DISK ": %s", strerror(errno));
     /* Shows this host's network; some containers do not allow it, and nothing depends on it. */

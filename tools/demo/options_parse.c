@@ -29,7 +29,8 @@ static const char help[] =
     "  --baseline S         seconds measured without protection (5)\n"
     "  --seed N             of the moments of loss\n"
     "  --json FILE          results; - is stdout\n"
-    "  --fault WHAT         negative control: release-early, or drop-page=N; the run must fail, with status 3\n"
+    "  --fault WHAT         negative control: release-early, or drop-page=N; the run must fail, with status 3.\n"
+    "                       stall=N: the VM's agent stops itself in its Nth pause\n"
     "  --dir DIR            keep configs, logs and state there\n"
     "  --guest DIR          vmlinuz and initrd.gz of the guest\n"
     "  --keep               stay up after the run, until Ctrl-C\n"
@@ -122,8 +123,10 @@ static int parse_fault(const char *text, struct options *o, struct errmsg *e)
         snprintf(line, sizeof line, "release = early");
     else if (!strncmp(text, "drop-page=", 10) && !number(text + 10, 1, 1000000, &n, e))
         snprintf(line, sizeof line, "drop_page = %u", n);
+    else if (!strncmp(text, "stall=", 6) && !number(text + 6, 1, 1000000, &n, e))
+        snprintf(line, sizeof line, "stall = %u", n);
     else
-        return errmsg_set(e, "--fault %s: want release-early or drop-page=N", text);
+        return errmsg_set(e, "--fault %s: want release-early, drop-page=N or stall=N", text);
     o->fault = line;
     return 0;
 }
