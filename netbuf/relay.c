@@ -27,7 +27,7 @@ struct relay {
     struct ev_loop *loop;
     struct relay_handlers handlers;
     void *arg;
-    int vm, tap;
+    struct relay_line line;
     char tap_name[16];
     ev_io vm_in, vm_out, tap_in;
     enum gate gate;
@@ -58,7 +58,7 @@ static void lose(struct relay *r, const char *why)
 static void emit(const uint8_t *frame, size_t n, void *arg)
 {
     struct relay *r = arg;
-    if (write(r->tap, frame, n) < 0 && r->tap_errors++ == 0)
+    if (write(r->line.tap, frame, n) < 0 && r->tap_errors++ == 0)
         log_warn("%s: a frame of the guest could not be sent: %s (is the interface up?)", r->tap_name, strerror(errno));
 }
 
@@ -116,7 +116,7 @@ static bool read_once(struct relay *r)
         }
         return false;
     }
-    ssize_t n = recv(r->vm, r->in + r->in_used, IN_SIZE - r->in_used, MSG_DONTWAIT);
+    ssize_t n = recv(r->line.vm, r->in + r->in_used, IN_SIZE - r->in_used, MSG_DONTWAIT);
     if (n > 0) {
         r->in_used += (size_t)n;
         return true;
@@ -159,7 +159,7 @@ static void go_on_reading(struct relay *r)
 static void flush_out(struct relay *r)
 {
     while (r->out_at < r->out_end) {
-        ssize_t n = send(r->vm, r->out + r->out_at, r->out_end - r->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = send(r->line.vm, r->out + r->out_at, r->out_end - r->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n < 0) {
@@ -184,7 +184,7 @@ static void on_tap_in(struct ev_loop *loop, ev_io *w, int events)
     (void)events;
     struct relay *r = w->data;
     for (int i = 0; i < TAP_BURST && r->out_end == 0 && !r->lost; i++) {
-        ssize_t n = read(r->tap, r->out + HEAD, FRAME_MAX);
+        ssize_t n = read(r->line.tap, r->out + HEAD, FRAME_MAX);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n <= 0) {
@@ -282,36 +282,67 @@ static int connect_vm(const char *path, struct errmsg *e)
 
 static void watch(struct relay *r)
 {
-    ev_io_init(&r->vm_in, on_vm_in, r->vm, EV_READ);
-    ev_io_init(&r->vm_out, on_vm_out, r->vm, EV_WRITE);
-    ev_io_init(&r->tap_in, on_tap_in, r->tap, EV_READ);
+    ev_io_init(&r->vm_in, on_vm_in, r->line.vm, EV_READ);
+    ev_io_init(&r->vm_out, on_vm_out, r->line.vm, EV_WRITE);
+    ev_io_init(&r->tap_in, on_tap_in, r->line.tap, EV_READ);
     r->vm_in.data = r->vm_out.data = r->tap_in.data = r;
     ev_io_start(r->loop, &r->vm_in);
     ev_io_start(r->loop, &r->tap_in);
 }
 
-struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_handlers *h, void *arg,
-                         struct errmsg *e)
+int relay_line_open(const struct relay_config *c, struct relay_line *out, struct errmsg *e)
 {
+    char name[16];
+    *out = (struct relay_line){.tap = tap_open(c->bridge, name, e), .vm = -1};
+    if (out->tap < 0)
+        return -1;
+    out->vm = connect_vm(c->stream_path, e);
+    if (out->vm < 0) {
+        relay_line_close(out);
+        return -1;
+    }
+    log_info("the guest's network: %s, %s%s", name, *c->bridge ? "on bridge " : "on no bridge", c->bridge);
+    return 0;
+}
+
+void relay_line_close(struct relay_line *l)
+{
+    if (l->tap >= 0)
+        close(l->tap);
+    if (l->vm >= 0)
+        close(l->vm);
+    *l = (struct relay_line){.tap = -1, .vm = -1};
+}
+
+void relay_line_announce(const struct relay_line *l, const uint8_t mac[6])
+{
+    struct neighbour_table none = {0};
+    uint8_t frame[NEIGHBOUR_FRAME_MAX];
+    memcpy(none.mac, mac, 6);
+    size_t n = neighbour_announce(&none, 0, frame);
+    if (write(l->tap, frame, n) < 0)
+        log_warn("the guest's new place could not be announced: %s", strerror(errno));
+}
+
+struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_line *line,
+                         const struct relay_handlers *h, void *arg, struct errmsg *e)
+{
+    struct relay_line own = {.tap = -1, .vm = -1};
+    if (!line && relay_line_open(c, &own, e))
+        return NULL;
     struct relay *r = calloc(1, sizeof *r);
     struct netbuf *held = netbuf_new(c->limit_bytes);
     if (!r || !held) {
         free(r);
         netbuf_free(held);
+        relay_line_close(&own);
         errmsg_set(e, "no memory for the output buffer");
         return NULL;
     }
-    *r = (struct relay){.loop = loop, .handlers = *h, .arg = arg, .vm = -1, .tap = -1, .held = held, .gate = GATE_HOLD};
+    *r = (struct relay){.loop = loop, .handlers = *h, .arg = arg, .line = line ? *line : own, .held = held};
     memcpy(r->neighbours.mac, c->mac, 6);
-    r->tap = tap_open(c->bridge, r->tap_name, e);
-    if (r->tap >= 0)
-        r->vm = connect_vm(c->stream_path, e);
-    if (r->vm < 0) {
-        relay_close(r);
-        return NULL;
-    }
+    tap_name(r->line.tap, r->tap_name);
     watch(r);
-    log_info("the guest's network: %s, %s%s", r->tap_name, *c->bridge ? "on bridge " : "on no bridge", c->bridge);
     return r;
 }
 
@@ -319,15 +350,10 @@ void relay_close(struct relay *r)
 {
     if (!r)
         return;
-    if (r->vm >= 0 && r->tap >= 0) {
-        ev_io_stop(r->loop, &r->vm_in);
-        ev_io_stop(r->loop, &r->vm_out);
-        ev_io_stop(r->loop, &r->tap_in);
-    }
-    if (r->vm >= 0)
-        close(r->vm);
-    if (r->tap >= 0)
-        close(r->tap);
+    ev_io_stop(r->loop, &r->vm_in);
+    ev_io_stop(r->loop, &r->vm_out);
+    ev_io_stop(r->loop, &r->tap_in);
+    relay_line_close(&r->line);
     netbuf_free(r->held);
     free(r);
 }

@@ -22,6 +22,16 @@ struct relay_config {
     uint64_t limit_bytes;
 };
 
+/* The two ends of a guest's network, connected and not read yet: what comes waits in their queues. They may be
+ * inherited by the process that then relays (secondary/failover.c). */
+struct relay_line {
+    int tap, vm; /* descriptors */
+};
+int relay_line_open(const struct relay_config *c, struct relay_line *out, struct errmsg *e);
+void relay_line_close(struct relay_line *l);
+/* Tells the LAN where the guest with that MAC address is now, in a way that needs no IP address (RARP). */
+void relay_line_announce(const struct relay_line *l, const uint8_t mac[6]);
+
 struct relay_handlers {
     void (*held)(void *arg);   /* the running epoch got a frame */
     void (*full)(void *arg);   /* no room: the guest's sending waits until something is released */
@@ -30,9 +40,9 @@ struct relay_handlers {
     void (*lost)(const char *why, void *arg);
 };
 
-/* Starts closed: everything is held. */
-struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_handlers *h, void *arg,
-                         struct errmsg *e);
+/* Starts closed: everything is held. `line`: taken over; NULL: it opens one. */
+struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_line *line,
+                         const struct relay_handlers *h, void *arg, struct errmsg *e);
 void relay_close(struct relay *r); /* what is held is dropped */
 
 /* Takes what the VM has sent and we have not read yet, until there is no more or no room. Called while the VM is

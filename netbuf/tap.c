@@ -69,3 +69,11 @@ int tap_open(const char *bridge, char name[16], struct errmsg *e)
     }
     return fd;
 }
+
+void tap_name(int fd, char name[16])
+{
+    struct ifreq r = {0};
+    strcpy(name, "?");
+    if (!ioctl(fd, TUNGETIFF, &r))
+        memcpy(name, r.ifr_name, 16);
+}

@@ -142,7 +142,7 @@ static int undo_pause(const struct vm_ops *ops, struct vm *vm)
 }
 
 int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
-                       uint64_t epoch, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
+                       uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
 {
     c->epoch = epoch;
     c->times = (struct capture_times){.paused_at = clock_now()};
@@ -153,7 +153,7 @@ int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *co
     int result = take(ops, vm, relays, relay_count, scratch, c, &mark, e);
     struct errmsg second;
     mark = clock_now();
-    if (ops->resume(vm, result ? &second : e))
+    if ((!last || result) && ops->resume(vm, result ? &second : e))
         result = -1;
     c->times.resume = lap(&mark);
     c->times.total = mark - c->times.paused_at;

@@ -7,6 +7,8 @@
 
 #include "vm/vm.h"
 
+#include <stdbool.h>
+
 struct relay;
 
 struct capture_times { /* ns each; total is the guest's pause, as seen from here */
@@ -26,11 +28,11 @@ struct capture {
 struct capture *capture_new(size_t pages, struct errmsg *e);
 void capture_free(struct capture *c);
 
-/* Pauses the guest, takes the epoch into `c`, resumes it. `relays` get their barrier(epoch) while the guest is paused:
- * promise 1. With a failure the guest has been resumed if that was possible at all, and what was scanned is lost: the
- * stream can't go on. */
+/* Pauses the guest, takes the epoch into `c`, resumes it (with `last` and without failure: leaves it paused). `relays`
+ * get their barrier(epoch) while the guest is paused: promise 1. With a failure the guest has been resumed if that was
+ * possible at all, and what was scanned is lost: the stream can't go on. */
 int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
-                       uint64_t epoch, struct page_ranges *scratch, struct capture *c, struct errmsg *e);
+                       uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e);
 /* The same for a round of the first sync: the guest stands still for the scan only; the pages are read later, while it
  * runs. */
 int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, int64_t *pause_ns,

@@ -30,14 +30,20 @@ static bool is_cycling(const struct worker *w)
     return w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
 }
 
+static bool can_capture(const struct worker *w)
+{
+    const struct checkpoint *c = &w->checkpoint;
+    return is_cycling(w) && c->free_count && flight_has_room(&c->flight) && !move_holds_checkpoints(w);
+}
+
 void checkpoint_arm(struct worker *w)
 {
     struct checkpoint *c = &w->checkpoint;
-    if (!is_cycling(w) || !c->free_count || !flight_has_room(&c->flight)) {
+    if (!can_capture(w)) {
         set_timer(c, 0); /* disarmed: an ack or a capture that comes back arms it */
         return;
     }
-    int64_t due = trigger_due(&c->trigger);
+    int64_t due = move_is_due(w) ? 1 : trigger_due(&c->trigger);
     set_timer(c, due > 0 ? due : 1);
 }
 
@@ -76,8 +82,9 @@ static void checkpoint(struct worker *w)
     struct checkpoint *c = &w->checkpoint;
     struct capture *capture = c->free[--c->free_count];
     struct errmsg e;
-    bool first = c->flight.last == 0;
-    if (capture_checkpoint(w->ops, w->vm, w->relays, w->relay_count, c->flight.last + 1, &c->dirty, capture, &e)) {
+    bool first = c->flight.last == 0, last = move_is_last(w);
+    if (capture_checkpoint(w->ops, w->vm, w->relays, w->relay_count, c->flight.last + 1, last, &c->dirty, capture,
+                           &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
             let_go(w);
@@ -87,8 +94,9 @@ static void checkpoint(struct worker *w)
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
         let_go(w);
-    account(w, capture);
-    c->trigger.paused_at = capture->times.paused_at;
+    if (!last)
+        account(w, capture);
+    int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;
     c->trigger.resumed_at = clock_now();
     c->trigger.output = c->trigger.full = false;
     pipeline_epoch(c->pipeline, capture, first ? &c->initial : NULL);
@@ -96,6 +104,7 @@ static void checkpoint(struct worker *w)
         vm_blob_free(&c->initial);
         worker_event(w, EVENT_CHECKPOINTED, "%s", "");
     }
+    move_captured(w, c->flight.last, paused_at, last);
     checkpoint_arm(w);
 }
 
@@ -106,7 +115,7 @@ static void on_timer(struct ev_loop *loop, ev_io *io, int events)
     uint64_t times;
     if (read(w->checkpoint.timer_fd, &times, sizeof times) < 0)
         return; /* it was set anew since */
-    if (is_cycling(w) && w->checkpoint.free_count && flight_has_room(&w->checkpoint.flight))
+    if (can_capture(w))
         checkpoint(w);
 }
 
@@ -213,7 +222,7 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
 {
     struct flight_epoch done;
     struct proto_error e;
-    if (!is_cycling(w))
+    if (!is_cycling(w) && w->state != PROTECTION_HANDING)
         return; /* late: the epoch's output is decided by the arbiter now */
     if (flight_ack(&w->checkpoint.flight, epoch, digest, &done, &e)) {
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);

@@ -52,6 +52,16 @@ static const struct row table[] = {
     ROW(PROTECTED, VM_SHUT_DOWN, STOPPING, ACTION_CLAIM | ACTION_STOP_SYNC),
     ROW(PROTECTED, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
 
+    /* From HANDOVER on both sides have the same VM, and the arbiter decides whose it is. Unless the secondary says that
+       it has taken the VM over, ours goes on at once, its output held until it was granted. */
+    ROW(SEALED, HAND_OVER, HANDING, 0),
+    ROW(PROTECTED, HAND_OVER, HANDING, 0),
+    ROW(HANDING, LINK_DOWN, DISPUTED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_RESUME | ACTION_HANG_UP),
+    ROW(HANDING, UNWANT, ISOLATED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_RESUME),
+    ROW(HANDING, TAKEN_OVER, DISPUTED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_HANG_UP),
+    ROW(HANDING, VM_SHUT_DOWN, STOPPING, ACTION_CLAIM | ACTION_STOP_SYNC),
+    ROW(HANDING, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
+
     /* GRANTED fences the replica, which holds an older term: only now may the gate open and the secondary be let go. */
     ROW(ISOLATED, GRANTED, OPEN, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
     ROW(ISOLATED, REFUSED, LOST, ACTION_DESTROY),
@@ -99,10 +109,13 @@ int protection_gate_is_closed(enum protection_state state)
 const char *protection_state_name(enum protection_state state)
 {
     static const char *const names[] = {
-        [PROTECTION_CLAIMING] = "CLAIMING", [PROTECTION_OPEN] = "UNPROTECTED",  [PROTECTION_CONNECTING] = "CONNECTING",
-        [PROTECTION_SYNCING] = "SYNCING",   [PROTECTION_SEALED] = "SYNCING",    [PROTECTION_PROTECTED] = "PROTECTED",
-        [PROTECTION_ISOLATED] = "ISOLATED", [PROTECTION_DISPUTED] = "ISOLATED", [PROTECTION_AT_RISK] = "AT_RISK",
-        [PROTECTION_STOPPING] = "STOPPING", [PROTECTION_LOST] = "LOST",         [PROTECTION_ENDED] = "STOPPED",
+        [PROTECTION_CLAIMING] = "CLAIMING",     [PROTECTION_OPEN] = "UNPROTECTED",
+        [PROTECTION_CONNECTING] = "CONNECTING", [PROTECTION_SYNCING] = "SYNCING",
+        [PROTECTION_SEALED] = "SYNCING",        [PROTECTION_PROTECTED] = "PROTECTED",
+        [PROTECTION_HANDING] = "HANDING_OVER",  [PROTECTION_ISOLATED] = "ISOLATED",
+        [PROTECTION_DISPUTED] = "ISOLATED",     [PROTECTION_AT_RISK] = "AT_RISK",
+        [PROTECTION_STOPPING] = "STOPPING",     [PROTECTION_LOST] = "LOST",
+        [PROTECTION_ENDED] = "STOPPED",
     };
     return (unsigned)state < PROTECTION_STATES ? names[state] : "?";
 }
@@ -120,6 +133,7 @@ const char *protection_event_name(enum protection_event event)
         [EVENT_LINK_DOWN] = "link down",
         [EVENT_CHECKPOINTED] = "checkpointed",
         [EVENT_ACKED] = "acknowledged",
+        [EVENT_HAND_OVER] = "last epoch captured",
         [EVENT_TAKEN_OVER] = "taken over",
         [EVENT_VM_SHUT_DOWN] = "guest shut down",
         [EVENT_VM_GONE] = "VM's process gone",

@@ -18,6 +18,8 @@ enum protection_state {
     PROTECTION_SYNCING,    /* as OPEN, memory goes over for the first time */
     PROTECTION_SEALED,     /* output closed, the first whole epoch is on its way */
     PROTECTION_PROTECTED,  /* the replica can take over; output leaves with each ack */
+    PROTECTION_HANDING,    /* a planned move: the VM stands still, its last epoch is with the secondary, which is to
+                              take it over */
     PROTECTION_ISOLATED, /* the replica is out of reach or no longer wanted: claiming the VM for us alone; output closed
                           */
     PROTECTION_DISPUTED, /* as ISOLATED, but the secondary says that the VM runs there: nothing but a grant opens */
@@ -39,6 +41,7 @@ enum protection_event {
     EVENT_LINK_DOWN,    /* connection failed, reset, silent for the detection time, or protocol trouble */
     EVENT_CHECKPOINTED, /* an epoch was captured (output is held from its pause on) */
     EVENT_ACKED,
+    EVENT_HAND_OVER,    /* the last epoch of a planned move was captured; the VM was not resumed */
     EVENT_TAKEN_OVER,   /* the secondary says that the VM runs there */
     EVENT_VM_SHUT_DOWN, /* by the guest */
     EVENT_VM_GONE,      /* its process died */
@@ -52,13 +55,14 @@ enum protection_action {
     ACTION_CONNECT_LATER = 1 << 3,
     ACTION_SYNC = 1 << 4,          /* arm dirty tracking, begin the first sync */
     ACTION_STOP_SYNC = 1 << 5,     /* no more captures; dirty tracking off */
-    ACTION_BYE_UNPROTECT = 1 << 6, /* tell the secondary, if it is there, and close the link */
-    ACTION_BYE_STOPPED = 1 << 7,
-    ACTION_BYE_CRASHED = 1 << 8,
-    ACTION_HANG_UP = 1 << 9,
-    ACTION_OPEN_GATE = 1 << 10, /* after the link: with the gate open the next connection may begin */
-    ACTION_CLOSE_GATE = 1 << 11,
-    ACTION_DESTROY = 1 << 12, /* end the VM on this host and this worker */
+    ACTION_RESUME = 1 << 6,        /* the VM that stands still goes on, its output held */
+    ACTION_BYE_UNPROTECT = 1 << 7, /* tell the secondary, if it is there, and close the link */
+    ACTION_BYE_STOPPED = 1 << 8,
+    ACTION_BYE_CRASHED = 1 << 9,
+    ACTION_HANG_UP = 1 << 10,
+    ACTION_OPEN_GATE = 1 << 11, /* after the link: with the gate open the next connection may begin */
+    ACTION_CLOSE_GATE = 1 << 12,
+    ACTION_DESTROY = 1 << 13, /* end the VM on this host and this worker */
 };
 
 /* Returns the actions (bits, to be done in ascending order) and changes *state; an event that means nothing in a state

@@ -93,6 +93,7 @@ static struct json_object *status(const struct worker *w)
     add_text(j, "note", w->info.note);
     add_u64(j, "vm_pid", (uint64_t)w->info.pid);
     add_progress(j, w);
+    move_report(w, j);
     add_buffer(j, w);
     add_u64(j, "checkpoints", w->metrics.checkpoints);
     add_u64(j, "dirty_pages", w->metrics.last_pages);

@@ -128,7 +128,8 @@ static void on_bye(struct worker *w, const struct record *r)
         return;
     }
     log_warn("%s ends the connection: %s: %s", w->peer, bye_name(reason), text);
-    if (reason == BYE_TAKEN_OVER && (w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED))
+    bool guarded = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING;
+    if (reason == BYE_TAKEN_OVER && guarded)
         worker_event(w, EVENT_TAKEN_OVER, "%s has taken the VM over: %s", w->peer, text);
     else
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, text);
@@ -232,8 +233,8 @@ static void send_heartbeat(struct worker *w)
 static int64_t unacknowledged_ms(const struct worker *w)
 {
     const struct flight *f = &w->checkpoint.flight;
-    bool cycling = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
-    return cycling && f->n ? (clock_now() - f->at[0].paused_at) / 1000000 : 0;
+    bool waiting = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING;
+    return waiting && f->n ? (clock_now() - f->at[0].paused_at) / 1000000 : 0;
 }
 
 static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
@@ -343,8 +344,11 @@ void session_pump(struct worker *w)
             return;
         if (c->committed)
             flight_sent(&w->checkpoint.flight, c->committed, c->digest);
+        uint64_t committed = c->committed;
         link_send(w->session.link, c->data, c->n); /* if it fails, `closed` will say so */
         free(c);
+        if (committed)
+            move_sent(w, committed);
     }
 }
 
@@ -355,6 +359,14 @@ void session_note_addresses(struct worker *w)
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "addresses", json_object_get(w->record.addresses));
     send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
+}
+
+void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload)
+{
+    size_t n;
+    const char *text = json_object_to_json_string_length(payload, JSON_C_TO_STRING_PLAIN, &n);
+    send_record(w, RECORD_HANDOVER, 0, epoch, text, n);
+    json_object_put(payload);
 }
 
 void session_init(struct worker *w)

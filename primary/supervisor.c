@@ -155,6 +155,7 @@ static void add_record(struct supervisor *s, struct json_object *all, const char
     if (roster_has(s->roster, vm) || vm_record_load(s->config->state_dir, vm, &r, &e))
         return;
     const char *state = !strcmp(r.role, "lost")      ? "LOST"
+                        : !strcmp(r.role, "moved")   ? "MOVED"
                         : !strcmp(r.role, "stopped") ? "STOPPED"
                         : !strcmp(r.role, "running") ? "UNKNOWN"
                                                      : NULL;
@@ -221,7 +222,8 @@ static int ensure_worker(struct supervisor *s, struct control_conn *c, const cha
 
 static void on_message(struct control_conn *c, struct json_object *m, void *arg)
 {
-    static const char *const known[] = {"start", "protect", "unprotect", "set", "stop"};
+    static const char *const known[] = {"start", "protect",    "unprotect", "set",
+                                        "stop",  "switchover", "migrate",   "abort"};
     struct supervisor *s = arg;
     if (roster_message(s->roster, c, m))
         return;

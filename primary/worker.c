@@ -109,16 +109,32 @@ static void teach(struct relay *r, struct json_object *addresses)
     }
 }
 
+/* The lines that the secondary's worker, which this process was before, has opened: "TAP:VM TAP:VM ..". */
+static unsigned inherited_lines(struct relay_line lines[VM_MAX_NICS])
+{
+    const char *text = getenv("HIKAE_LINES");
+    unsigned n = 0;
+    for (int used; text && n < VM_MAX_NICS && sscanf(text, "%d:%d %n", &lines[n].tap, &lines[n].vm, &used) == 2; n++) {
+        fcntl(lines[n].tap, F_SETFD, FD_CLOEXEC);
+        fcntl(lines[n].vm, F_SETFD, FD_CLOEXEC);
+        text += used;
+    }
+    unsetenv("HIKAE_LINES");
+    return n;
+}
+
 static int open_relays(struct worker *w, struct errmsg *e)
 {
     static const struct relay_handlers handlers = {
         .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_relay_lost};
+    struct relay_line lines[VM_MAX_NICS];
+    unsigned inherited = inherited_lines(lines);
     for (unsigned i = 0; i < w->info.nic_count; i++) {
         const struct vm_nic *nic = &w->info.nics[i];
         struct relay_config c = {
             .stream_path = nic->stream_path, .bridge = nic->bridge, .limit_bytes = w->settings->buffer_bytes};
         memcpy(c.mac, nic->mac, sizeof c.mac);
-        struct relay *r = relay_open(w->loop, &c, &handlers, w, e);
+        struct relay *r = relay_open(w->loop, &c, i < inherited ? &lines[i] : NULL, &handlers, w, e);
         if (!r)
             return -1;
         teach(r, w->record.addresses);
@@ -358,7 +374,7 @@ static void end_vm(struct worker *w)
     destroy_vm(w);
     w->run_dir[0] = 0;
     answer_start(w, w->reason);
-    worker_save_record(w, w->state == PROTECTION_LOST ? "lost" : "stopped");
+    worker_save_record(w, move_is_done(w) ? "moved" : w->state == PROTECTION_LOST ? "lost" : "stopped");
     finish(w, 0);
 }
 
@@ -376,6 +392,8 @@ static void act(struct worker *w, unsigned actions)
         checkpoint_sync(w);
     if (actions & ACTION_STOP_SYNC)
         checkpoint_stop(w);
+    if (actions & ACTION_RESUME)
+        resume_vm(w);
     if (actions & ACTION_BYE_UNPROTECT)
         session_bye(w, BYE_UNPROTECT, "the VM is no longer protected by this host");
     if (actions & ACTION_BYE_STOPPED)
@@ -410,7 +428,10 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
             log_info("%s -> %s (%s%s%s)", protection_state_name(before), protection_state_name(w->state),
                      protection_event_name(event), *reason ? ": " : "", reason);
     }
+    if (w->state == PROTECTION_LOST)
+        move_follow(w, event); /* what is told of the loss depends on it */
     act(w, actions);
+    move_follow(w, event);
     if (w->state == PROTECTION_PROTECTED && before != w->state) {
         candidates_succeeded(&w->candidates);
         worker_save_record(w, "running"); /* by whom: it may be a spare */
@@ -462,6 +483,21 @@ static const struct config_peer *find_peer(struct worker *w, const char *name)
     return config_peer_by_name(now, name);
 }
 
+void worker_want_peer(struct worker *w, const char *peer)
+{
+    candidates_clear(&w->candidates);
+    candidates_add(&w->candidates, peer);
+    snprintf(w->peer, sizeof w->peer, "%s", peer);
+    worker_event(w, *peer ? EVENT_WANT : EVENT_UNWANT, "%s", w->reason);
+}
+
+static const char *migrate(struct worker *w, struct json_object *request)
+{
+    const char *to = json_get_text(request, "to", "");
+    return find_peer(w, to) ? move_migrate(w, to)
+                            : "no such [peer] in this host's configuration: add it with `hikae peer add`";
+}
+
 static const char *protect(struct worker *w, struct json_object *request)
 {
     const char *to = json_get_text(request, "to", "");
@@ -510,6 +546,12 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         error = protect(w, request);
     else if (!strcmp(command, "unprotect"))
         error = unprotect(w);
+    else if (!strcmp(command, "switchover"))
+        error = move_switchover(w);
+    else if (!strcmp(command, "migrate"))
+        error = migrate(w, request);
+    else if (!strcmp(command, "abort"))
+        error = move_abort(w);
     else if (!strcmp(command, "stop"))
         worker_event(w, EVENT_VM_SHUT_DOWN, "by the admin");
     else if (!strcmp(command, "set") && !(error = check_set(request)))
@@ -608,7 +650,7 @@ static int load_record(struct worker *w, struct errmsg *e)
 /* The term was claimed by the secondary agent's worker, which this process was before: the VM is ours. */
 static int adopt(struct worker *w, struct errmsg *e)
 {
-    const char *term = getenv("HIKAE_TERM"), *timeline = getenv("HIKAE_TIMELINE");
+    const char *term = getenv("HIKAE_TERM"), *timeline = getenv("HIKAE_TIMELINE"), *origin = getenv("HIKAE_ORIGIN");
     w->term = term ? strtoull(term, NULL, 10) : 0;
     if (!w->term)
         return errmsg_set(e, "--adopt is for the secondary agent only");
@@ -616,8 +658,9 @@ static int adopt(struct worker *w, struct errmsg *e)
     w->ownership.register_read = true;
     if (find_vm(w, e))
         return -1;
-    report_mark(w, "running");
-    snprintf(w->origin, sizeof w->origin, "taken over from %s", w->record.peer);
+    if (!json_get(w->timeline, "running"))
+        report_mark(w, "running");
+    snprintf(w->origin, sizeof w->origin, "%s", origin ? origin : "taken over");
     snprintf(w->reason, sizeof w->reason, "%s", w->origin);
     w->state = PROTECTION_OPEN;
     open_gate(w);
@@ -713,6 +756,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     ownership_init(&w);
     session_init(&w);
     report_init(&w);
+    move_init(&w);
     if (checkpoint_init(&w, &e)) {
         log_error("%s", e.text);
         return 1;

@@ -2,7 +2,8 @@
  * worker: the process that runs one VM's protection: shell around the pure cores (protection, trigger, flight,
  * encoder). Private to primary/; its parts are worker.c      life: finding the VM, carrying out the protection table's
  * actions, the supervisor's requests ownership.c   claims at the arbiter session.c     the connection to the secondary:
- * greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle report.c      status
+ * greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle, move.c  planned moves report.c
+ * status
  */
 #ifndef HIKAE_PRIMARY_WORKER_H
 #define HIKAE_PRIMARY_WORKER_H
@@ -84,6 +85,20 @@ struct checkpoint {
     struct sync sync;
 };
 
+enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
+
+struct move {
+    enum move_kind kind; /* of the one under way */
+    char to[64];
+    bool warm;          /* a checkpoint was taken since it began: the last one will find little */
+    uint64_t epoch;     /* the last one; 0: not captured yet */
+    double paused_at;   /* when; CLOCK_REALTIME, ms */
+    bool sent;          /* HANDOVER */
+    const char *result; /* of the latest: "running", "done", "failed"; NULL: there was none */
+    char error[320];
+    ev_timer limit;
+};
+
 struct metrics { /* histograms in ns, but for pages */
     struct hist *pause, *stop, *net, *scan, *copy, *state, *resume, *commit, *pages;
     uint64_t checkpoints, pages_dirty; /* first syncs included: what had to be brought to the replica */
@@ -123,6 +138,7 @@ struct worker {
     struct ownership ownership;
     struct session session;
     struct checkpoint checkpoint;
+    struct move move;
     struct metrics metrics;
 
     struct control_conn *supervisor;
@@ -138,6 +154,8 @@ int worker_main(struct config **config, const struct worker_options *options);
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
     __attribute__((format(printf, 3, 4)));
 int worker_save_record(struct worker *w, const char *role);
+/* Protection by that peer is wanted from now on; "": by nobody. */
+void worker_want_peer(struct worker *w, const char *peer);
 /* The connection to the secondary failed: perhaps it is another one's turn. */
 void worker_peer_failed(struct worker *w);
 /* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
@@ -159,6 +177,7 @@ void session_bye(struct worker *w, enum bye_reason reason, const char *text); /*
 void session_close(struct worker *w);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
+void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload); /* takes the payload over */
 
 /* checkpoint.c */
 int checkpoint_init(struct worker *w, struct errmsg *e);
@@ -168,6 +187,20 @@ void checkpoint_arm(struct worker *w); /* something changed that the time of the
 void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PROTO_DIGEST_SIZE]);
 void checkpoint_configure(struct worker *w); /* mode or interval changed */
 void checkpoint_end(struct worker *w);
+
+/* move.c: planned moves. The first three return what is wrong, or NULL. */
+const char *move_switchover(struct worker *w);
+const char *move_migrate(struct worker *w, const char *to);
+const char *move_abort(struct worker *w);
+bool move_is_due(const struct worker *w);            /* the next checkpoint shall be as soon as possible */
+bool move_holds_checkpoints(const struct worker *w); /* none before what is in flight is acknowledged */
+bool move_is_last(const struct worker *w);           /* the next checkpoint leaves the VM paused */
+void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, bool last);
+void move_sent(struct worker *w, uint64_t epoch);                /* that epoch's COMMIT is on its way */
+void move_follow(struct worker *w, enum protection_event event); /* after the protection table has taken the event */
+bool move_is_done(const struct worker *w);
+void move_report(const struct worker *w, struct json_object *status);
+void move_init(struct worker *w);
 
 /* report.c */
 void report_init(struct worker *w);

@@ -30,7 +30,8 @@ enum {
     HELLO_MAX = 16 << 10,
     CONFIG_MAX = 256 << 10,
     JSON_MAX = 64 << 10, /* READY, NOTE */
-    JSON_MIN = 2,        /* "{}" */
+    HANDOVER_MAX = 4 << 10,
+    JSON_MIN = 2, /* "{}" */
     BYE_HEAD_SIZE = 4,
 };
 
@@ -48,11 +49,12 @@ static const struct record_kind {
     [RECORD_BYE] = {"BYE", BYE_HEAD_SIZE, BYE_HEAD_SIZE + PROTO_REASON_MAX},
     [RECORD_READY] = {"READY", JSON_MIN, JSON_MAX},
     [RECORD_NOTE] = {"NOTE", JSON_MIN, JSON_MAX},
+    [RECORD_HANDOVER] = {"HANDOVER", JSON_MIN, HANDOVER_MAX},
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
-_Static_assert(KINDS == RECORD_NOTE + 1, "every record type has its row");
+_Static_assert(KINDS == RECORD_HANDOVER + 1, "every record type has its row");
 _Static_assert(RECORD_HEADER_SIZE == 2 + 2 + 4 + 8, "type, flags, length, epoch");
 _Static_assert(COMMIT_SIZE == PROTO_DIGEST_SIZE + 4 + 4, "digest, records, reserved");
 _Static_assert(HEARTBEAT_SIZE == 8 + 8, "sequence, echo");

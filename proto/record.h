@@ -32,6 +32,8 @@ enum record_type {
     RECORD_BYE = 8,   /* reason code, text; last record of a side */
     RECORD_READY = 9, /* JSON, secondary: the replica stands, send the first epoch; JSON, both ways: */
     RECORD_NOTE = 10, /* JSON, optional: small facts, e.g. the guest's addresses */
+    RECORD_HANDOVER =
+        12, /* JSON, primary: the VM stands still here since its last epoch, take it over. 11 is reserved */
 };
 
 const char *record_name(uint16_t type); /* "PAGES"; "unknown" */

@@ -4,6 +4,7 @@
  * blobs: pages_check and blob_decode do.
  *
  *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
+ *               IDLE -HANDOVER-> HANDED, after which no epoch comes any more
  *   secondary   START -HELLO-> GREETED -READY--> IDLE -ACK-> IDLE ..
  *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
@@ -22,16 +23,17 @@ enum state {
     IDLE,    /* between epochs */
     IN_PAGES,
     IN_DEVICES,
-    ENDED, /* BYE was there */
+    HANDED, /* HANDOVER was there */
+    ENDED,  /* BYE was there */
     STATES
 };
 
 static const char *const state_names[STATES] = {
-    [START] = "before HELLO", [GREETED] = "after HELLO",  [IDLE] = "between epochs",
-    [IN_PAGES] = "in PAGES",  [IN_DEVICES] = "in DEVICE", [ENDED] = "after BYE",
+    [START] = "before HELLO",   [GREETED] = "after HELLO",   [IDLE] = "between epochs", [IN_PAGES] = "in PAGES",
+    [IN_DEVICES] = "in DEVICE", [HANDED] = "after HANDOVER", [ENDED] = "after BYE",
 };
 
-enum { TYPES = RECORD_NOTE + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
+enum { TYPES = RECORD_HANDOVER + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
 
 /* next[side][state][type] */
 static const uint8_t next_state[SIDES][STATES][TYPES] = {
@@ -44,7 +46,9 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                       [RECORD_DEVICE] = IN_DEVICES,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
+                      [RECORD_HANDOVER] = HANDED,
                       [RECORD_BYE] = ENDED},
+            [HANDED] = {[RECORD_HEARTBEAT] = HANDED, [RECORD_NOTE] = HANDED, [RECORD_BYE] = ENDED},
             [IN_PAGES] = {[RECORD_PAGES] = IN_PAGES,
                           [RECORD_DEVICE] = IN_DEVICES,
                           [RECORD_HEARTBEAT] = IN_PAGES,
@@ -202,12 +206,15 @@ static int check_fixed_sizes(const struct record *r, struct proto_error *e)
     return 0;
 }
 
-/* Records of an epoch carry its number, which is the one after the last committed; all others carry 0. */
+/* Records of an epoch carry its number, which is the one after the last committed; HANDOVER that of the last committed;
+ * all others carry 0. */
 static int check_epoch_number(const struct stream_check *s, const struct record *r, struct proto_error *e)
 {
+    if (r->type == RECORD_HANDOVER && !s->committed)
+        return proto_fail(e, "HANDOVER before the first epoch");
     bool numbered =
         r->type == RECORD_PAGES || r->type == RECORD_DEVICE || r->type == RECORD_COMMIT || r->type == RECORD_ACK;
-    uint64_t due = numbered ? s->committed + 1 : 0;
+    uint64_t due = numbered ? s->committed + 1 : r->type == RECORD_HANDOVER ? s->committed : 0;
     if (r->epoch == due)
         return 0;
     return proto_fail(e, "%s of epoch %" PRIu64 ", %" PRIu64 " is due", record_name(r->type), r->epoch, due);

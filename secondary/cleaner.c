@@ -2,6 +2,7 @@
 #include "arbiter/arbiter.h"
 #include "common/log.h"
 #include "common/state.h"
+#include "secondary/network.h"
 #include "vm/vm.h"
 
 #include <errno.h>
@@ -28,7 +29,8 @@ int primary_program(char out[512], const char *program, struct errmsg *e)
                              : 0;
 }
 
-void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term)
+void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term,
+                  const struct network *net)
 {
     char path[512], number[32];
     struct errmsg e;
@@ -38,6 +40,8 @@ void exec_primary(const char *program, const struct config *config, const char *
     setenv("HIKAE_TERM", number, 1);
     char *argv[] = {path, "--config", config->path, "--worker", (char *)vm, "--adopt", NULL};
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC); /* libraries open without it */
+    if (net)
+        network_inherit(net);
     execv(path, argv);
     log_error("%s: %s: VM %s is loaded, paused and owned by this host, but can't be resumed", path, strerror(errno),
               vm);
@@ -72,7 +76,7 @@ static void on_answer(enum arbiter_answer answer, const struct arbiter_register 
     if (answer != ARBITER_GRANTED)
         log_error("a failover was cut short and the arbiter does not say whose the VM is: %s", why);
     else if (!strcmp(now->owner, q->config->name) && now->term > q->record->term)
-        exec_primary(q->program, q->config, q->record->name, now->term);
+        exec_primary(q->program, q->config, q->record->name, now->term, NULL);
     else
         end_loaded(q);
 }

@@ -16,8 +16,11 @@ enum { WORKER_RUN_DIR_MAX = 256 };
 void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, const char *vm, int pid);
 /* Path of hikae-primary, beside `program` (hikae-secondary). -1: it is not installed there. */
 int primary_program(char out[512], const char *program, struct errmsg *e);
-/* Replaces this process by the VM's primary worker, for a VM that is loaded and ours. Returns only if that failed. */
-void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term);
+struct network;
+/* Replaces this process by the VM's primary worker, for a VM that is loaded and ours. `net`, which may be NULL, is
+ * inherited. Returns only if that failed. */
+void exec_primary(const char *program, const struct config *config, const char *vm, uint64_t term,
+                  const struct network *net);
 int cleaner_main(struct config *config, const char *program, const char *vm, const char *run_dir);
 
 #endif

@@ -120,10 +120,20 @@ void failover_claim(struct worker *w)
         worker_event(w, STANDBY_EVENT_NO_ANSWER, "%s", e.text);
     else
         w->request = arbiter_claim(w->arbiter, w->vm_name, &want, ANSWER_MS, on_claimed, w);
+    network_open(&w->network, &w->info); /* while it thinks */
 }
 
+/* The VM is ours: it runs before anything else is done, which takes a while: the guest feels each millisecond. If it
+ * can't be resumed now, the primary worker tries again. */
 void failover_start(struct worker *w)
 {
+    struct errmsg e;
+    if (w->ops->resume(w->vm, &e)) {
+        log_warn("%s", e.text);
+    } else {
+        failover_mark(w, "running");
+        network_announce(&w->network, &w->info);
+    }
     session_bye(w, BYE_TAKEN_OVER, w->reason);
     worker_event(w, STANDBY_EVENT_LOADED, "%s", "");
 }
@@ -142,6 +152,9 @@ void failover_become_primary(struct worker *w)
     ev_io_stop(w->loop, &w->vm_event);
     w->ops->detach(w->vm);
     w->vm = NULL;
+    char origin[128];
+    snprintf(origin, sizeof origin, "%s %s", w->handed ? "handed over by" : "taken over from", w->peer->name);
+    setenv("HIKAE_ORIGIN", origin, 1);
     setenv("HIKAE_TIMELINE", json_object_to_json_string(w->timeline), 1);
-    exec_primary(w->program, w->config, w->vm_name, w->term);
+    exec_primary(w->program, w->config, w->vm_name, w->term, &w->network);
 }

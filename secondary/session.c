@@ -366,6 +366,22 @@ static void on_note(struct worker *w, const struct record *r)
     json_object_put(j);
 }
 
+static void on_handover(struct worker *w, const struct record *r)
+{
+    struct json_object *j = json_parse_object((const char *)r->payload, r->length);
+    if (!json_get_bool(j, "protect", true)) { /* a migration: its old host is done with it */
+        w->record.peer[0] = 0;
+        json_object_put(w->record.spares);
+        w->record.spares = NULL;
+    }
+    if (w->state == STANDBY_READY)
+        w->handed = true;
+    failover_mark(w, "detected");
+    json_object_object_add(w->timeline, "paused", json_object_new_double(json_get_double(j, "paused_at", 0)));
+    json_object_put(j);
+    worker_event(w, STANDBY_EVENT_HANDED, "handed over by %s", w->peer->name);
+}
+
 static void on_commit(struct worker *w, const struct record *r)
 {
     struct errmsg e;
@@ -418,6 +434,9 @@ static void on_record(struct worker *w, const struct record *r)
         memcpy(w->digest, r->payload, sizeof w->digest);
         if (w->replica)
             on_commit(w, r);
+        break;
+    case RECORD_HANDOVER:
+        on_handover(w, r);
         break;
     case RECORD_HEARTBEAT:
         if (heartbeat_read(r, &w->echo, &echo, &e))

@@ -38,6 +38,7 @@ static const struct row table[] = {
     ROW(READY, SILENT, CLAIMING, ACT(CLAIM)),
     ROW(READY, CRASHED, CLAIMING, ACT(CLAIM)),
     ROW(READY, FAILOVER, CLAIMING, ACT(CLAIM)),
+    ROW(READY, HANDED, CLAIMING, ACT(CLAIM)),
     ROW(READY, RELEASED, DROPPED, ACT(DROP)),
     ROW(READY, YIELD, DROPPED, ACT(DROP)),
     ROW(READY, DAMAGED, DROPPED, ACT(DROP)),
@@ -100,6 +101,7 @@ const char *standby_event_name(enum standby_event event)
         [STANDBY_EVENT_DAMAGED] = "replica damaged", [STANDBY_EVENT_GRANTED] = "granted",
         [STANDBY_EVENT_REFUSED] = "refused",         [STANDBY_EVENT_NO_ANSWER] = "no answer",
         [STANDBY_EVENT_LOADED] = "loaded",           [STANDBY_EVENT_LOST] = "primary lost",
+        [STANDBY_EVENT_HANDED] = "handed over",
     };
     return (unsigned)event < STANDBY_EVENTS ? names[event] : "?";
 }

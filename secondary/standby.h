@@ -31,6 +31,7 @@ enum standby_event {
     STANDBY_EVENT_LOST,     /* arbiter = none: in place of GRACE_OVER, SILENT and CRASHED */
     STANDBY_EVENT_RELEASED, /* the primary says that the replica isn't needed */
     STANDBY_EVENT_FAILOVER, /* the admin wants it */
+    STANDBY_EVENT_HANDED,   /* the primary hands the VM over: a planned move */
     STANDBY_EVENT_YIELD,    /* the same VM's primary has come anew, over another connection */
     STANDBY_EVENT_TROUBLE,  /* this connection can't go on: protocol violation, no room to stage */
     STANDBY_EVENT_DAMAGED,  /* the replica is no good any more: its process died, an epoch is lost */

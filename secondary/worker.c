@@ -150,6 +150,7 @@ static void drop(struct worker *w)
 {
     struct errmsg e;
     session_bye(w, BYE_TROUBLE, w->reason);
+    network_close(&w->network);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
         w->ops->destroy(w->vm);
@@ -213,8 +214,10 @@ static void act(struct worker *w, unsigned actions)
         wait_grace(w);
     if (actions & STANDBY_ACT_CLAIM)
         failover_claim(w);
-    if (actions & STANDBY_ACT_CLAIM_LATER)
+    if (actions & STANDBY_ACT_CLAIM_LATER) {
+        network_close(&w->network); /* what piles up meanwhile is for nobody */
         ev_timer_start(w->loop, &w->claim_retry);
+    }
     if (actions & STANDBY_ACT_HANG_UP)
         session_close(w);
     if (actions & STANDBY_ACT_START)

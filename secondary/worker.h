@@ -15,6 +15,7 @@
 #include "common/state.h"
 #include "proto/epoch.h"
 #include "secondary/cleaner.h"
+#include "secondary/network.h"
 #include "secondary/replica.h"
 #include "secondary/standby.h"
 #include "vm/vm.h"
@@ -47,8 +48,10 @@ struct worker {
     struct vm *vm;
     struct vm_info info;
     ev_io vm_event;
+    struct network network;
     struct replica *replica;
     struct vm_record record;
+    bool handed;          /* a planned move: it was given to us, not lost */
     bool loaded;          /* it has its devices' state: it could be resumed */
     uint64_t epoch;       /* last committed */
     int64_t committed_at; /* CLOCK_MONOTONIC ns */

@@ -78,7 +78,7 @@ static void memory_of(const struct outcome *proto, char digest[33])
 static bool is_about_json(const struct verdict *v)
 {
     return !strncmp(v->what.text, "HELLO", 5) || !strncmp(v->what.text, "CONFIG", 6) ||
-           !strncmp(v->what.text, "NOTE", 4);
+           !strncmp(v->what.text, "NOTE", 4) || !strncmp(v->what.text, "HANDOVER", 8);
 }
 
 static void compare(const uint8_t *file, size_t n, const struct outcome *proto)

@@ -76,6 +76,16 @@ static void old_primary_starts_nothing(void **state)
     agents_free(t);
 }
 
+/* Nobody could say whose the VM is if the connection broke at the hand-over. */
+static void planned_moves_are_refused(void **state)
+{
+    (void)state;
+    struct agents *t = without_arbiter();
+    host_refuses(&t->a, PRIMARY, "planned moves need an arbiter", "{\"cmd\":\"switchover\",\"vm\":\"web\"}");
+    assert_true(host_state_is(&t->a, PRIMARY, "PROTECTED"));
+    agents_free(t);
+}
+
 static void lonely_primary_goes_on(void **state)
 {
     (void)state;
@@ -168,13 +178,10 @@ static void force_is_not_for_an_arbiter(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(replica_waits_for_its_admin),
-        ONE(old_primary_starts_nothing),
-        ONE(lonely_primary_goes_on),
-        ONE(forced_though_the_primary_lives),
-        ONE(older_primary_is_not_believed),
-        ONE(stopped_by_order_starts_by_order),
-        ONE(both_need_the_same),
+        ONE(replica_waits_for_its_admin),      ONE(old_primary_starts_nothing),
+        ONE(planned_moves_are_refused),        ONE(lonely_primary_goes_on),
+        ONE(forced_though_the_primary_lives),  ONE(older_primary_is_not_believed),
+        ONE(stopped_by_order_starts_by_order), ONE(both_need_the_same),
         ONE(force_is_not_for_an_arbiter),
     };
     agents_enter_sandbox();

@@ -26,19 +26,20 @@ struct machine {
 #define COUNT(array) ((unsigned)(sizeof(array) / sizeof *(array)))
 
 /* In the order of the enumerations. */
-static const char *const protection_states[] = {"CLAIMING", "OPEN",     "CONNECTING", "SYNCING",  "SEALED", "PROTECTED",
-                                                "ISOLATED", "DISPUTED", "AT_RISK",    "STOPPING", "LOST",   "ENDED"};
-static const char *const protection_events[] = {"GRANTED",    "REFUSED",      "NO_ANSWER", "UNANSWERED",   "WANT",
-                                                "UNWANT",     "READY",        "LINK_DOWN", "CHECKPOINTED", "ACKED",
-                                                "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE"};
+static const char *const protection_states[] = {"CLAIMING",  "OPEN",    "CONNECTING", "SYNCING",  "SEALED",
+                                                "PROTECTED", "HANDING", "ISOLATED",   "DISPUTED", "AT_RISK",
+                                                "STOPPING",  "LOST",    "ENDED"};
+static const char *const protection_events[] = {"GRANTED",   "REFUSED",    "NO_ANSWER",    "UNANSWERED",   "WANT",
+                                                "UNWANT",    "READY",      "LINK_DOWN",    "CHECKPOINTED", "ACKED",
+                                                "HAND_OVER", "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE"};
 static const char *const protection_actions[] = {
-    "CLAIM",       "CLAIM_LATER", "CONNECT", "CONNECT_LATER", "SYNC",       "STOP_SYNC", "BYE_UNPROTECT",
-    "BYE_STOPPED", "BYE_CRASHED", "HANG_UP", "OPEN_GATE",     "CLOSE_GATE", "DESTROY"};
+    "CLAIM",         "CLAIM_LATER", "CONNECT",     "CONNECT_LATER", "SYNC",      "STOP_SYNC",  "RESUME",
+    "BYE_UNPROTECT", "BYE_STOPPED", "BYE_CRASHED", "HANG_UP",       "OPEN_GATE", "CLOSE_GATE", "DESTROY"};
 static const char *const standby_states[] = {"GREETING", "SYNCING",  "READY", "GRACE",  "ORPHANED",
                                              "CLAIMING", "STARTING", "OVER",  "DROPPED"};
-static const char *const standby_events[] = {"MADE",    "COMMIT",   "RESET",     "GRACE_OVER", "SILENT",  "CRASHED",
-                                             "LOST",    "RELEASED", "FAILOVER",  "YIELD",      "TROUBLE", "DAMAGED",
-                                             "GRANTED", "REFUSED",  "NO_ANSWER", "LOADED"};
+static const char *const standby_events[] = {"MADE",    "COMMIT",   "RESET",    "GRACE_OVER", "SILENT", "CRASHED",
+                                             "LOST",    "RELEASED", "FAILOVER", "HANDED",     "YIELD",  "TROUBLE",
+                                             "DAMAGED", "GRANTED",  "REFUSED",  "NO_ANSWER",  "LOADED"};
 static const char *const standby_actions[] = {"SAY_READY", "APPLY", "WAIT",           "CLAIM", "CLAIM_LATER",
                                               "HANG_UP",   "START", "BECOME_PRIMARY", "DROP"};
 

@@ -51,14 +51,21 @@ static const struct {
                              TO(UNWANT, OPEN, ACTION_STOP_SYNC | ACTION_BYE_UNPROTECT),
                              TO(VM_SHUT_DOWN, ENDED, ACTION_STOP_SYNC | END_QUIET),
                              TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_QUIET)}},
-    [PROTECTION_SEALED] = {6,
-                           {TO(ACKED, PROTECTED, 0), TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP),
-                            TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP),
-                            TO(VM_SHUT_DOWN, STOPPING, ISOLATE), TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
-    [PROTECTION_PROTECTED] = {5,
-                              {TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(UNWANT, ISOLATED, ISOLATE),
-                               TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
+    [PROTECTION_SEALED] = {7,
+                           {TO(ACKED, PROTECTED, 0), TO(HAND_OVER, HANDING, 0),
+                            TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP), TO(UNWANT, ISOLATED, ISOLATE),
+                            TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
+                            TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
+    [PROTECTION_PROTECTED] = {6,
+                              {TO(HAND_OVER, HANDING, 0), TO(LINK_DOWN, ISOLATED, ISOLATE | ACTION_HANG_UP),
+                               TO(UNWANT, ISOLATED, ISOLATE), TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP),
+                               TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
                                TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
+    [PROTECTION_HANDING] = {5,
+                            {TO(LINK_DOWN, DISPUTED, ISOLATE | ACTION_RESUME | ACTION_HANG_UP),
+                             TO(UNWANT, ISOLATED, ISOLATE | ACTION_RESUME),
+                             TO(TAKEN_OVER, DISPUTED, ISOLATE | ACTION_HANG_UP), TO(VM_SHUT_DOWN, STOPPING, ISOLATE),
+                             TO(VM_GONE, ENDED, ACTION_STOP_SYNC | END_CRASHED)}},
     [PROTECTION_ISOLATED] = {6,
                              {TO(GRANTED, OPEN, ACTION_OPEN_GATE | ACTION_BYE_UNPROTECT),
                               TO(REFUSED, LOST, ACTION_DESTROY), TO(NO_ANSWER, ISOLATED, ACTION_CLAIM_LATER),
@@ -110,12 +117,15 @@ struct world {
     bool sync;      /* dirty tracking on, captures going */
     bool ended;     /* destroyed */
     bool shutting;  /* the guest has shut down or is being stopped */
+    bool still;     /* the VM was not resumed after its last checkpoint */
+    bool elsewhere; /* the secondary says that the VM runs there */
 };
 
 static unsigned world_index(const struct world *w)
 {
-    return (unsigned)w->state << 6 | (unsigned)w->gate_open | (unsigned)w->may_start << 1 | (unsigned)w->claim << 2 |
-           (unsigned)w->sync << 3 | (unsigned)w->ended << 4 | (unsigned)w->shutting << 5;
+    return (unsigned)w->state << 8 | (unsigned)w->gate_open | (unsigned)w->may_start << 1 | (unsigned)w->claim << 2 |
+           (unsigned)w->sync << 3 | (unsigned)w->ended << 4 | (unsigned)w->shutting << 5 | (unsigned)w->still << 6 |
+           (unsigned)w->elsewhere << 7;
 }
 
 static bool policy_open; /* the admin has given up promise 3 */
@@ -131,6 +141,7 @@ static bool can_happen(const struct world *w, enum protection_event event)
     case EVENT_UNANSWERED:
         return w->claim && policy_open;
     case EVENT_CHECKPOINTED:
+    case EVENT_HAND_OVER:
         return w->sync;
     default:
         return true;
@@ -153,6 +164,12 @@ static struct world step(const struct world *before, enum protection_event event
         w.gate_open = false; /* capture holds the output while the guest is paused */
         w.may_start = true;
     }
+    if (w.state == PROTECTION_HANDING)
+        w.still = true;
+    if (event == EVENT_TAKEN_OVER && w.state != before->state)
+        w.elsewhere = true;
+    if (*actions & (ACTION_RESUME | ACTION_OPEN_GATE | ACTION_DESTROY)) /* open_gate resumes */
+        w.still = w.elsewhere = false;
     if (*actions & (ACTION_CLAIM | ACTION_CLAIM_LATER))
         w.claim = true;
     if (*actions & ACTION_SYNC)
@@ -199,14 +216,15 @@ static void check_gate(const struct world *a, enum protection_event event, const
 static void check_edge(const struct world *a, enum protection_event event, const struct world *b, unsigned actions)
 {
     check_gate(a, event, b, actions);
-    bool guarded = a->state == PROTECTION_SEALED || a->state == PROTECTION_PROTECTED;
+    bool guarded = a->state == PROTECTION_SEALED || a->state == PROTECTION_PROTECTED || a->state == PROTECTION_HANDING;
     if (guarded && b->state != a->state && event != EVENT_GRANTED && !protection_gate_is_closed(b->state))
         fail_msg("leaves protection with its output free: %s", edge(a, event, b));
     if (b->ended != (b->state == PROTECTION_LOST || b->state == PROTECTION_ENDED))
         fail_msg("destroyed or not, the state disagrees: %s", edge(a, event, b));
     if (b->state == PROTECTION_LOST && event != EVENT_REFUSED)
         fail_msg("given up though the arbiter did not say that it runs elsewhere: %s", edge(a, event, b));
-    bool syncs = b->state == PROTECTION_SYNCING || b->state == PROTECTION_SEALED || b->state == PROTECTION_PROTECTED;
+    bool syncs = b->state == PROTECTION_SYNCING || b->state == PROTECTION_SEALED || b->state == PROTECTION_PROTECTED ||
+                 b->state == PROTECTION_HANDING;
     if (b->sync != syncs && !b->ended)
         fail_msg("dirty tracking is %s: %s", b->sync ? "on" : "off", edge(a, event, b));
     bool waits = b->state == PROTECTION_CLAIMING || b->state == PROTECTION_ISOLATED ||
@@ -217,11 +235,14 @@ static void check_edge(const struct world *a, enum protection_event event, const
     /* a replica that could start is told of the end by no BYE but CRASHED, unless a grant has fenced it */
     if (actions & (ACTION_BYE_STOPPED | ACTION_BYE_UNPROTECT) && b->may_start && event != EVENT_UNANSWERED)
         fail_msg("the replica is dropped before it is fenced: %s", edge(a, event, b));
+    /* promise 4: it stands still only while it is handed over, or when it runs elsewhere or is being ended */
+    if (b->still && b->state != PROTECTION_HANDING && !b->elsewhere && !b->shutting)
+        fail_msg("the VM is left standing still: %s", edge(a, event, b));
     if (b->shutting && b->gate_open)
         fail_msg("a guest that shut down goes on: %s", edge(a, event, b));
 }
 
-enum { WORLDS = PROTECTION_STATES << 6 };
+enum { WORLDS = PROTECTION_STATES << 8 };
 static struct world worlds[WORLDS];
 static bool seen[WORLDS];
 static size_t found;

@@ -91,7 +91,7 @@ static void begin(struct rig *g)
     struct relay_config c = {.stream_path = g->path, .bridge = "", .limit_bytes = LIMIT};
     memcpy(c.mac, mac, 6);
     struct errmsg e = {""};
-    g->relay = relay_open(g->loop, &c, &handlers, g, &e);
+    g->relay = relay_open(g->loop, &c, NULL, &handlers, g, &e);
     if (!g->relay)
         fail_msg("%s", e.text);
     g->vm = accept(listener, NULL, NULL);

@@ -168,6 +168,37 @@ static void test_well_formed(void **state)
     end();
 }
 
+static void test_handover(void **state)
+{
+    (void)state;
+    start_primary();
+    assert_int_equal(put(RECORD_HANDOVER, 1, "{}", 2), 0);
+    assert_int_equal(put_heartbeat(), 0);
+    assert_int_equal(put_json(RECORD_NOTE), 0);
+    assert_refused(put_pages(2), "after HANDOVER");
+    end();
+    start_primary();
+    assert_int_equal(put(RECORD_HANDOVER, 1, "{}", 2), 0);
+    assert_refused(put(RECORD_HANDOVER, 1, "{}", 2), "after HANDOVER");
+    end();
+    start_primary();
+    assert_int_equal(put(RECORD_HANDOVER, 1, "{}", 2), 0);
+    assert_int_equal(put_bye(), 0);
+    end();
+    start_primary(); /* not of the epoch that was committed last */
+    assert_refused(put(RECORD_HANDOVER, 2, "{}", 2), "1 is due");
+    end();
+    start_primary(); /* inside of an epoch */
+    assert_int_equal(put_pages(2), 0);
+    assert_refused(put(RECORD_HANDOVER, 1, "{}", 2), "in PAGES");
+    end();
+    start(STREAM_FROM_PRIMARY); /* of a replica that has nothing yet */
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_CONFIG), 0);
+    assert_refused(put(RECORD_HANDOVER, 0, "{}", 2), "before the first epoch");
+    end();
+}
+
 static void test_secondary(void **state)
 {
     (void)state;
@@ -181,7 +212,7 @@ static void test_secondary(void **state)
     assert_int_equal(stream_check_committed(check), 2);
     assert_refused(put_ack(2), "3 is due"); /* replayed */
     end();
-    static const uint16_t primary_only[] = {RECORD_CONFIG, RECORD_PAGES, RECORD_DEVICE, RECORD_COMMIT};
+    static const uint16_t primary_only[] = {RECORD_CONFIG, RECORD_PAGES, RECORD_DEVICE, RECORD_COMMIT, RECORD_HANDOVER};
     for (size_t i = 0; i < sizeof primary_only / sizeof primary_only[0]; i++) {
         start(STREAM_FROM_SECONDARY);
         assert_int_equal(put_json(RECORD_HELLO), 0);
@@ -418,10 +449,11 @@ static void test_small_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),  cmocka_unit_test(test_secondary),
-        cmocka_unit_test(test_refusal_first), cmocka_unit_test(test_before_hello), cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),       cmocka_unit_test(test_blobs),
-        cmocka_unit_test(test_fixed_sizes),   cmocka_unit_test(test_digest),       cmocka_unit_test(test_small_records),
+        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),   cmocka_unit_test(test_handover),
+        cmocka_unit_test(test_secondary),     cmocka_unit_test(test_refusal_first), cmocka_unit_test(test_before_hello),
+        cmocka_unit_test(test_twice),         cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),
+        cmocka_unit_test(test_blobs),         cmocka_unit_test(test_fixed_sizes),   cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_small_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

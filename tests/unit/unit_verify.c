@@ -254,6 +254,13 @@ static void damage(struct sample *s, unsigned which)
         put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
         sample_commit(s, 2);
         break;
+    case 40: /* an epoch after HANDOVER */
+        sample_record(s, RECORD_HANDOVER, 0, 1, "{}", 2);
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        break;
+    case 41: /* of another epoch */
+        sample_record(s, RECORD_HANDOVER, 0, 2, "{}", 2);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
         put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
@@ -262,7 +269,7 @@ static void damage(struct sample *s, unsigned which)
     }
 }
 
-enum { DAMAGES = 41 };
+enum { DAMAGES = 43 };
 
 static void test_each_violation(void **state)
 {

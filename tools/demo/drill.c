@@ -141,6 +141,8 @@ static int wait_protected(struct drill *d, struct errmsg *e)
 
 int drill_protect(struct drill *d, struct errmsg *e)
 {
+    if (d->options->migrate)
+        return 0;
     int64_t begin = now_ms();
     const char *const words[] = {"protect", "demo", "--to", standby(d)->name, "--no-wait", NULL};
     if (host_hikae(active(d), d->options, e, words) || wait_protected(d, e))
@@ -164,6 +166,10 @@ static int wait_for_the_moment(struct drill *d, struct errmsg *e)
 {
     const struct options *o = d->options;
     int64_t moment = now_ms() + o->kill_min_ms + (int64_t)random_below(d, o->kill_max_ms - o->kill_min_ms + 1);
+    if (o->migrate) {
+        sleep_ms(moment - now_ms());
+        return 0;
+    }
     for (;;) {
         int64_t left = moment - now_ms();
         if (left <= LAST_LOOK_MS) {
@@ -210,6 +216,33 @@ static int wait_survivor(struct drill *d, struct failover_times *times, struct e
     return 0;
 }
 
+static int move(struct drill *d, struct errmsg *e)
+{
+    const char *to = standby(d)->name;
+    const char *const over[] = {"switchover", "demo", NULL}, *const away[] = {"migrate", "demo", to, NULL};
+    return host_hikae(active(d), d->options, e, d->options->migrate ? away : over);
+}
+
+/* The VM stood still from `paused` to `running`. */
+static int planned(struct drill *d, struct failover_times *times, struct errmsg *e)
+{
+    if (move(d, e) || wait_survivor(d, times, e))
+        return -1;
+    times->lost = times->agent.paused;
+    return 0;
+}
+
+static int unplanned(struct drill *d, struct host *lost, struct failover_times *times, struct errmsg *e)
+{
+    if (d->options->power_cut)
+        host_cut(lost);
+    times->lost = wall_ms();
+    host_kill(lost);
+    int bad = wait_survivor(d, times, e);
+    host_wait_gone(lost);
+    return bad;
+}
+
 static int failover(struct drill *d, unsigned number, struct errmsg *e)
 {
     struct host *lost = active(d);
@@ -222,14 +255,8 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
     set_phase(d, CLIENT_IDLE);
     if (d->client)
         client_mark(d->client);
-    if (d->options->power_cut)
-        host_cut(lost);
-    times.lost = wall_ms();
-    host_kill(lost);
     r->failovers++;
-    int bad = wait_survivor(d, &times, e);
-    host_wait_gone(lost);
-    if (bad)
+    if (d->options->planned ? planned(d, &times, e) : unplanned(d, lost, &times, e))
         return -1;
     view_timeline(number, d->options->failovers, lost->name, active(d)->name, &times);
     if (client_errors(&r->client) + r->client.violations + r->client.memory_errors == errors) {
@@ -241,7 +268,7 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
                  (unsigned long)client_errors(&r->client), (unsigned long)r->client.violations,
                  (unsigned long)r->client.memory_errors);
     }
-    return boot(d, lost, e);
+    return d->options->planned ? 0 : boot(d, lost, e);
 }
 
 int drill_failovers(struct drill *d, struct errmsg *e)

@@ -20,7 +20,9 @@ struct options {
     unsigned kill_min_ms, kill_max_ms; /* from PROTECTED to the loss of the host */
     unsigned baseline_s;
     uint64_t seed;
-    bool power_cut;  /* loss by silence: the cables go first, so that no RST tells the others */
+    bool power_cut; /* loss by silence: the cables go first, so that no RST tells the others */
+    bool planned;   /* nothing is lost: the VM is switched over, or migrated (never protected) */
+    bool migrate;
     bool etcd;       /* the arbiter is a cluster of three, else a folder */
     bool fresh_disk; /* a host that comes back has lost its state folder */
     bool restart;    /* a host's init starts an agent again that ended, as systemd does with Restart=always */

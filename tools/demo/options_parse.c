@@ -23,7 +23,8 @@ static const char help[] =
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
-    "  --loss kill|power    kill: SIGKILL to all of the host; power: its cables go dead first (kill)\n"
+    "  --loss KIND          kill: SIGKILL to all of the host; power: its cables go dead first; switchover, migrate: a\n"
+    "                       planned move, no host is lost; migrate: of a VM that is not protected (kill)\n"
     "  --arbiter file|etcd  a folder, or three members of etcd (package etcd-server) beside the hosts (file)\n"
     "  --fresh-disk         a lost host comes back with an empty state folder\n"
     "  --baseline S         seconds measured without protection (5)\n"
@@ -147,19 +148,30 @@ static int choose(const char *what, const char *text, const char *a, const char 
     return 0;
 }
 
+static int parse_loss(const char *text, struct options *o, struct errmsg *e)
+{
+    static const char *const kinds[] = {"kill", "power", "switchover", "migrate"};
+    size_t i = 0;
+    while (i < sizeof kinds / sizeof *kinds && strcmp(text, kinds[i]))
+        i++;
+    if (i == sizeof kinds / sizeof *kinds)
+        return errmsg_set(e, "--loss %s: want kill, power, switchover or migrate", text);
+    o->power_cut = i == 1;
+    o->planned = i >= 2;
+    o->migrate = i == 3;
+    return 0;
+}
+
 static int set_text(struct options *o, int id, struct errmsg *e)
 {
-    const char *loss = "kill", *arbiter = "file";
+    const char *arbiter = "file";
     switch (id) {
     case MODE:
         return choose("mode", optarg, "on-output", "periodic", &o->mode, e);
     case ACCEL:
         return choose("accel", optarg, "tcg", "kvm", &o->accel, e);
     case LOSS:
-        if (choose("loss", optarg, "kill", "power", &loss, e))
-            return -1;
-        o->power_cut = !strcmp(loss, "power");
-        return 0;
+        return parse_loss(optarg, o, e);
     case ARBITER:
         if (choose("arbiter", optarg, "file", "etcd", &arbiter, e))
             return -1;

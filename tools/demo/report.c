@@ -116,7 +116,7 @@ static struct json_object *to_json(const struct results *r, const struct totals 
     put(j, "checkpoints", number(t->checkpoints));
     put(j, "pause_ms", pauses(t));
     put(j, "reply_latency_ms", latencies(r));
-    put(j, "kill_to_running_ms", spread_of(r->to_running_ms, r->failovers_ok));
+    put(j, o->planned ? "vm_pause_ms" : "kill_to_running_ms", spread_of(r->to_running_ms, r->failovers_ok));
     put(j, "client_gap_ms", spread_of(r->gap_ms, r->failovers_ok));
     put(j, "bytes_dirty", number(t->bytes_dirty));
     put(j, "bytes_wire", number(t->bytes_wire));
@@ -195,7 +195,7 @@ void report_print(const struct results *r, const struct totals *t, const struct 
         print_pause(out, t);
     fprintf(out, "  %-22s p50 %.1f ms, p99 %.1f ms; unprotected %.1f, %.1f\n", "reply latency", ms(r->protected, 50),
             ms(r->protected, 99), ms(r->unprotected, 50), ms(r->unprotected, 99));
-    print_spread(out, "host lost to running", r->to_running_ms, r->failovers_ok);
+    print_spread(out, o->planned ? "VM stood still" : "host lost to running", r->to_running_ms, r->failovers_ok);
     print_spread(out, "client's gap", r->gap_ms, r->failovers_ok);
     fprintf(out, "  %-22s %.0f MB dirty, %.0f MB on the wire\n", "sent", (double)t->bytes_dirty / mb,
             (double)t->bytes_wire / mb);

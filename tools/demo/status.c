@@ -120,7 +120,8 @@ static struct json_object *call(const struct host *h, const char *agent, bool wi
 
 static struct timeline read_timeline(struct json_object *j)
 {
-    return (struct timeline){.last_commit = real(j, "last_commit"),
+    return (struct timeline){.paused = real(j, "paused"),
+                             .last_commit = real(j, "last_commit"),
                              .detected = real(j, "detected"),
                              .claimed = real(j, "claimed"),
                              .loaded = real(j, "loaded"),

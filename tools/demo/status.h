@@ -29,7 +29,7 @@ extern const char *const stage_names[STAGES];
 
 /* Of a failover; CLOCK_REALTIME ms, 0: not told. */
 struct timeline {
-    double last_commit, detected, claimed, loaded, running, announced;
+    double paused, last_commit, detected, claimed, loaded, running, announced;
 };
 
 struct vm_status {

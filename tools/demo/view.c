@@ -117,7 +117,7 @@ void view_timeline(unsigned number, unsigned of, const char *from, const char *t
 {
     struct moment moments[] = {
         {t->agent.last_commit, "last commit: from here the replica goes on"},
-        {t->lost, "host lost"},
+        {t->lost, t->agent.paused > 0 ? "VM paused" : "host lost"},
         {t->agent.detected, "loss detected"},
         {t->agent.claimed, "ownership claimed"},
         {t->agent.loaded, "device state loaded"},
@@ -127,8 +127,9 @@ void view_timeline(unsigned number, unsigned of, const char *from, const char *t
     };
     const size_t n = sizeof moments / sizeof *moments;
 
-    view_say("failover %u of %u: %s is lost, the VM goes on at %s; the client waited %.0f ms", number, of, from, to,
-             t->gap_ms);
+    view_say("%s %u of %u: %s %s, the VM goes on at %s; the client waited %.0f ms",
+             t->agent.paused > 0 ? "move" : "failover", number, of, from,
+             t->agent.paused > 0 ? "hands over" : "is lost", to, t->gap_ms);
     qsort(moments, n, sizeof *moments, compare);
     for (size_t i = 0; i < n; i++)
         if (moments[i].at > 0)

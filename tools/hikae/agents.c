@@ -6,6 +6,7 @@
 #include <json-c/json.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 const char *agent_name(enum agent agent)
 {
@@ -31,5 +32,14 @@ struct json_object *agent_call(const struct cli *c, enum agent agent, struct jso
         return reply;
     errmsg_set(e, "%s", json_get_text(reply, "error", "the agent refused without a reason: see its log"));
     json_object_put(reply);
+    return NULL;
+}
+
+struct json_object *vm_in_status(struct json_object *reply, const char *vm)
+{
+    struct json_object *all = reply ? json_get_array(reply, "vms") : NULL;
+    for (size_t i = 0; all && i < json_object_array_length(all); i++)
+        if (!strcmp(json_get_text(json_object_array_get_idx(all, i), "vm", ""), vm))
+            return json_object_array_get_idx(all, i);
     return NULL;
 }

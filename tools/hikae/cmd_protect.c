@@ -48,15 +48,6 @@ static void show_bar(struct follow *f, const char *vm, uint64_t done, uint64_t t
     f->bar_shown = true;
 }
 
-static struct json_object *find_vm(struct json_object *reply, const char *vm)
-{
-    struct json_object *all = json_get_array(reply, "vms");
-    for (size_t i = 0; all && i < json_object_array_length(all); i++)
-        if (!strcmp(json_get_text(json_object_array_get_idx(all, i), "vm", ""), vm))
-            return json_object_array_get_idx(all, i);
-    return NULL;
-}
-
 static void note_change(struct follow *f, struct json_object *vm, bool quiet)
 {
     const char *state = json_get_text(vm, "state", ""), *reason = json_get_text(vm, "reason", "");
@@ -106,7 +97,7 @@ static int follow(struct cli *c)
         struct errmsg e;
         struct json_object *request = agent_request("status", c->argv[0]);
         struct json_object *reply = agent_call(c, AGENT_PRIMARY, request, ASK_MS, &e);
-        struct json_object *vm = find_vm(reply, c->argv[0]);
+        struct json_object *vm = vm_in_status(reply, c->argv[0]);
         json_object_put(request);
         if (!reply) {
             end_bar(&f);

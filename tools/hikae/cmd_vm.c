@@ -1,4 +1,4 @@
-/* start, stop, unprotect, set, failover: one order to one agent. */
+/* start, stop, unprotect, set, failover, abort: one order to one agent. */
 #include "common/config_parse.h"
 #include "common/jsonget.h"
 #include "tools/hikae/cli.h"
@@ -57,6 +57,11 @@ int cmd_unprotect(struct cli *c)
 int cmd_failover(struct cli *c)
 {
     return simple(c, "failover", AGENT_SECONDARY, "failover has begun, see `hikae status`");
+}
+
+int cmd_abort(struct cli *c)
+{
+    return simple(c, "abort", AGENT_PRIMARY, "its move is aborted, it goes on here");
 }
 
 int request_mode(struct json_object *request, const char *command, const char *text)

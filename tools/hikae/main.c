@@ -48,6 +48,16 @@ static const struct command commands[] = {
      "committed is lost, and the other host ends its copy. With arbiter = none there is nobody to ask: --force says "
      "that the\n"
      "other host is off for sure."},
+    {"switchover", cmd_switchover, 1, 1, "N", "switchover VM [--no-wait]",
+     "On the host that runs a PROTECTED VM: hands it over to its replica. Nothing is lost, no connection ends, and "
+     "the\n"
+     "hosts change roles. If anything fails on the way, or Ctrl-C comes in time, the VM goes on here."},
+    {"migrate", cmd_migrate, 2, 2, "N", "migrate VM HOST [--no-wait]",
+     "Moves a VM that is not protected to HOST, a [peer] of the configuration, while it runs. Afterwards nothing of it "
+     "is\n"
+     "here. Ctrl-C, or `hikae abort`, ends the move until the VM is handed over."},
+    {"abort", cmd_abort, 1, 1, "", "abort VM",
+     "Ends a switchover or migration that is under way; the VM goes on here."},
     {"stop", cmd_stop, 1, 1, "", "stop VM", "Ends the VM and its protection; the replica does not take over."},
     {0},
 };

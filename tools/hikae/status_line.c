@@ -115,6 +115,8 @@ static const struct {
     {"CONNECTING", ", not protected", false},
     {"ISOLATED", ", output is held until the arbiter or the replica answers", true},
     {"AT_RISK", ", not protected, output is open without the arbiter's word: the VM may run twice", true},
+    {"HANDING_OVER", ", stands still for a moment", true},
+    {"MOVED", "", true},
     {"ALONE", ", not protected", true},
     {0},
 };

@@ -11,17 +11,19 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { HELLO = 1, CONFIG, PAGES, DEVICE, COMMIT, ACK, HEARTBEAT, BYE, READY, NOTE, TYPES };
+enum { HELLO = 1, CONFIG, PAGES, DEVICE, COMMIT, ACK, HEARTBEAT, BYE, READY, NOTE, HANDOVER = 12, TYPES };
 enum { FILE_HEAD = 16, HEAD = 16, OPTIONAL_FLAG = 0x8000, ANY_MAX = 1048576 };
 
 static const struct {
     const char *name;
     uint32_t least, most;
 } types[TYPES] = {
-    [HELLO] = {"HELLO", 2, 16384},       [CONFIG] = {"CONFIG", 2, 262144}, [PAGES] = {"PAGES", 0, 1048576},
-    [DEVICE] = {"DEVICE", 16, 1048576},  [COMMIT] = {"COMMIT", 24, 24},    [ACK] = {"ACK", 24, 24},
-    [HEARTBEAT] = {"HEARTBEAT", 16, 16}, [BYE] = {"BYE", 4, 259},          [READY] = {"READY", 2, 65536},
-    [NOTE] = {"NOTE", 2, 65536},
+    [HELLO] = {"HELLO", 2, 16384},       [CONFIG] = {"CONFIG", 2, 262144},
+    [PAGES] = {"PAGES", 0, 1048576},     [DEVICE] = {"DEVICE", 16, 1048576},
+    [COMMIT] = {"COMMIT", 24, 24},       [ACK] = {"ACK", 24, 24},
+    [HEARTBEAT] = {"HEARTBEAT", 16, 16}, [BYE] = {"BYE", 4, 259},
+    [READY] = {"READY", 2, 65536},       [NOTE] = {"NOTE", 2, 65536},
+    [HANDOVER] = {"HANDOVER", 2, 4096},
 };
 
 /* Where the payload of a PAGES record of the epoch lies. */
@@ -32,7 +34,7 @@ struct span {
 
 struct walk {
     struct verdict *v;
-    bool greeted, configured, in_epoch, in_devices, ended, keep_epochs, digest_memory;
+    bool greeted, configured, in_epoch, in_devices, handed, ended, keep_epochs, digest_memory;
     uint64_t due; /* number of the epoch that comes in */
     XXH3_state_t *hash;
     struct tally epoch;
@@ -226,8 +228,13 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
         return complain(c, "a second CONFIG");
     if (!w->configured && numbered)
         return complain(c, "%s before CONFIG", name);
-    if (h->epoch != (numbered ? w->due : 0))
-        return complain(c, "%s of epoch %" PRIu64 ", due is %" PRIu64, name, h->epoch, numbered ? w->due : 0);
+    uint64_t due = numbered ? w->due : h->type == HANDOVER ? w->due - 1 : 0;
+    if (h->epoch != due)
+        return complain(c, "%s of epoch %" PRIu64 ", due is %" PRIu64, name, h->epoch, due);
+    if (h->type == HANDOVER && (!due || w->in_epoch || w->handed))
+        return complain(c, "HANDOVER where no epoch has just ended");
+    if (w->handed && numbered)
+        return complain(c, "%s after HANDOVER", name);
     return true;
 }
 
@@ -251,6 +258,9 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
     case CONFIG:
         w->configured = true;
         return json_is_valid(w, h->type, payload, h->length, c);
+    case HANDOVER:
+        w->handed = true;
+        return json_is_valid(w, h->type, payload, h->length, c);
     case NOTE:
         return json_is_valid(w, h->type, payload, h->length, c);
     case COMMIT:
@@ -266,10 +276,15 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
     }
 }
 
+static bool is_known(unsigned type)
+{
+    return type < TYPES && types[type].name;
+}
+
 /* What a header alone can tell. */
 static bool head_is_valid(const struct head *h, struct complaint *c)
 {
-    if (h->type < 1 || h->type >= TYPES) {
+    if (!is_known(h->type)) {
         if (!(h->flags & OPTIONAL_FLAG))
             return complain(c, "unknown mandatory record type %u", h->type);
         return h->length <= ANY_MAX || complain(c, "record of type %u has %u octets", h->type, h->length);
@@ -295,7 +310,7 @@ static bool record_step(struct walk *w, const uint8_t *at, size_t left, size_t *
         return true;
     *taken = HEAD + (size_t)h.length;
     w->v->records++;
-    return h.type < 1 || h.type >= TYPES || known_record(w, &h, at, c);
+    return !is_known(h.type) || known_record(w, &h, at, c);
 }
 
 static void walk_records(struct walk *w, const uint8_t *data, size_t n)

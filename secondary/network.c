@@ -1,0 +1,47 @@
+#include "secondary/network.h"
+#include "common/log.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void network_open(struct network *net, const struct vm_info *vm)
+{
+    struct errmsg e;
+    while (net->n < vm->nic_count) {
+        const struct vm_nic *nic = &vm->nics[net->n];
+        struct relay_config c = {.stream_path = nic->stream_path, .bridge = nic->bridge};
+        memcpy(c.mac, nic->mac, sizeof c.mac);
+        if (relay_line_open(&c, &net->lines[net->n], &e)) {
+            log_warn("%s", e.text);
+            return;
+        }
+        net->n++;
+    }
+}
+
+void network_announce(const struct network *net, const struct vm_info *vm)
+{
+    for (unsigned i = 0; i < net->n; i++)
+        relay_line_announce(&net->lines[i], vm->nics[i].mac);
+}
+
+void network_inherit(const struct network *net)
+{
+    char text[VM_MAX_NICS * 24] = "";
+    for (unsigned i = 0; i < net->n; i++) {
+        const struct relay_line *l = &net->lines[i];
+        size_t used = strlen(text);
+        snprintf(text + used, sizeof text - used, "%d:%d ", l->tap, l->vm);
+        fcntl(l->tap, F_SETFD, 0);
+        fcntl(l->vm, F_SETFD, 0);
+    }
+    setenv("HIKAE_LINES", text, 1);
+}
+
+void network_close(struct network *net)
+{
+    while (net->n)
+        relay_line_close(&net->lines[--net->n]);
+}
