@@ -34,13 +34,14 @@ static void begin(struct worker *w, enum move_kind kind, const char *to)
     log_info("%s to %s begins", kind == MOVE_MIGRATE ? "migration" : "switchover", to);
 }
 
-/* Between HANDOVER and the secondary's word each side may think that the other one has the VM; only an arbiter knows. */
+/* Between HANDOVER and the secondary's word each side may think that the other one has the VM; only an arbiter knows.
+ */
 static const char *check_arbiter(const struct worker *w)
 {
-    return config_has_arbiter(w->config)
-               ? NULL
-               : "with arbiter = none nobody could tell whose the VM is if the connection broke just then: planned moves "
-                 "need an arbiter";
+    return config_has_arbiter(w->config) ? NULL
+                                         : "with arbiter = none nobody could tell whose the VM is if the connection "
+                                           "broke just then: planned moves "
+                                           "need an arbiter";
 }
 
 const char *move_switchover(struct worker *w)
