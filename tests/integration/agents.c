@@ -95,24 +95,33 @@ static void make_host(struct agents *t, struct host *h, const char *name)
     h->port = free_port();
 }
 
-static void write_config(const struct agents *t, const struct host *h, const struct host *other,
-                         const struct agents_options *o)
+static int add_peer(char *out, size_t size, const struct agents *t, const struct host *h, const struct host *other,
+                    const struct agents_options *o)
 {
-    char path[128], text[4096], fingerprint[65], arbiter[96];
-    struct errmsg e;
+    char fingerprint[65];
     memcpy(fingerprint, other->fingerprint, sizeof fingerprint);
     if (o->swap_fingerprints || (o->wrong_at_b && h == &t->b))
         fingerprint[0] = fingerprint[0] == '0' ? '1' : '0';
+    return snprintf(out, size, "[peer %s]\naddress = 127.0.0.1\nport = %u\nfingerprint = %s\naccept = %s\n\n",
+                    other->name, other->port, fingerprint, o->accept ? o->accept : "*");
+}
+
+static void write_config(const struct agents *t, const struct host *h, const struct agents_options *o)
+{
+    char path[128], text[4096], arbiter[96];
+    struct errmsg e;
+    const struct host *const all[] = {&t->a, &t->b, &t->c};
     const char *other_kind = h == &t->a ? o->arbiter_a : o->arbiter_b;
     snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", t->dir);
     int n = snprintf(text, sizeof text,
                      "[host]\nname = %s\nlisten = 127.0.0.1\nport = %u\nrun_dir = %s/run\nstate_dir = %s/state\n"
                      "arbiter = %s\n%s\n"
-                     "[peer %s]\naddress = 127.0.0.1\nport = %u\nfingerprint = %s\naccept = %s\n\n"
                      "[vm web]\nbackend = fake\n%s\n",
                      h->name, h->port, h->dir, h->dir, other_kind ? other_kind : arbiter,
-                     o->host ? o->host : "detect = 2s\n", other->name, other->port, fingerprint,
-                     o->accept ? o->accept : "*", o->vm ? o->vm : "");
+                     o->host ? o->host : "detect = 2s\n", o->vm ? o->vm : "");
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] != h)
+            n += add_peer(text + n, sizeof text - (size_t)n, t, h, all[i], o);
     snprintf(path, sizeof path, "%s/hikae.conf", h->dir);
     if (file_write_atomic(path, text, (size_t)n, 0600, &e))
         fail_msg("%s", e.text);
@@ -120,8 +129,9 @@ static void write_config(const struct agents *t, const struct host *h, const str
 
 void agents_write_config(struct agents *t, const struct agents_options *o)
 {
-    write_config(t, &t->a, &t->b, o);
-    write_config(t, &t->b, &t->a, o);
+    write_config(t, &t->a, o);
+    write_config(t, &t->b, o);
+    write_config(t, &t->c, o);
 }
 
 static void on_stop(int signum)
@@ -129,6 +139,7 @@ static void on_stop(int signum)
     if (current) { /* the test is at its end one way or the other: leave no process behind */
         host_kill(&current->a);
         host_kill(&current->b);
+        host_kill(&current->c);
     }
     signal(signum, SIG_DFL);
     raise(signum);
@@ -151,6 +162,7 @@ struct agents *agents_new(const struct agents_options *o)
     assert_int_equal(dir_make(arbiter, 0700, &e), 0);
     make_host(t, &t->a, "a");
     make_host(t, &t->b, "b");
+    make_host(t, &t->c, "c");
     agents_write_config(t, o);
     return t;
 }
@@ -202,13 +214,15 @@ static bool end(struct agents *t)
 {
     host_kill(&t->a);
     host_kill(&t->b);
+    host_kill(&t->c);
     while (waitpid(-1, NULL, WNOHANG) > 0)
         ;
-    bool report = has_report(&t->a) || has_report(&t->b);
+    bool report = has_report(&t->a) || has_report(&t->b) || has_report(&t->c);
     if (report) {
         for (int agent = PRIMARY; agent <= SECONDARY; agent++) {
             show_log(&t->a, (enum agent)agent);
             show_log(&t->b, (enum agent)agent);
+            show_log(&t->c, (enum agent)agent);
         }
     }
     nftw(t->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
@@ -231,6 +245,7 @@ int agents_teardown(void **state)
     for (int agent = PRIMARY; agent <= SECONDARY; agent++) {
         show_log(&current->a, (enum agent)agent);
         show_log(&current->b, (enum agent)agent);
+        show_log(&current->c, (enum agent)agent);
     }
     end(current);
     return 0;

@@ -27,7 +27,7 @@ struct host {
 
 struct agents {
     char dir[64];
-    struct host a, b;
+    struct host a, b, c; /* c is there for those who start it */
 };
 
 struct agents_options {

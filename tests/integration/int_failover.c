@@ -37,6 +37,14 @@ static void order_protect(const struct host *from, const struct host *to)
     host_wait_state(from, PRIMARY, "PROTECTED");
 }
 
+static bool peer_is(const struct host *h, const char *name)
+{
+    struct json_object *j = host_status(h, PRIMARY);
+    bool is = j && !strcmp(json_get_text(j, "peer", ""), name) && !strcmp(json_get_text(j, "state", ""), "PROTECTED");
+    json_object_put(j);
+    return is;
+}
+
 static bool comes_from(const struct host *to, const struct host *from)
 {
     char text[64];
@@ -133,6 +141,30 @@ static void is_protected_again_by_itself(void **state)
     host_wait_state(from, PRIMARY, "UNPROTECTED"); /* as the admin says: it stays so */
     agents_sleep_ms(CONTROL_MS);
     assert_true(host_state_is(from, PRIMARY, "UNPROTECTED"));
+    agents_free(t);
+}
+
+/* a, b, c: whoever is there holds the replica, in turns, and the list of spares goes with the VM. */
+static void spare_takes_the_place(void **state)
+{
+    (void)state;
+    struct agents *t =
+        agents_new(&(struct agents_options){.vm = "pages = 256\n", .host = "detect = 2s\nspare_after = 1s\n"});
+    host_start_both(&t->a);
+    host_start_both(&t->b);
+    host_start_both(&t->c);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\",\"spares\":[\"c\"]}");
+    host_wait_state(&t->a, PRIMARY, "PROTECTED");
+    host_kill(&t->b); /* the secondary is gone: the spare comes in */
+    WAIT_FOR(peer_is(&t->a, "c"));
+    host_wait_state(&t->a, PRIMARY, "PROTECTED");
+    host_kill(&t->a); /* and takes over; its old host stays away, the other one comes back */
+    host_wait_running(&t->c);
+    host_start_both(&t->b);
+    WAIT_FOR(peer_is(&t->c, "b"));
+    host_wait_state(&t->c, PRIMARY, "PROTECTED");
+    host_check_memory(&t->c);
+    assert_int_equal(host_vm_pid(&t->b), 0);
     agents_free(t);
 }
 
@@ -419,6 +451,7 @@ int main(void)
         ONE(old_primary_comes_back),
         ONE(admin_wants_it_elsewhere),
         ONE(is_protected_again_by_itself),
+        ONE(spare_takes_the_place),
         ONE(supervisors_are_not_needed),
         ONE(agents_of_the_primary_are_gone),
         ONE(secondary_stands_still),
