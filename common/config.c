@@ -45,6 +45,8 @@ static const struct key host_keys[] = {
     {"spare_after", K_MS, HOST(spare_after_ms), 0, 3600000},
     {"pause_bound", K_MS, HOST(pause_bound_ms), 0, 3600000},
     {"worker_bound", K_MS, HOST(worker_bound_ms), 0, 3600000},
+    {"fence", K_TEXT, HOST(fence), 0, 0},
+    {"fence_timeout", K_MS, HOST(fence_timeout_ms), 1000, 600000},
     {"staging", K_SIZE, HOST(staging_bytes), 1 << 20, (uint64_t)1 << 40},
     {"record", K_TEXT, HOST(record), 0, 0},
     {0},
@@ -65,6 +67,7 @@ static const struct key vm_keys[] = {
     {"buffer", K_SIZE, VM(buffer_bytes), 64 << 10, (uint64_t)1 << 32},
     {"delta_cache", K_SIZE, VM(delta_cache_bytes), 0, (uint64_t)1 << 40},
     {"spares", K_TEXT, VM(spares), 0, 0},
+    {"fence", K_TEXT, VM(fence), 0, 0},
     {"isolated", K_ISOLATED, VM(isolated), 0, 0},
     {"open_after", K_MS, VM(open_after_ms), 2000, 600000},
     {0},
@@ -321,6 +324,7 @@ static void host_defaults(struct config *c, const char *path)
     c->pause_bound_ms = 1000;
     c->worker_bound_ms = 5000;
     c->staging_bytes = 64 << 20;
+    c->fence_timeout_ms = 30000;
     const char *slash = strrchr(path, '/');
     int n = slash ? (int)(slash - path) : 1;
     const char *dir = slash ? path : ".";

@@ -38,6 +38,7 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     uint64_t buffer_bytes;    /* buffer: most bytes of held frames, default 16M */
     uint64_t delta_cache_bytes; /* delta_cache, default 128M */
     char *spares; /* peers that may hold the replica when the wanted one stays away, blank-separated; NULL: none */
+    char *fence;  /* in place of [host] fence; NULL: as there */
     enum isolated_policy isolated; /* isolated = freeze | open; default freeze */
     unsigned open_after_ms;        /* open_after: for how long no claim is answered before `open` opens; 2 s to 10 min,
                                       default 5000 */
@@ -61,9 +62,11 @@ struct config {
     unsigned pause_bound_ms;  /* a worker that has not moved for so long with its VM paused is replaced; default 1000,
                                  0: never */
     unsigned worker_bound_ms; /* the same in any other case; default 5000 */
-    uint64_t staging_bytes;   /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
-                                 spool_dir */
-    char *record;             /* debug: folder where received streams are recorded; NULL: none */
+    char *fence; /* command that must succeed on the host that takes over, before the VM runs there; NULL: none */
+    unsigned fence_timeout_ms; /* fence_timeout: of one attempt, 1 s to 10 min, default 30 s */
+    uint64_t staging_bytes;    /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
+                                  spool_dir */
+    char *record;              /* debug: folder where received streams are recorded; NULL: none */
     /* [fault]: negative controls for tests. Any of them is shouted out in log and status. */
     bool fault_release_early; /* release = early: output is not held */
     unsigned fault_drop_page; /* drop_page = N: one dirty page in N is not sent; 0: none */

@@ -34,6 +34,7 @@ void config_vm_clear(struct config_vm *vm)
 {
     free(vm->name);
     free(vm->backend);
+    free(vm->fence);
     free(vm->spares);
     json_object_put(vm->settings);
 }

@@ -60,6 +60,7 @@ static void on_claimed(enum arbiter_answer answer, const struct arbiter_register
     switch (answer) {
     case ARBITER_GRANTED:
         w->term = now->term;
+        w->force = false;
         log_info("the VM is ours, term %" PRIu64, w->term);
         worker_event(w, EVENT_GRANTED, "%s", "");
         break;
@@ -76,7 +77,7 @@ static void on_claimed(enum arbiter_answer answer, const struct arbiter_register
 static void claim(struct worker *w)
 {
     struct ownership *o = &w->ownership;
-    o->want = (struct arbiter_register){.term = w->term + 1};
+    o->want = (struct arbiter_register){.term = w->term + (w->force ? ARBITER_FORCED_LEAP : 1)};
     strncpy(o->want.owner, w->config->name, sizeof o->want.owner - 1);
     strncpy(o->want.mode, w->state == PROTECTION_STOPPING ? "stopped" : "alone", sizeof o->want.mode - 1);
     o->request = arbiter_claim(o->arbiter, w->name, &o->want, ANSWER_MS, on_claimed, w);
@@ -117,8 +118,7 @@ static void on_read(enum arbiter_answer answer, const struct arbiter_register *n
         return;
     }
     if (w->force) {
-        uint64_t known = now->term > w->term_seen ? now->term : w->term_seen;
-        w->term = known + ARBITER_FORCED_LEAP - 1;
+        w->term = now->term > w->term_seen ? now->term : w->term_seen;
         w->ownership.register_read = true;
         claim(w);
         return;
@@ -160,8 +160,15 @@ static void ask(struct worker *w)
     if (w->ownership.request)
         return; /* its answer will do */
     w->ownership.asked_at = clock_now();
-    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config)) {
-        worker_event(w, EVENT_REFUSED, "%s runs the VM by its admin's order", w->peer);
+    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config) && !w->force) {
+        if (w->taken_over)
+            worker_event(w, EVENT_REFUSED, "%s runs the VM by its admin's order", w->peer);
+        else
+            worker_event(
+                w, EVENT_NO_ANSWER,
+                "it was being handed over to %s, and without an arbiter nobody says whether it arrived: output "
+                "is held; if it does not run there, `hikae start %s --force`, else `hikae stop %s`",
+                w->peer, w->name, w->name);
         return;
     }
     if (open_arbiter(w))

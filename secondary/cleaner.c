@@ -2,6 +2,7 @@
 #include "arbiter/arbiter.h"
 #include "common/log.h"
 #include "common/state.h"
+#include "secondary/fence.h"
 #include "secondary/network.h"
 #include "vm/vm.h"
 
@@ -53,6 +54,8 @@ struct question {
     const char *program;
     const struct vm_record *record;
     const struct vm_ops *ops;
+    uint64_t term; /* that this host has claimed */
+    struct fence *fence;
 };
 
 /* The claim was not carried out: what was loaded for it never ran and never will. */
@@ -69,14 +72,39 @@ static void end_loaded(const struct question *q)
     log_info("a replica whose claim was not granted is ended");
 }
 
-static void on_answer(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+static void on_fence_failed(const char *why, void *arg)
+{
+    (void)why, (void)arg; /* it is in the log */
+}
+
+static void on_fenced(void *arg)
 {
     const struct question *q = arg;
+    exec_primary(q->program, q->config, q->record->name, q->term, NULL);
+    ev_break(q->loop, EVBREAK_ALL);
+}
+
+/* The worker may have died before its fencing was done: it is done again. */
+static void take_over(struct question *q, uint64_t term)
+{
+    static const struct fence_handlers handlers = {.failed = on_fence_failed, .done = on_fenced};
+    q->term = term;
+    if (fence_command(q->config, q->record->name))
+        q->fence = fence_begin(q->loop, q->config, q->record->name, term, q->record->peer, &handlers, q);
+    else
+        on_fenced(q);
+}
+
+static void on_answer(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    struct question *q = arg;
+    if (answer == ARBITER_GRANTED && !strcmp(now->owner, q->config->name) && now->term > q->record->term) {
+        take_over(q, now->term);
+        return;
+    }
     ev_break(q->loop, EVBREAK_ALL);
     if (answer != ARBITER_GRANTED)
         log_error("a failover was cut short and the arbiter does not say whose the VM is: %s", why);
-    else if (!strcmp(now->owner, q->config->name) && now->term > q->record->term)
-        exec_primary(q->program, q->config, q->record->name, now->term, NULL);
     else
         end_loaded(q);
 }
@@ -92,6 +120,7 @@ static int finish_failover(struct question *q)
     }
     arbiter_read(a, q->record->name, ANSWER_MS, on_answer, q);
     ev_run(q->loop, 0);
+    fence_free(q->fence);
     arbiter_free(a);
     ev_loop_destroy(q->loop);
     return 1;

@@ -4,6 +4,7 @@
  * finds its VM paused.
  */
 #include "common/log.h"
+#include "secondary/fence.h"
 #include "secondary/worker.h"
 
 #include <inttypes.h>
@@ -123,9 +124,9 @@ void failover_claim(struct worker *w)
     network_open(&w->network, &w->info); /* while it thinks */
 }
 
-/* The VM is ours: it runs before anything else is done, which takes a while: the guest feels each millisecond. If it
- * can't be resumed now, the primary worker tries again. */
-void failover_start(struct worker *w)
+/* It runs before anything else is done, which takes a while: the guest feels each millisecond. If it can't be resumed
+ * now, the primary worker tries again. */
+static void run(struct worker *w)
 {
     struct errmsg e;
     if (w->ops->resume(w->vm, &e)) {
@@ -136,6 +137,38 @@ void failover_start(struct worker *w)
     }
     session_bye(w, BYE_TAKEN_OVER, w->reason);
     worker_event(w, STANDBY_EVENT_LOADED, "%s", "");
+}
+
+static void on_fence_failed(const char *why, void *arg)
+{
+    struct worker *w = arg;
+    snprintf(w->reason, sizeof w->reason, "%s", why);
+    report_now(w);
+}
+
+static void on_fenced(void *arg)
+{
+    struct worker *w = arg;
+    failover_end_fencing(w);
+    failover_mark(w, "fenced");
+    run(w);
+}
+
+void failover_end_fencing(struct worker *w)
+{
+    fence_free(w->fence);
+    w->fence = NULL;
+}
+
+void failover_start(struct worker *w)
+{
+    static const struct fence_handlers handlers = {.failed = on_fence_failed, .done = on_fenced};
+    if (w->handed || !fence_command(w->config, w->vm_name)) { /* who hands it over has paused it, and is well */
+        run(w);
+        return;
+    }
+    session_bye(w, BYE_TAKEN_OVER, w->reason);
+    w->fence = fence_begin(w->loop, w->config, w->vm_name, w->term, w->peer->name, &handlers, w);
 }
 
 /* The primary worker reads the record that was written when the replica was made, and the addresses that came since. */

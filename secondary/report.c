@@ -14,7 +14,7 @@ static struct json_object *status(const struct worker *w)
 {
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
-    json_object_object_add(j, "state", json_object_new_string(standby_state_name(w->state)));
+    json_object_object_add(j, "state", json_object_new_string(w->fence ? "FENCING" : standby_state_name(w->state)));
     json_object_object_add(j, "reason", json_object_new_string(w->reason));
     json_object_object_add(j, "from", json_object_new_string(w->peer ? w->peer->name : ""));
     json_object_object_add(j, "failover",

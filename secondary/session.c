@@ -7,6 +7,7 @@
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "secondary/cleaner.h"
+#include "secondary/fence.h"
 #include "secondary/worker.h"
 
 #include <errno.h>
@@ -238,7 +239,8 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
         return -1;
     worker_run_dir(w->run_dir, w->config, w->vm_name, (int)getpid());
     struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings};
-    if (dir_make(w->run_dir, 0700, e) || w->ops->replica_create(&spec, &w->vm, e))
+    if (fence_check(w->config, w->vm_name, e) || dir_make(w->run_dir, 0700, e) ||
+        w->ops->replica_create(&spec, &w->vm, e))
         return -1;
     w->ops->info(w->vm, &w->info);
     if (check_bridges(w, e) || primary_program(program, w->program, e))

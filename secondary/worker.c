@@ -149,6 +149,7 @@ static void on_exit_timer(struct ev_loop *loop, ev_timer *t, int events)
 static void drop(struct worker *w)
 {
     struct errmsg e;
+    failover_end_fencing(w);
     session_bye(w, BYE_TROUBLE, w->reason);
     network_close(&w->network);
     if (w->vm) {
@@ -292,6 +293,7 @@ static void init_timers(struct worker *w)
 static void clean_up(struct worker *w)
 {
     session_close(w);
+    failover_end_fencing(w);
     arbiter_free(w->arbiter);
     if (w->recording)
         fclose(w->recording);

@@ -24,6 +24,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+struct fence;
+
 struct worker {
     struct ev_loop *loop;
     struct config *config;
@@ -60,6 +62,7 @@ struct worker {
     char reason[320];
     struct arbiter *arbiter;
     struct arbiter_request *request;
+    struct fence *fence;          /* NULL: none is under way */
     struct json_object *timeline; /* of a failover: what happened when, CLOCK_REALTIME ms */
 
     struct control_conn *supervisor;
@@ -86,7 +89,9 @@ void failover_read_register(struct worker *w, arbiter_callback *done);
 /* arbiter = none: notes the primary's term in this host's own register, if it knows no higher one. */
 void failover_note_primary(struct worker *w, arbiter_callback *done);
 void failover_claim(struct worker *w);
+/* The VM is ours: fences the host that lost it, if that is configured, and says LOADED. */
 void failover_start(struct worker *w);
+void failover_end_fencing(struct worker *w);
 /* Gives up the replica and replaces this process; returns only if that failed. */
 void failover_become_primary(struct worker *w);
 void failover_mark(struct worker *w, const char *what);

@@ -2,8 +2,10 @@
  * int_none: arbiter = none. A VM that is alone goes on, a replica that is alone waits for its admin, and nothing but an
  * order with --force starts a VM that may run on the other host.
  */
+#include "common/jsonget.h"
 #include "tests/integration/agents.h"
 
+#include <json-c/json.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +28,15 @@ static struct agents *without_arbiter(void)
         &(struct agents_options){.vm = "pages = 256\nrate = 2000\n", .arbiter_a = "none", .arbiter_b = "none"});
     agents_protect(t);
     return t;
+}
+
+/* Once the worker that ended it is forgotten. */
+static bool starts(const struct host *h)
+{
+    struct json_object *reply = host_ask(h, PRIMARY, "%s", START);
+    bool ok = json_get_bool(reply, "ok", false);
+    json_object_put(reply);
+    return ok;
 }
 
 static void replica_waits_for_its_admin(void **state)
@@ -61,8 +72,10 @@ static void old_primary_starts_nothing(void **state)
     host_start(&t->a, PRIMARY);
     host_wait_state(&t->a, PRIMARY, "STOPPED");
     WAIT_FOR(!host_worker(&t->a, PRIMARY));
+    agents_sleep_ms(300);
     for (int i = 0; i < 2; i++) { /* the refusal itself leads to no other answer the next time */
         host_refuses(&t->a, PRIMARY, "DANGER", START);
+        agents_sleep_ms(300);
         assert_int_equal(agents_running(t), 0);
         WAIT_FOR(!host_worker(&t->a, PRIMARY));
     }
@@ -145,7 +158,7 @@ static void stopped_by_order_starts_by_order(void **state)
     host_order(&t->a, PRIMARY, "{\"cmd\":\"stop\",\"vm\":\"web\"}");
     host_wait_state(&t->a, PRIMARY, "STOPPED");
     WAIT_FOR(!host_replica_pid(&t->b) && !host_worker(&t->a, PRIMARY));
-    host_order(&t->a, PRIMARY, START);
+    WAIT_FOR(starts(&t->a));
     host_wait_running(&t->a);
     agents_free(t);
 }

@@ -37,12 +37,14 @@ static void test_everything(void **state)
         load("# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
              "state_dir = /s\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
              "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
-             "restart_grace = 50ms\nstaging = 1G\nrecord = /rec\npause_bound = 3s\nworker_bound = 0\n"
+             "restart_grace = 50ms\nfence = /bin/f off\nfence_timeout = 5s\nstaging = 1G\nrecord = /rec\npause_bound = "
+             "3s\nworker_bound = 0\n"
              "[fault]\nrelease = early\ndrop_page = 500\nstall = 7\n"
              "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
              "AB:AB:abababababababababababababababababababababababababababababab\n"
              "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
-             "buffer = 4M\ndelta_cache = 64K\nisolated = open\nopen_after = 3s\nmemory = 512M\noptions = -device "
+             "buffer = 4M\ndelta_cache = 64K\nisolated = open\nfence = /bin/g\nopen_after = 3s\nmemory = 512M\noptions "
+             "= -device "
              "foo,id=x ; -bar \"#\"",
              &e);
     if (!c)
@@ -75,6 +77,9 @@ static void test_everything(void **state)
     assert_int_equal(vm->interval_ms, 25);
     assert_int_equal(vm->max_interval_ms, 100);
     assert_int_equal(vm->min_interval_ms, 2);
+    assert_string_equal(c->fence, "/bin/f off");
+    assert_int_equal(c->fence_timeout_ms, 5000);
+    assert_string_equal(vm->fence, "/bin/g");
     assert_int_equal(vm->isolated, ISOLATED_OPEN);
     assert_int_equal(vm->open_after_ms, 3000);
     assert_true(vm->buffer_bytes == 4 << 20 && vm->delta_cache_bytes == 64 << 10);
@@ -101,6 +106,8 @@ static void test_defaults(void **state)
     assert_int_equal(c->detect_ms, 500);
     assert_true(c->staging_bytes == 64 << 20);
     assert_null(c->record);
+    assert_null(c->fence);
+    assert_int_equal(c->fence_timeout_ms, 30000);
     const struct config_vm *vm = config_vm(c, "other");
     assert_string_equal(vm->name, "other");
     assert_string_equal(vm->backend, "qemu");
