@@ -1,0 +1,257 @@
+/*
+ * Backend xen on the real hypervisor: run in a dom0 (see tests/xenlab) beside a PVH guest of tests/guest that it takes
+ * over: INT_VM_XEN_DOMAIN names it, INT_VM_XEN_ADDRESS its address. Both ends are on this one host: the replica gets
+ * another name and UUID. Without INT_VM_XEN_DOMAIN: skipped.
+ */
+#include "tests/integration/vm_guest.h"
+
+#include <arpa/inet.h>
+#include <json-c/json.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { CHECKPOINTS = 20, XEN_WRITES_MAX = 8, STATS_PORT = 8, ANSWER_MS = 30000 };
+
+static const struct vm_ops *ops;
+static const char *domain, *address;
+static char *folder, *replica_folder;
+
+/* ---- the guest, over the network ---- */
+
+static int guest_connect(uint16_t port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct timeval timeout = {.tv_sec = ANSWER_MS / 1000};
+    assert_int_equal(inet_pton(AF_INET, address, &a.sin_addr), 1);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
+        fail_msg("the guest does not answer at %s", address);
+    return fd;
+}
+
+/* One line of the guest's answer to "stats". */
+static long guest_stat(int fd, const char *key)
+{
+    char line[512], pattern[32];
+    size_t n = 0;
+    assert_int_equal(send(fd, "stats\n", 6, MSG_NOSIGNAL), 6);
+    while (n == 0 || line[n - 1] != '\n') {
+        ssize_t got = recv(fd, line + n, sizeof line - 1 - n, 0);
+        if (got <= 0)
+            fail_msg("the guest does not answer");
+        n += (size_t)got;
+    }
+    line[n] = '\0';
+    snprintf(pattern, sizeof pattern, "\"%s\":", key);
+    const char *at = strstr(line, pattern);
+    assert_non_null(at);
+    return atol(at + strlen(pattern));
+}
+
+/* ---- both ends ---- */
+
+static struct vm *attach(void)
+{
+    struct vm_spec spec = {.name = domain, .run_dir = folder};
+    struct vm *vm;
+    MUST(ops->attach(&spec, &vm, &error));
+    return vm;
+}
+
+static struct vm *make_replica(struct vm *of)
+{
+    struct json_object *described;
+    struct vm *vm;
+    char name[80];
+    snprintf(name, sizeof name, "%s-copy", domain);
+    MUST(ops->describe(of, &described, &error));
+    json_object_object_add(described, "uuid", json_object_new_string("aGlrYWV0ZXN0Y29weTAwMQ=="));
+    struct vm_spec spec = {.name = name, .run_dir = replica_folder, .settings = described};
+    MUST(ops->replica_create(&spec, &vm, &error));
+    json_object_put(described);
+    return vm;
+}
+
+static void say(const char *what, double ms)
+{
+    printf("%-16s %7.1f ms\n", what, ms);
+}
+
+/* Several checkpoints, each compared page by page; Xen itself writes to a few pages of a guest that stands still. */
+static void many_checkpoints(struct vm *vm, struct vm *replica, struct vm_blob *state)
+{
+    struct checkpoint_times t, sum = {0};
+    uint64_t worst = 0;
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        sleep_ms(100);
+        uint64_t different = checkpoint(ops, vm, ops->memory(replica), state, i % 4 == 0, false, true, &t);
+        worst = different > worst ? different : worst;
+        sum.stop += t.stop;
+        sum.scan += t.scan;
+        sum.copy += t.copy;
+        sum.save += t.save;
+        sum.cont += t.cont;
+        sum.pages += t.pages;
+    }
+    say("suspend", sum.stop / CHECKPOINTS);
+    say("clean", sum.scan / CHECKPOINTS);
+    say("copy", sum.copy / CHECKPOINTS);
+    say("context", sum.save / CHECKPOINTS);
+    say("resume", sum.cont / CHECKPOINTS);
+    printf("%llu pages each, context %zu bytes, at most %llu pages differ\n",
+           (unsigned long long)(sum.pages / CHECKPOINTS), state->size, (unsigned long long)worst);
+    assert_true(sum.pages > 0);
+    assert_true(worst <= XEN_WRITES_MAX);
+}
+
+static void test_failover(void **unused)
+{
+    (void)unused;
+    struct vm_blob initial = {0}, state = {0};
+    double at = now_ms();
+    struct vm *vm = attach();
+    say("attach", now_ms() - at);
+    at = now_ms();
+    struct vm *replica = make_replica(vm);
+    say("replica", now_ms() - at);
+    struct vm_info info, replica_info;
+    ops->info(vm, &info);
+    ops->info(replica, &replica_info);
+    printf("%s; %s\n", info.note, info.nics[0].ifname);
+    assert_int_equal(info.pages, replica_info.pages);
+    assert_int_equal(ops->state(replica), VM_PAUSED);
+    assert_int_equal(ops->resume(replica, &error), -1); /* it has no state yet */
+
+    int connection = guest_connect(STATS_PORT);
+    long before = guest_stat(connection, "dirtied");
+    at = now_ms();
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    say("first sync", now_ms() - at);
+    many_checkpoints(vm, replica, &state);
+    assert_true(guest_stat(connection, "dirtied") > before);
+
+    /* A page that is left out must be seen: the comparison can fail. */
+    assert_true(checkpoint(ops, vm, ops->memory(replica), &state, true, true, true, NULL) > 0);
+    first_sync(ops, vm, ops->memory(replica), &initial);
+    (void)checkpoint(ops, vm, ops->memory(replica), &state, false, false, false, NULL);
+    at = now_ms();
+    ops->destroy(vm);
+    say("destroy", now_ms() - at);
+    at = now_ms();
+    MUST(ops->load(replica, &initial, &state, &error));
+    assert_int_equal(ops->state(replica), VM_PAUSED);
+    MUST(ops->resume(replica, &error));
+    say("load, resume", now_ms() - at);
+    assert_int_equal(ops->state(replica), VM_RUNNING);
+    /* The same TCP connection, to a guest that is elsewhere. */
+    assert_true(guest_stat(connection, "dirtied") >= before);
+    say("first answer", now_ms() - at);
+    assert_int_equal(guest_stat(connection, "errors"), 0);
+    sleep_ms(3000);
+    assert_int_equal(guest_stat(connection, "errors"), 0);
+    assert_true(guest_stat(connection, "checked") > 0);
+    close(connection);
+    at = now_ms();
+    ops->detach(replica);
+    say("detach", now_ms() - at);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+}
+
+/* What a worker that died leaves: found again by its run directory, a replica ended, a running domain spared. */
+static void test_agent_dies(void **unused)
+{
+    (void)unused;
+    struct vm_spec spec = {.name = "copy", .run_dir = replica_folder};
+    assert_int_equal(ops->clear(&spec, &error), 1); /* it runs since the failover */
+    struct vm *vm;
+    MUST(ops->attach(&spec, &vm, &error));
+    pid_t agent = fork();
+    assert_true(agent >= 0);
+    if (agent == 0) { /* dies between suspend and resume */
+        struct vm *other;
+        _exit(ops->attach(&spec, &other, &error) == 0 && ops->pause(other, &error) == 0 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(agent, &status, 0), agent);
+    assert_int_equal(status, 0);
+    struct pollfd event = {.fd = ops->event_fd(vm), .events = POLLIN};
+    poll(&event, 1, 1000);
+    assert_int_equal(ops->state(vm), VM_RUNNING); /* it was resumed by whoever looked */
+
+    char *second = make_folder();
+    struct json_object *described;
+    MUST(ops->describe(vm, &described, &error));
+    json_object_object_add(described, "uuid", json_object_new_string("aGlrYWV0ZXN0Y29weTAwMg=="));
+    struct vm_spec other = {.name = "other", .run_dir = second, .settings = described};
+    struct vm *replica;
+    MUST(ops->replica_create(&other, &replica, &error));
+    ops->detach(replica);
+    assert_int_equal(ops->clear(&other, &error), 0);
+    assert_int_equal(ops->attach(&other, &replica, &error), -1); /* it is gone */
+    json_object_put(described);
+    remove_folder(second);
+    ops->destroy(vm);
+    assert_int_equal(ops->clear(&spec, &error), 0);
+}
+
+static void test_refused(void **unused)
+{
+    (void)unused;
+    struct vm_spec spec = {.name = "Domain-0", .run_dir = folder};
+    struct vm *vm;
+    assert_int_equal(ops->attach(&spec, &vm, &error), -1);
+    assert_non_null(strstr(error.text, "dom0"));
+    spec.name = "nobody";
+    assert_int_equal(ops->attach(&spec, &vm, &error), -1);
+    assert_non_null(strstr(error.text, "xl create"));
+}
+
+static int set_up(void **unused)
+{
+    (void)unused;
+    folder = make_folder();
+    replica_folder = make_folder();
+    return 0;
+}
+
+static int tear_down(void **unused)
+{
+    (void)unused;
+    remove_folder(folder);
+    remove_folder(replica_folder);
+    return 0;
+}
+
+int main(void)
+{
+    enum { SKIPPED = 77 };
+    domain = getenv("INT_VM_XEN_DOMAIN");
+    address = getenv("INT_VM_XEN_ADDRESS");
+    if (!domain || !address)
+        return SKIPPED;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    ops = vm_backend("xen", &error);
+    if (!ops) {
+        fprintf(stderr, "%s\n", error.text);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_failover),
+        cmocka_unit_test(test_agent_dies),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

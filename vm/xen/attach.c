@@ -1,0 +1,283 @@
+/*
+ * attach: finding a domain that runs on this host, refusing what can't be checkpointed, and learning what it is made
+ * of. Nothing here touches the guest.
+ */
+#include "vm/xen/xen.h"
+
+#include "common/jsonget.h"
+
+#include <libxl_utils.h>
+#include <xen/hvm/params.h>
+#include <xenguest.h>
+
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- finding it ---- */
+
+static int find_domain(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
+{
+    struct facts f;
+    xc_domaininfo_t info;
+    int known = facts_read(vm->run_dir, &f, e);
+    if (known < 0)
+        return -1;
+    if (known > 0) {
+        vm->domid = f.domid;
+        if (xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0)
+            return 0;
+        return errmsg_set(e, "the domain of VM %s (%u) is gone", vm->name, f.domid);
+    }
+    const char *domain = json_get_text(spec->settings, "domain", vm->name);
+    if (libxl_domain_qualifier_to_domid(vm->ctx, domain, &vm->domid) != 0 || !xen_info(vm, &info)) {
+        vm->domid = XEN_NO_DOMAIN;
+        return errmsg_set(e,
+                          "no domain %s runs on this host: start it with xl create, or name it with domain = in "
+                          "[vm %s]",
+                          domain, vm->name);
+    }
+    return 0;
+}
+
+/* ---- what is refused ---- */
+
+static int refuse(const struct vm *vm, struct errmsg *e, const char *why)
+{
+    return errmsg_set(e, "domain %u (%s) can't be protected: %s", vm->domid, vm->name, why);
+}
+
+static int check_kind(const struct vm *vm, const xc_domaininfo_t *info, struct errmsg *e)
+{
+    if (vm->domid == 0)
+        return refuse(vm, e, "it is dom0");
+    if (!(info->flags & XEN_DOMINF_hvm_guest))
+        return refuse(vm, e, "it is a PV guest, which Xen can't track the memory of; make it type=\"pvh\"");
+    if (!(info->flags & XEN_DOMINF_hap))
+        return refuse(vm, e, "it runs without hardware-assisted paging (hap)");
+    if (info->paged_pages || info->shr_pages)
+        return refuse(vm, e, "its memory is paged or shared");
+    return 0;
+}
+
+static int check_devices(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
+{
+    if (c->num_pcidevs || c->num_dtdevs || c->num_rdms || c->num_usbdevs)
+        return refuse(vm, e, "it has a device passed through to it");
+    if (c->num_disks)
+        return refuse(vm, e, "it has a disk, which Hikae does not replicate for Xen yet");
+    if (c->num_vtpms || c->num_p9s || c->num_pvcallsifs || c->num_vdispls || c->num_vsnds || c->num_channels ||
+        c->num_usbctrls || c->num_vfbs || c->num_vkbs)
+        return refuse(vm, e, "it has devices other than network interfaces (vfb, vkb, vtpm, p9, channel, usb ..)");
+    if (c->num_nics > VM_MAX_NICS)
+        return refuse(vm, e, "it has more than 8 network interfaces");
+    for (int i = 0; i < c->num_nics; i++) {
+        const libxl_device_nic *n = &c->nics[i];
+        if (n->backend_domid != 0)
+            return refuse(vm, e, "the backend of its network is not in dom0: its output can't be held here");
+        if (!n->bridge || strlen(n->bridge) >= sizeof vm->shape.nics[0].bridge)
+            return refuse(vm, e, "a network interface of it is on no bridge");
+    }
+    return 0;
+}
+
+static int check_build(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
+{
+    if (c->c_info.type != LIBXL_DOMAIN_TYPE_PVH)
+        return refuse(vm, e, "it is an HVM guest; so far only type=\"pvh\" is supported");
+    if (c->b_info.max_memkb != c->b_info.target_memkb)
+        return refuse(vm, e, "its memory may be ballooned: set maxmem to the same as memory");
+    if (c->b_info.max_vcpus > SHAPE_VCPUS_MAX)
+        return refuse(vm, e, "it has more than 128 vCPUs");
+    if (c->b_info.num_vnuma_nodes)
+        return refuse(vm, e, "it has virtual NUMA nodes");
+    if (!libxl_defbool_is_default(c->b_info.nested_hvm) && libxl_defbool_val(c->b_info.nested_hvm))
+        return refuse(vm, e, "it has nested virtualization (nestedhvm)");
+    return 0;
+}
+
+/* Linux says so as soon as it can be asked. */
+static int check_guest(const struct vm *vm, struct errmsg *e)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/control/feature-suspend", vm->domid);
+    char *value = xs_read(vm->xs, XBT_NULL, path, NULL);
+    bool can = value && strcmp(value, "1") == 0;
+    free(value);
+    return can ? 0
+               : refuse(vm, e,
+                        "the guest does not say that it can suspend itself (control/feature-suspend): is it "
+                        "still booting, or without Xen's drivers?");
+}
+
+/* ---- its shape ---- */
+
+static void read_config(struct shape *s, const libxl_domain_config *c)
+{
+    memcpy(s->uuid, libxl_uuid_bytearray_const(&c->c_info.uuid), sizeof s->uuid);
+    s->vcpus = (unsigned)c->b_info.max_vcpus;
+    s->memory_kb = c->b_info.max_memkb;
+    s->grant_frames = c->b_info.max_grant_frames;
+    s->maptrack_frames = c->b_info.max_maptrack_frames;
+    s->grant_version = c->b_info.max_grant_version;
+    s->nic_count = (unsigned)c->num_nics;
+    for (unsigned i = 0; i < s->nic_count; i++) {
+        s->nics[i].devid = c->nics[i].devid;
+        memcpy(s->nics[i].mac, c->nics[i].mac, sizeof s->nics[i].mac);
+        snprintf(s->nics[i].bridge, sizeof s->nics[i].bridge, "%s", c->nics[i].bridge);
+    }
+}
+
+/* Those that libxc's own migration carries. */
+static int read_params(struct vm *vm, struct errmsg *e)
+{
+    static const unsigned carried[] = {
+        HVM_PARAM_STORE_PFN,
+        HVM_PARAM_IOREQ_PFN,
+        HVM_PARAM_BUFIOREQ_PFN,
+        HVM_PARAM_PAGING_RING_PFN,
+        HVM_PARAM_MONITOR_RING_PFN,
+        HVM_PARAM_SHARING_RING_PFN,
+        HVM_PARAM_VM86_TSS_SIZED,
+        HVM_PARAM_CONSOLE_PFN,
+        HVM_PARAM_ACPI_IOPORTS_LOCATION,
+        HVM_PARAM_VIRIDIAN,
+        HVM_PARAM_IDENT_PT,
+        HVM_PARAM_VM_GENERATION_ID_ADDR,
+        HVM_PARAM_IOREQ_SERVER_PFN,
+        HVM_PARAM_NR_IOREQ_SERVER_PAGES,
+        HVM_PARAM_X87_FIP_WIDTH,
+        HVM_PARAM_MCA_CAP,
+    };
+    struct shape *s = &vm->shape;
+    for (size_t i = 0; i < sizeof carried / sizeof carried[0]; i++) {
+        uint64_t value = 0;
+        if (xc_hvm_param_get(vm->xc, vm->domid, carried[i], &value) < 0)
+            return xen_error(vm, e, "reading the domain's parameters");
+        if (value) {
+            s->params[s->param_count].index = carried[i];
+            s->params[s->param_count++].value = value;
+        }
+    }
+    return 0;
+}
+
+static int read_policy(struct vm *vm, struct errmsg *e)
+{
+    struct shape *s = &vm->shape;
+    uint32_t leaves = 0, msrs = 0;
+    xc_cpu_policy_t *policy = xc_cpu_policy_init();
+    xen_cpuid_leaf_t *leaf = NULL;
+    xen_msr_entry_t *msr = NULL;
+    int status = -1;
+    if (policy && xc_cpu_policy_get_size(vm->xc, &leaves, &msrs) == 0 &&
+        xc_cpu_policy_get_domain(vm->xc, vm->domid, policy) == 0) {
+        leaf = calloc(leaves, sizeof *leaf);
+        msr = calloc(msrs, sizeof *msr);
+        if (leaf && msr && xc_cpu_policy_serialise(vm->xc, policy, leaf, &leaves, msr, &msrs) == 0 &&
+            vm_blob_append(&s->cpuid, leaf, leaves * sizeof *leaf) == 0 &&
+            vm_blob_append(&s->msr, msr, msrs * sizeof *msr) == 0)
+            status = 0;
+    }
+    if (policy)
+        xc_cpu_policy_destroy(policy);
+    free(leaf);
+    free(msr);
+    return status < 0 ? xen_error(vm, e, "reading the domain's CPU policy") : 0;
+}
+
+/* The size is the same at every checkpoint: asked for once, since asking costs as much as reading. */
+static int reserve_context(struct vm *vm, struct vm_blob *out, struct errmsg *e)
+{
+    static const uint8_t none[1024];
+    if (vm->context_size == 0) {
+        int size = xc_domain_hvm_getcontext(vm->xc, vm->domid, NULL, 0);
+        if (size <= 0)
+            return xen_error(vm, e, "the size of the domain's context");
+        vm->context_size = (uint32_t)size;
+    }
+    for (uint32_t left = vm->context_size; left > 0;) {
+        uint32_t n = left < sizeof none ? left : (uint32_t)sizeof none;
+        if (vm_blob_append(out, none, n) < 0)
+            return errmsg_set(e, "out of memory for the domain's context");
+        left -= n;
+    }
+    return 0;
+}
+
+int xen_context(struct vm *vm, struct vm_blob *out, struct errmsg *e)
+{
+    size_t before = out->size;
+    if (reserve_context(vm, out, e) < 0)
+        return -1;
+    int got = xc_domain_hvm_getcontext(vm->xc, vm->domid, out->data + before, vm->context_size);
+    if (got < 0)
+        return xen_error(vm, e, "reading the domain's context");
+    out->size = before + (size_t)got;
+    return 0;
+}
+
+static int read_shape(struct vm *vm, struct errmsg *e)
+{
+    libxl_domain_config c;
+    libxl_domain_config_init(&c);
+    int status = 0;
+    if (libxl_retrieve_domain_configuration(vm->ctx, vm->domid, &c, NULL) != 0)
+        status = xen_error(vm, e, "the domain's configuration");
+    if (status == 0)
+        status = check_build(vm, &c, e);
+    if (status == 0)
+        status = check_devices(vm, &c, e);
+    if (status == 0)
+        read_config(&vm->shape, &c);
+    libxl_domain_config_dispose(&c);
+    return status < 0 || check_guest(vm, e) < 0 || read_params(vm, e) < 0 || read_policy(vm, e) < 0 ||
+                   layout_find(vm, e) < 0
+               ? -1
+               : 0;
+}
+
+static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
+{
+    xc_domaininfo_t info;
+    if (find_domain(vm, spec, e) < 0)
+        return -1;
+    if (!xen_info(vm, &info))
+        return errmsg_set(e, "the domain of VM %s is gone", vm->name);
+    if (check_kind(vm, &info, e) < 0 || read_shape(vm, e) < 0 || layout_map(vm, false, e) < 0)
+        return -1;
+    return facts_write(vm, e);
+}
+
+int xen_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e)
+{
+    struct vm *vm = xen_new(spec, e);
+    if (!vm)
+        return -1;
+    if (attach(vm, spec, e) < 0) {
+        xen_detach(vm);
+        return -1;
+    }
+    *out = vm;
+    return 0;
+}
+
+/* xl makes domains, we take those that run. */
+int xen_launch(const struct vm_spec *spec, struct vm **out, struct errmsg *e)
+{
+    (void)out;
+    return errmsg_set(e, "VM %s: backend xen starts no domain: do it with xl create", spec->name);
+}
+
+int xen_describe(struct vm *vm, struct json_object **out, struct errmsg *e)
+{
+    struct shape *s = &vm->shape;
+    vm_blob_free(&s->context);
+    if (xen_context(vm, &s->context, e) < 0)
+        return -1;
+    if (xc_domain_get_tsc_info(vm->xc, vm->domid, &s->tsc.mode, &s->tsc.ns, &s->tsc.khz, &s->tsc.incarnation) < 0)
+        return xen_error(vm, e, "the domain's TSC");
+    *out = shape_to_json(s);
+    return *out ? 0 : errmsg_set(e, "out of memory");
+}

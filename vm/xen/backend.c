@@ -1,0 +1,228 @@
+/*
+ * backend: the table of operations of backend xen and what all of them share. See xen.h for where the rest is.
+ */
+#include "vm/xen/xen.h"
+
+#include "common/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RELEASE_WATCH "@releaseDomain" /* a domain has shut down, suspended, or is gone */
+
+/* ---- what the libraries say ---- */
+
+static void on_message(xentoollog_logger *logger, xentoollog_level level, int errno_value, const char *context,
+                       const char *format, va_list arguments)
+{
+    struct xen_log *log = (struct xen_log *)logger;
+    if (level < XTL_ERROR)
+        return;
+    vsnprintf(log->last, sizeof log->last, format, arguments);
+    log_debug("%s: %s%s%s", context ? context : "xen", log->last, errno_value > 0 ? ": " : "",
+              errno_value > 0 ? strerror(errno_value) : "");
+}
+
+static void on_destroy(xentoollog_logger *logger)
+{
+    (void)logger; /* it is part of struct vm */
+}
+
+int xen_error(const struct vm *vm, struct errmsg *e, const char *what)
+{
+    const char *said = vm->log.last;
+    return errmsg_set(e, "%s: %s%s%s", what, *said ? said : "", *said ? ": " : "", strerror(errno));
+}
+
+/* ---- handles ---- */
+
+static int open_handles(struct vm *vm, struct errmsg *e)
+{
+    vm->xc = xc_interface_open(&vm->log.vtable, NULL, 0);
+    vm->foreign = vm->xc ? xenforeignmemory_open(&vm->log.vtable, 0) : NULL;
+    vm->xs = vm->foreign ? xs_open(0) : NULL;
+    if (!vm->xs)
+        return errmsg_set(e,
+                          "this host's hypervisor can't be talked to: %s (is this a dom0 with xen-utils, and are we "
+                          "root?)",
+                          strerror(errno));
+    if (libxl_ctx_alloc(&vm->ctx, LIBXL_VERSION, 0, &vm->log.vtable) != 0)
+        return xen_error(vm, e, "libxl");
+    return xs_watch(vm->xs, RELEASE_WATCH, "released") ? 0 : xen_error(vm, e, "xenstore");
+}
+
+struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm) {
+        errmsg_set(e, "out of memory");
+        return NULL;
+    }
+    vm->log.vtable.vmessage = on_message;
+    vm->log.vtable.destroy = on_destroy;
+    vm->domid = XEN_NO_DOMAIN;
+    vm->dirty = (xc_hypercall_buffer_t){HYPERCALL_BUFFER_INIT_NO_BOUNCE};
+    if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||
+        snprintf(vm->run_dir, sizeof vm->run_dir, "%s", spec->run_dir) >= (int)sizeof vm->run_dir) {
+        errmsg_set(e, "the VM's name or its folder's name is too long: %s", spec->run_dir);
+        free(vm);
+        return NULL;
+    }
+    if (open_handles(vm, e) == 0)
+        return vm;
+    xen_detach(vm);
+    return NULL;
+}
+
+void xen_detach(struct vm *vm)
+{
+    if (vm->xc)
+        layout_unmap(vm);
+    if (vm->ctx)
+        libxl_ctx_free(vm->ctx);
+    if (vm->xs)
+        xs_close(vm->xs);
+    if (vm->foreign)
+        xenforeignmemory_close(vm->foreign);
+    if (vm->xc)
+        xc_interface_close(vm->xc);
+    shape_free(&vm->shape);
+    free(vm);
+}
+
+/* ---- state ---- */
+
+bool xen_info(const struct vm *vm, xc_domaininfo_t *info)
+{
+    return vm->domid != XEN_NO_DOMAIN && xc_domain_getinfolist(vm->xc, vm->domid, 1, info) == 1 &&
+           info->domain == vm->domid && !(info->flags & XEN_DOMINF_dying);
+}
+
+static unsigned shutdown_reason(const xc_domaininfo_t *info)
+{
+    return info->flags >> XEN_DOMINF_shutdownshift & XEN_DOMINF_shutdownmask;
+}
+
+bool xen_is_suspended(const xc_domaininfo_t *info)
+{
+    return info->flags & XEN_DOMINF_shutdown && shutdown_reason(info) == SHUTDOWN_suspend;
+}
+
+void xen_drain_watches(struct vm *vm)
+{
+    char **watch;
+    while ((watch = xs_check_watch(vm->xs)))
+        free(watch);
+}
+
+static enum vm_state op_state(struct vm *vm)
+{
+    xc_domaininfo_t info;
+    struct errmsg e;
+    xen_drain_watches(vm);
+    if (!vm->gone && !xen_info(vm, &info))
+        vm->gone = true;
+    if (vm->gone || vm->shut_down)
+        return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
+    if (xen_is_suspended(&info)) {
+        /* A suspension that was given up came late, or somebody else's: it must not stay so (promise 4). */
+        if (vm->pausing || vm->replica || xen_wake(vm, &e) < 0)
+            return VM_PAUSED;
+        log_warn("the domain was suspended by nobody's order: resumed");
+        return VM_RUNNING;
+    }
+    if (info.flags & XEN_DOMINF_shutdown) {
+        vm->shut_down = shutdown_reason(&info) != SHUTDOWN_crash;
+        vm->gone = !vm->shut_down;
+        return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
+    }
+    return info.flags & XEN_DOMINF_paused ? VM_PAUSED : VM_RUNNING;
+}
+
+static int op_event_fd(const struct vm *vm)
+{
+    return xs_fileno(vm->xs);
+}
+
+static uint8_t *op_memory(struct vm *vm)
+{
+    return vm->memory;
+}
+
+static void op_info(const struct vm *vm, struct vm_info *out)
+{
+    const libxl_version_info *version = libxl_get_version_info(vm->ctx);
+    *out = (struct vm_info){.pages = vm->span, .nic_count = vm->shape.nic_count};
+    snprintf(out->note, sizeof out->note, "Xen %d.%d, domain %u, PVH, cooperative", version->xen_version_major,
+             version->xen_version_minor, vm->domid);
+    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
+        struct vm_nic *nic = &out->nics[i];
+        memcpy(nic->mac, vm->shape.nics[i].mac, sizeof nic->mac);
+        memcpy(nic->bridge, vm->shape.nics[i].bridge, sizeof nic->bridge);
+        snprintf(nic->ifname, sizeof nic->ifname, "vif%u.%d", vm->domid, vm->shape.nics[i].devid);
+    }
+}
+
+/* ---- end ---- */
+
+void xen_destroy(struct vm *vm)
+{
+    xc_domaininfo_t info;
+    layout_unmap(vm); /* pages that are mapped would outlive the domain */
+    if (xen_info(vm, &info) && libxl_domain_destroy(vm->ctx, vm->domid, NULL) != 0) {
+        log_warn("libxl could not destroy domain %u: %s; asking the hypervisor", vm->domid, vm->log.last);
+        (void)xc_domain_destroy(vm->xc, vm->domid);
+    }
+    facts_remove(vm->run_dir);
+    xen_detach(vm);
+}
+
+static int op_clear(const struct vm_spec *spec, struct errmsg *e)
+{
+    struct facts f;
+    xc_domaininfo_t info;
+    int known = facts_read(spec->run_dir, &f, e);
+    if (known <= 0)
+        return known;
+    struct vm *vm = xen_new(spec, e);
+    if (!vm)
+        return -1;
+    vm->domid = f.domid;
+    bool lives = xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0;
+    if (lives && !f.replica) {
+        xen_detach(vm);
+        return 1;
+    }
+    if (!lives)
+        vm->domid = XEN_NO_DOMAIN;
+    xen_destroy(vm);
+    return 0;
+}
+
+__attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
+    .abi = VM_ABI,
+    .name = "xen",
+    .info = op_info,
+    .memory = op_memory,
+    .state = op_state,
+    .event_fd = op_event_fd,
+    .detach = xen_detach,
+    .destroy = xen_destroy,
+    .clear = op_clear,
+    .launch = xen_launch,
+    .attach = xen_attach,
+    .describe = xen_describe,
+    .arm = xen_arm,
+    .populated = xen_populated,
+    .pause = xen_pause,
+    .state_begin = xen_state_begin,
+    .dirty = xen_dirty,
+    .state_end = xen_state_end,
+    .resume = xen_resume,
+    .disarm = xen_disarm,
+    .replica_create = xen_replica_create,
+    .load = xen_load,
+};

@@ -1,0 +1,215 @@
+/*
+ * checkpoint: what is done to a running domain at each checkpoint and before the first.
+ *
+ * Cooperative: the guest is asked through xenstore to suspend itself, as for a migration. It stands still of its own
+ * accord, with its devices' rings quiet and its own records of event channels ready to be made anew: the only state
+ * from which a copy of it elsewhere runs. Here it is told that nothing came of it (fast resume) and goes on.
+ */
+#include "vm/xen/xen.h"
+
+#include "vm/xen/bitmap.h"
+
+#include <xen/hvm/params.h>
+#include <xenguest.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* LOOK_MS: the watch tells at once; this is for one that was lost. */
+enum { SUSPEND_MS = 10000, LOOK_MS = 50 };
+
+static const uint8_t state_magic[8] = "HkXenC1", initial_magic[8] = "HkXenI1";
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int log_dirty(struct vm *vm, unsigned operation, struct errmsg *e)
+{
+    return xc_shadow_control(vm->xc, vm->domid, operation, NULL, 0) < 0 ? xen_error(vm, e, "log-dirty mode") : 0;
+}
+
+/* What a replica needs besides: the special pages. */
+static int save_initial(struct vm *vm, struct vm_blob *initial, struct errmsg *e)
+{
+    const struct shape *s = &vm->shape;
+    size_t bytes = (size_t)s->special_count * VM_PAGE_SIZE;
+    uint8_t *pages = malloc(bytes + 1);
+    int status = pages ? layout_specials(vm, pages, false, e) : errmsg_set(e, "out of memory");
+    if (status == 0 &&
+        (vm_blob_append(initial, initial_magic, sizeof initial_magic) < 0 || vm_blob_append(initial, pages, bytes) < 0))
+        status = errmsg_set(e, "out of memory");
+    free(pages);
+    return status;
+}
+
+int xen_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e)
+{
+    if (save_initial(vm, initial, e) < 0)
+        return -1;
+    /* An agent that died may have left it on; this counts from now. */
+    (void)xc_shadow_control(vm->xc, vm->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
+    if (log_dirty(vm, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, e) < 0)
+        return -1;
+    vm->armed = true;
+    return 0;
+}
+
+int xen_disarm(struct vm *vm, struct errmsg *e)
+{
+    if (!vm->armed)
+        return 0;
+    vm->armed = false;
+    xc_domaininfo_t info;
+    return xen_info(vm, &info) ? log_dirty(vm, XEN_DOMCTL_SHADOW_OP_OFF, e) : 0;
+}
+
+int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    for (size_t i = 0; i < vm->shape.ram.n; i++)
+        if (page_ranges_add(out, vm->shape.ram.at[i].first, vm->shape.ram.at[i].count) < 0)
+            return errmsg_set(e, "out of memory for the list of pages");
+    return 0;
+}
+
+/* ---- suspend ---- */
+
+static int ask(struct vm *vm, const char *what, struct errmsg *e)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/control/shutdown", vm->domid);
+    return xs_write(vm->xs, XBT_NULL, path, what, (unsigned)strlen(what)) ? 0 : xen_error(vm, e, "xenstore");
+}
+
+/* 1: it is suspended; 0: not yet; -1: it will never be. */
+static int look(struct vm *vm, struct errmsg *e)
+{
+    xc_domaininfo_t info;
+    if (!xen_info(vm, &info)) {
+        vm->gone = true;
+        return errmsg_set(e, "the domain is gone");
+    }
+    if (xen_is_suspended(&info))
+        return 1;
+    if (!(info.flags & XEN_DOMINF_shutdown))
+        return 0;
+    vm->shut_down = true;
+    return errmsg_set(e, "the guest has shut down");
+}
+
+int xen_pause(struct vm *vm, struct errmsg *e)
+{
+    int64_t deadline = now_ms() + SUSPEND_MS;
+    vm->pausing = true;
+    int done = look(vm, e);
+    if (done == 0 && ask(vm, "suspend", e) < 0)
+        done = -1;
+    while (done == 0 && now_ms() < deadline) {
+        struct pollfd watch = {.fd = xs_fileno(vm->xs), .events = POLLIN};
+        if (poll(&watch, 1, LOOK_MS) > 0)
+            xen_drain_watches(vm);
+        done = look(vm, e);
+    }
+    if (done > 0)
+        return 0;
+    vm->pausing = false;
+    if (done == 0) {
+        (void)ask(vm, "", NULL); /* if it has seen the request it will suspend all the same: `state` wakes it */
+        errmsg_set(e, "the guest does not suspend itself within %d s", SUSPEND_MS / 1000);
+    }
+    return -1;
+}
+
+int xen_wake(struct vm *vm, struct errmsg *e)
+{
+    if (xc_domain_resume(vm->xc, vm->domid, 1) < 0)
+        return xen_error(vm, e, "resuming the domain");
+    /* So that xenstored tells of the next suspension. The guest runs meanwhile. */
+    (void)xs_resume_domain(vm->xs, vm->domid);
+    return 0;
+}
+
+int xen_resume(struct vm *vm, struct errmsg *e)
+{
+    xc_domaininfo_t info;
+    if (vm->replica && !vm->loaded)
+        return errmsg_set(e, "a replica without state can't run");
+    vm->pausing = false;
+    if (!xen_info(vm, &info))
+        return errmsg_set(e, "the domain is gone");
+    if (xen_is_suspended(&info) && xen_wake(vm, e) < 0)
+        return -1;
+    if (info.flags & XEN_DOMINF_paused && xc_domain_unpause(vm->xc, vm->domid) < 0)
+        return xen_error(vm, e, "unpausing the domain");
+    return 0;
+}
+
+/* ---- what it holds ---- */
+
+int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    xc_shadow_op_stats_t stats;
+    long long got = xc_logdirty_control(vm->xc, vm->domid, XEN_DOMCTL_SHADOW_OP_CLEAN, &vm->dirty, vm->span, 0, &stats);
+    if (got < 0 || (uint64_t)got != vm->span)
+        return xen_error(vm, e, "reading the dirty bitmap");
+    return bitmap_ranges(vm->dirty.hbuf, &vm->shape.ram, out) < 0 ? errmsg_set(e, "out of memory for the list of pages")
+                                                                  : 0;
+}
+
+int xen_state_begin(struct vm *vm, struct errmsg *e)
+{
+    (void)vm, (void)e; /* it takes a fraction of a millisecond: there is nothing to overlap */
+    return 0;
+}
+
+int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
+{
+    if (vm_blob_append(out, state_magic, sizeof state_magic) < 0)
+        return errmsg_set(e, "out of memory for the domain's context");
+    return xen_context(vm, out, e);
+}
+
+/* ---- failover ---- */
+
+static int check(const struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
+{
+    if (!vm->replica || vm->loaded)
+        return errmsg_set(e, "state can be loaded into a replica only, and only once");
+    if (initial->size != sizeof initial_magic + (size_t)vm->shape.special_count * VM_PAGE_SIZE ||
+        memcmp(initial->data, initial_magic, sizeof initial_magic) != 0 || state->size <= sizeof state_magic ||
+        state->size > SHAPE_BLOB_MAX || memcmp(state->data, state_magic, sizeof state_magic) != 0)
+        return errmsg_set(e, "the state to load is not that of a Xen domain");
+    return 0;
+}
+
+int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
+{
+    static const unsigned rings[] = {HVM_PARAM_STORE_PFN, HVM_PARAM_CONSOLE_PFN};
+    if (check(vm, initial, state, e) < 0 || layout_specials(vm, initial->data + sizeof initial_magic, true, e) < 0)
+        return -1;
+    /* The guest finds both as on the day it was made, and its end of them too. */
+    for (size_t i = 0; i < sizeof rings / sizeof rings[0]; i++) {
+        uint64_t gfn = shape_param(&vm->shape, rings[i]);
+        if (gfn && xc_clear_domain_page(vm->xc, vm->domid, gfn) < 0)
+            return xen_error(vm, e, "clearing a ring page");
+    }
+    if (xc_domain_hvm_setcontext(vm->xc, vm->domid, state->data + sizeof state_magic,
+                                 (uint32_t)(state->size - sizeof state_magic)) < 0)
+        return xen_error(vm, e, "setting the domain's context");
+    if (libxl_domain_rename(vm->ctx, vm->domid, NULL, vm->name) != 0)
+        return xen_error(vm, e, "giving the domain its name (does another one of that name run here? xl list)");
+    /* The guest has said so on the host it comes from, and won't again. */
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/control/feature-suspend", vm->domid);
+    if (!xs_write(vm->xs, XBT_NULL, path, "1", 1))
+        return xen_error(vm, e, "xenstore");
+    vm->loaded = true;
+    return facts_write(vm, e);
+}

@@ -1,0 +1,278 @@
+#include "vm/xen/shape.h"
+
+#include "common/jsonget.h"
+
+#include <json-c/json.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void shape_free(struct shape *s)
+{
+    page_ranges_free(&s->ram);
+    vm_blob_free(&s->cpuid);
+    vm_blob_free(&s->msr);
+    vm_blob_free(&s->context);
+    *s = (struct shape){0};
+}
+
+uint64_t shape_span(const struct shape *s)
+{
+    return s->ram.n ? s->ram.at[s->ram.n - 1].first + s->ram.at[s->ram.n - 1].count : 0;
+}
+
+uint64_t shape_param(const struct shape *s, uint64_t index)
+{
+    for (unsigned i = 0; i < s->param_count; i++)
+        if (s->params[i].index == index)
+            return s->params[i].value;
+    return 0;
+}
+
+/* ---- to JSON ---- */
+
+static void put_number(struct json_object *j, const char *key, uint64_t value)
+{
+    json_object_object_add(j, key, json_object_new_uint64(value));
+}
+
+static void put_bytes(struct json_object *j, const char *key, const uint8_t *data, size_t n)
+{
+    unsigned char *text = malloc(4 * ((n + 2) / 3) + 1);
+    if (text) {
+        EVP_EncodeBlock(text, data, (int)n);
+        json_object_object_add(j, key, json_object_new_string((const char *)text));
+    }
+    free(text);
+}
+
+static void put_pair(struct json_object *list, uint64_t a, uint64_t b)
+{
+    struct json_object *pair = json_object_new_array();
+    json_object_array_add(pair, json_object_new_uint64(a));
+    json_object_array_add(pair, json_object_new_uint64(b));
+    json_object_array_add(list, pair);
+}
+
+static struct json_object *nic_to_json(const struct shape_nic *n)
+{
+    struct json_object *j = json_object_new_object();
+    char mac[18];
+    snprintf(mac, sizeof mac, "%02x:%02x:%02x:%02x:%02x:%02x", n->mac[0], n->mac[1], n->mac[2], n->mac[3], n->mac[4],
+             n->mac[5]);
+    json_object_object_add(j, "devid", json_object_new_int(n->devid));
+    json_object_object_add(j, "mac", json_object_new_string(mac));
+    json_object_object_add(j, "bridge", json_object_new_string(n->bridge));
+    return j;
+}
+
+struct json_object *shape_to_json(const struct shape *s)
+{
+    struct json_object *j = json_object_new_object(), *list;
+    json_object_object_add(j, "type", json_object_new_string("pvh"));
+    put_bytes(j, "uuid", s->uuid, sizeof s->uuid);
+    put_number(j, "vcpus", s->vcpus);
+    put_number(j, "memory_kb", s->memory_kb);
+    put_number(j, "grant_frames", s->grant_frames);
+    put_number(j, "maptrack_frames", s->maptrack_frames);
+    json_object_object_add(j, "grant_version", json_object_new_int(s->grant_version));
+    put_number(j, "tsc_mode", s->tsc.mode);
+    put_number(j, "tsc_khz", s->tsc.khz);
+    put_number(j, "tsc_ns", s->tsc.ns);
+    put_number(j, "tsc_incarnation", s->tsc.incarnation);
+    put_bytes(j, "cpuid", s->cpuid.data, s->cpuid.size);
+    put_bytes(j, "msr", s->msr.data, s->msr.size);
+    put_bytes(j, "context", s->context.data, s->context.size);
+    json_object_object_add(j, "params", list = json_object_new_array());
+    for (unsigned i = 0; i < s->param_count; i++)
+        put_pair(list, s->params[i].index, s->params[i].value);
+    json_object_object_add(j, "ram", list = json_object_new_array());
+    for (size_t i = 0; i < s->ram.n; i++)
+        put_pair(list, s->ram.at[i].first, s->ram.at[i].count);
+    json_object_object_add(j, "specials", list = json_object_new_array());
+    for (unsigned i = 0; i < s->special_count; i++)
+        json_object_array_add(list, json_object_new_uint64(s->specials[i]));
+    json_object_object_add(j, "nics", list = json_object_new_array());
+    for (unsigned i = 0; i < s->nic_count; i++)
+        json_object_array_add(list, nic_to_json(&s->nics[i]));
+    return j;
+}
+
+/* ---- from JSON ---- */
+
+static int wrong(struct errmsg *e, const char *key)
+{
+    return errmsg_set(e, "the description of the domain has no valid \"%s\"", key);
+}
+
+static int get_number(struct json_object *j, const char *key, uint64_t min, uint64_t max, uint64_t *out,
+                      struct errmsg *e)
+{
+    struct json_object *v = json_get(j, key);
+    *out = json_object_is_type(v, json_type_int) ? json_get_u64(j, key, max) : 0;
+    return !json_object_is_type(v, json_type_int) || *out < min || *out > max ? wrong(e, key) : 0;
+}
+
+static int get_u32(struct json_object *j, const char *key, uint64_t min, uint64_t max, uint32_t *out, struct errmsg *e)
+{
+    uint64_t value;
+    int status = get_number(j, key, min, max, &value, e);
+    *out = (uint32_t)value;
+    return status;
+}
+
+static int get_bytes(struct json_object *j, const char *key, size_t unit, struct vm_blob *out, struct errmsg *e)
+{
+    const char *text = json_get_text(j, key, "");
+    size_t n = strlen(text), pad = 0;
+    while (pad < 2 && pad < n && text[n - 1 - pad] == '=')
+        pad++;
+    if (n == 0 || n % 4 != 0 || n > SHAPE_BLOB_MAX)
+        return wrong(e, key);
+    uint8_t *data = malloc(n / 4 * 3);
+    int got = data ? EVP_DecodeBlock(data, (const unsigned char *)text, (int)n) : -1;
+    int status = got < 0 || ((size_t)got - pad) % unit != 0 ? wrong(e, key) : 0;
+    if (status == 0 && vm_blob_append(out, data, (size_t)got - pad) < 0)
+        status = errmsg_set(e, "out of memory");
+    free(data);
+    return status;
+}
+
+static bool get_pair(struct json_object *list, size_t i, uint64_t out[2])
+{
+    struct json_object *pair = json_object_array_get_idx(list, i);
+    if (!json_object_is_type(pair, json_type_array) || json_object_array_length(pair) != 2)
+        return false;
+    for (size_t k = 0; k < 2; k++) {
+        struct json_object *v = json_object_array_get_idx(pair, k);
+        if (!json_object_is_type(v, json_type_int))
+            return false;
+        out[k] = json_object_get_uint64(v);
+    }
+    return true;
+}
+
+static int get_params(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "params");
+    if (!list || json_object_array_length(list) > SHAPE_PARAMS_MAX)
+        return wrong(e, "params");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        uint64_t pair[2];
+        if (!get_pair(list, i, pair))
+            return wrong(e, "params");
+        s->params[s->param_count].index = pair[0];
+        s->params[s->param_count++].value = pair[1];
+    }
+    return 0;
+}
+
+static int get_ram(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "ram");
+    if (!list || json_object_array_length(list) == 0 || json_object_array_length(list) > SHAPE_RANGES_MAX)
+        return wrong(e, "ram");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        uint64_t pair[2];
+        if (!get_pair(list, i, pair) || pair[0] < shape_span(s) || pair[1] == 0 || pair[0] > SHAPE_PAGES_MAX ||
+            pair[1] > SHAPE_PAGES_MAX - pair[0])
+            return wrong(e, "ram");
+        if (page_ranges_add(&s->ram, pair[0], pair[1]) < 0)
+            return errmsg_set(e, "out of memory");
+    }
+    return s->ram.pages * (VM_PAGE_SIZE / 1024) > s->memory_kb ? wrong(e, "ram") : 0;
+}
+
+static bool is_ram(const struct shape *s, uint64_t gfn)
+{
+    for (size_t i = 0; i < s->ram.n; i++)
+        if (gfn >= s->ram.at[i].first && gfn - s->ram.at[i].first < s->ram.at[i].count)
+            return true;
+    return false;
+}
+
+static int get_specials(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "specials");
+    if (!list || json_object_array_length(list) > SHAPE_SPECIALS_MAX)
+        return wrong(e, "specials");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *v = json_object_array_get_idx(list, i);
+        uint64_t gfn = json_object_is_type(v, json_type_int) ? json_object_get_uint64(v) : UINT64_MAX;
+        if (gfn > SHAPE_PAGES_MAX || is_ram(s, gfn))
+            return wrong(e, "specials");
+        s->specials[s->special_count++] = gfn;
+    }
+    return 0;
+}
+
+static bool is_interface(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+    return name[n] == '\0' && n > 0 && n < 16 && name[0] != '.' && name[0] != '-';
+}
+
+static int get_nics(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "nics");
+    if (!list || json_object_array_length(list) > VM_MAX_NICS)
+        return wrong(e, "nics");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        struct shape_nic *n = &s->nics[s->nic_count++];
+        const char *bridge = json_get_text(o, "bridge", "");
+        uint64_t devid;
+        char end;
+        if (get_number(o, "devid", 0, 255, &devid, e) < 0)
+            return -1;
+        if (sscanf(json_get_text(o, "mac", ""), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &n->mac[0], &n->mac[1],
+                   &n->mac[2], &n->mac[3], &n->mac[4], &n->mac[5], &end) != 6)
+            return wrong(e, "mac");
+        if (!is_interface(bridge))
+            return wrong(e, "bridge");
+        n->devid = (int)devid;
+        snprintf(n->bridge, sizeof n->bridge, "%s", bridge);
+    }
+    return 0;
+}
+
+static int get_uuid(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct vm_blob uuid = {0};
+    int status = get_bytes(j, "uuid", sizeof s->uuid, &uuid, e);
+    if (status == 0 && uuid.size != sizeof s->uuid)
+        status = wrong(e, "uuid");
+    if (status == 0)
+        memcpy(s->uuid, uuid.data, sizeof s->uuid);
+    vm_blob_free(&uuid);
+    return status;
+}
+
+enum { CPUID_LEAF = 24, MSR_ENTRY = 16 };
+
+int shape_from_json(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    uint64_t vcpus;
+    *s = (struct shape){.grant_version = -1};
+    if (strcmp(json_get_text(j, "type", ""), "pvh") != 0)
+        return wrong(e, "type");
+    struct json_object *version = json_get(j, "grant_version");
+    s->grant_version = json_object_is_type(version, json_type_int) ? json_object_get_int(version) : -1;
+    if (s->grant_version < -1 || s->grant_version > 2)
+        return wrong(e, "grant_version");
+    if (get_number(j, "vcpus", 1, SHAPE_VCPUS_MAX, &vcpus, e) < 0 ||
+        get_number(j, "memory_kb", 1024, SHAPE_PAGES_MAX * 4, &s->memory_kb, e) < 0 ||
+        get_u32(j, "grant_frames", 0, UINT32_MAX, &s->grant_frames, e) < 0 ||
+        get_u32(j, "maptrack_frames", 0, UINT32_MAX, &s->maptrack_frames, e) < 0 ||
+        get_u32(j, "tsc_mode", 0, 4, &s->tsc.mode, e) < 0 || get_u32(j, "tsc_khz", 0, UINT32_MAX, &s->tsc.khz, e) < 0 ||
+        get_number(j, "tsc_ns", 0, INT64_MAX, &s->tsc.ns, e) < 0 ||
+        get_u32(j, "tsc_incarnation", 0, UINT32_MAX, &s->tsc.incarnation, e) < 0)
+        return -1;
+    s->vcpus = (unsigned)vcpus;
+    return get_uuid(s, j, e) < 0 || get_bytes(j, "cpuid", CPUID_LEAF, &s->cpuid, e) < 0 ||
+                   get_bytes(j, "msr", MSR_ENTRY, &s->msr, e) < 0 || get_bytes(j, "context", 1, &s->context, e) < 0 ||
+                   get_params(s, j, e) < 0 || get_ram(s, j, e) < 0 || get_specials(s, j, e) < 0 || get_nics(s, j, e) < 0
+               ? -1
+               : 0;
+}

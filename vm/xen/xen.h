@@ -1,0 +1,112 @@
+/*
+ * xen: the backend's own view of a domain, shared by its files and by nobody else.
+ *
+ *   backend.c     the vm_ops table, what both kinds of VM share: handles, state, end
+ *   attach.c      a domain that runs: finding it, what is refused, its shape
+ *   layout.c      where its pages are; mapping them
+ *   checkpoint.c  log-dirty, suspend, context, resume
+ *   replica.c     a paused domain that holds the replica, and giving it its state
+ *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
+ *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c
+ */
+#ifndef HIKAE_VM_XEN_XEN_H
+#define HIKAE_VM_XEN_XEN_H
+
+#include "common/errmsg.h"
+#include "vm/vm.h"
+#include "vm/xen/shape.h"
+
+#include <libxl.h>
+#include <xenctrl.h>
+#include <xenforeignmemory.h>
+#include <xenstore.h>
+
+#include <stdbool.h>
+
+enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, XEN_DEADLINE_MS = 5000 };
+
+struct xen_log { /* what the libraries have to say; the last error is for our own messages */
+    xentoollog_logger vtable;
+    char last[256];
+};
+
+struct vm {
+    char name[XEN_NAME_MAX];
+    char run_dir[XEN_RUN_DIR_MAX];
+    uint32_t domid; /* XEN_NO_DOMAIN: there is none yet */
+    struct shape shape;
+    bool replica; /* made by replica_create in this process: memory is writable */
+    bool loaded;  /* a replica that has been given its state */
+
+    struct xen_log log;
+    xc_interface *xc;
+    xenforeignmemory_handle *foreign;
+    struct xs_handle *xs;
+    libxl_ctx *ctx;
+
+    uint8_t *memory; /* of shape_span() pages; where the domain has none there is memory of nobody */
+    uint64_t span;
+    xc_hypercall_buffer_t dirty; /* a bit per page of span, rounded up to pages */
+    uint32_t context_size;       /* 0: not asked for yet */
+    bool armed;
+    bool pausing; /* between pause and resume: a suspended domain is as we want it */
+    bool shut_down, gone;
+};
+#define XEN_NO_DOMAIN UINT32_MAX
+
+/* ---- backend.c ---- */
+extern const struct vm_ops hikae_vm_ops;
+struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e);
+/* What the hypervisor says of our domain. False: it is gone. */
+bool xen_info(const struct vm *vm, xc_domaininfo_t *info);
+bool xen_is_suspended(const xc_domaininfo_t *info);
+/* Reads all pending watches. */
+void xen_drain_watches(struct vm *vm);
+void xen_detach(struct vm *vm);
+void xen_destroy(struct vm *vm);
+/* -1 with `what`, errno and what the libraries said. */
+int xen_error(const struct vm *vm, struct errmsg *e, const char *what);
+
+/* ---- facts.c ---- */
+struct facts {
+    uint32_t domid;
+    uint8_t uuid[16];
+    bool replica; /* it was never given its state */
+};
+int facts_write(const struct vm *vm, struct errmsg *e);
+int facts_read(const char *run_dir, struct facts *f, struct errmsg *e); /* 1: read; 0: none; -1 */
+void facts_remove(const char *run_dir);
+
+/* ---- attach.c ---- */
+int xen_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+int xen_launch(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+int xen_describe(struct vm *vm, struct json_object **out, struct errmsg *e);
+/* The domain's HVM context, appended. */
+int xen_context(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+
+/* ---- layout.c ---- */
+/* Finds where the domain has pages: shape.ram and shape.specials. */
+int layout_find(struct vm *vm, struct errmsg *e);
+/* Maps shape.ram at vm->memory, and makes the dirty bitmap. */
+int layout_map(struct vm *vm, bool writable, struct errmsg *e);
+void layout_unmap(struct vm *vm);
+/* Reads or writes the special pages; `pages` is special_count pages. */
+int layout_specials(struct vm *vm, uint8_t *pages, bool write, struct errmsg *e);
+
+/* ---- checkpoint.c ---- */
+int xen_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
+int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+int xen_pause(struct vm *vm, struct errmsg *e);
+int xen_state_begin(struct vm *vm, struct errmsg *e);
+int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+int xen_resume(struct vm *vm, struct errmsg *e);
+int xen_disarm(struct vm *vm, struct errmsg *e);
+/* Lets a suspended domain go on where it was. */
+int xen_wake(struct vm *vm, struct errmsg *e);
+
+/* ---- replica.c ---- */
+int xen_replica_create(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
+int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);
+
+#endif
