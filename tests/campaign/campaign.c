@@ -225,7 +225,7 @@ static int play(struct campaign *c, struct outcome *o, struct errmsg *e)
     if (observe(c, o, &g, &before, e))
         return -1;
     double both_up = o->moved && o->survivor.running > ended ? o->survivor.running : ended;
-    o->reprotect_ms = o->terms || was_away ? settled - both_up : -1;
+    o->reprotect_ms = was_away ? settled - both_up : -1;
     log_end(c, o, ended);
     return 0;
 }

@@ -38,10 +38,10 @@ static void measure(struct ledger *l, const struct outcome *o)
         figures_add(&l->reprotect_ms, o->reprotect_ms);
         figures_add(&l->reprotect_mb, (double)o->wire_bytes / 1e6);
     }
-    if (!o->moved) {
+    if (!o->moved)
         figures_add(&l->stay_gap, o->gap_ms);
+    if (!o->moved || kind_info(o->event.kind)->moves > MOVES_MAY)
         return;
-    }
     figures_add(&l->detected[n], o->survivor.detected - o->at);
     figures_add(&l->running[n], o->survivor.running - o->at);
     figures_add(&l->gap[n], o->gap_ms);
@@ -64,7 +64,7 @@ void ledger_add(struct ledger *l, const struct outcome *o)
 
 bool ledger_is_clean(const struct ledger *l)
 {
-    return !l->dual_active && !l->left_paused && !l->leftovers && !l->overlooked && !l->missed &&
+    return !l->dual_active && !l->terms_twice && !l->left_paused && !l->leftovers && !l->overlooked && !l->missed &&
            !l->unneeded_failovers && !l->not_settled && !client_errors(&l->client) && !l->client.violations &&
            !l->client.memory_errors;
 }

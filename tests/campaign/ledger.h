@@ -20,7 +20,7 @@ struct outcome {
     uint64_t terms;    /* by how much the VM's term has grown */
     struct timeline survivor;
     double gap_ms;       /* the client's */
-    double reprotect_ms; /* from running again, and both hosts up, to protected again; < 0: it always was */
+    double reprotect_ms; /* from running again, and both hosts up, to protected again; < 0: it was so by then */
     uint64_t wire_bytes; /* that this took */
     bool settled;        /* one VM, protected, one replica; the client hears from it */
     bool silent_vm;      /* not settled, and the VM's process lives and answers nobody */
@@ -38,8 +38,9 @@ struct ledger {
     unsigned overruns; /* what was to be short, made so long by this machine that it may be taken for a loss */
     unsigned missed, unneeded_failovers, tolerated_failovers, unneeded_claims, helped, not_settled;
     uint64_t dual_active, left_paused, leftovers, overlooked;
+    unsigned terms_granted, terms_twice; /* by what the agents' logs say */
     struct client_report client;
-    struct figures detected[3], running[3], gap[3]; /* by enum notice, of events that moved the VM */
+    struct figures detected[3], running[3], gap[3]; /* by enum notice, of events that had to or may move the VM */
     struct figures stay_gap;                        /* of those that didn't */
     struct figures reprotect_ms, reprotect_mb;
     double link_rate; /* bytes/s */

@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "tests/campaign/campaign.h"
 #include "tests/campaign/faults.h"
+#include "tests/campaign/logs.h"
 #include "tools/demo/etcd.h"
 #include "tools/demo/programs.h"
 #include "tools/demo/run.h"
@@ -173,6 +174,7 @@ static int raise_curtain(struct campaign *c, struct errmsg *e)
     if (open_log(c, e) || sandbox_enter(e) || etcd_start(s->dir, e) || hosts_prepare(s->hosts, s->dir, s->options, e) ||
         fault_prepare_disks(s, e))
         return -1;
+    logs_forget(s->hosts);
     c->client = client_start(s->options, e);
     c->witness = witness_start(s->hosts, e);
     return c->client && c->witness && !campaign_start(c, e) ? campaign_run(c, e) : -1;
@@ -195,6 +197,9 @@ static void end_all(struct campaign *c)
 static int finish(struct campaign *c, const struct wishes *w, bool broken, const struct errmsg *why)
 {
     struct errmsg e;
+    struct log_grants g = logs_grants(c->scene.hosts);
+    c->ledger.terms_granted = g.granted;
+    c->ledger.terms_twice = g.twice;
     bool clean = ledger_is_clean(&c->ledger);
     if (broken)
         view_fail("campaign: %s", why->text);

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -53,6 +54,7 @@ static struct json_object *machine(void)
     struct json_object *j = json_object_new_object();
     struct utsname u;
     char line[256], model[128] = "";
+    double load[3];
     FILE *f = fopen("/proc/cpuinfo", "re");
     while (f && !*model && fgets(line, sizeof line, f))
         (void)sscanf(line, "model name : %127[^\n]", model);
@@ -61,6 +63,7 @@ static struct json_object *machine(void)
     uname(&u);
     put(j, "cpu", json_object_new_string(model));
     put(j, "processors", number((uint64_t)sysconf(_SC_NPROCESSORS_ONLN)));
+    put(j, "load", getloadavg(load, 3) == 3 ? real(load[2]) : NULL); /* of 15 minutes: others may work here too */
     put(j, "kernel", json_object_new_string(u.release));
     return j;
 }
@@ -72,6 +75,8 @@ static struct json_object *to_json(const struct ledger *l)
     put(j, "failovers", number(l->failovers));
     put(j, "events", number(l->events));
     put(j, "dual_active", number(l->dual_active));
+    put(j, "terms_granted", number(l->terms_granted));
+    put(j, "terms_granted_twice", number(l->terms_twice));
     put(j, "output_violations", number(l->client.violations));
     put(j, "client_errors", number(client_errors(&l->client)));
     put(j, "memory_errors", number(l->client.memory_errors));
@@ -144,14 +149,15 @@ void ledger_print(const struct ledger *l, bool broken)
     const char *word = broken ? "BROKEN" : ledger_is_clean(l) ? "OK" : "FAILED";
     fprintf(stderr,
             "\n%s: %u of %u failovers in %u events, seed %" PRIu64 "\n"
-            "  dual active %" PRIu64 ", output violations %" PRIu64 ", client errors %" PRIu64
-            ", memory errors %" PRIu64 ", VM left paused %" PRIu64
+            "  dual active %" PRIu64 ", terms granted twice %u of %u, output violations %" PRIu64
+            ", client errors %" PRIu64 ", memory errors %" PRIu64 ", VM left paused %" PRIu64
             ",\n  unneeded failovers %u, missed %u, leftovers %" PRIu64
             ", not protected again %u\n  tolerated failovers %u (%u blips were longer than planned), unneeded claims "
             "%u, told to protect %u times\n",
-            word, l->failovers, l->wanted, l->events, l->seed, l->dual_active, l->client.violations,
-            client_errors(&l->client), l->client.memory_errors, l->left_paused, l->unneeded_failovers, l->missed,
-            l->leftovers, l->not_settled, l->tolerated_failovers, l->overruns, l->unneeded_claims, l->helped);
+            word, l->failovers, l->wanted, l->events, l->seed, l->dual_active, l->terms_twice, l->terms_granted,
+            l->client.violations, client_errors(&l->client), l->client.memory_errors, l->left_paused,
+            l->unneeded_failovers, l->missed, l->leftovers, l->not_settled, l->tolerated_failovers, l->overruns,
+            l->unneeded_claims, l->helped);
     print_times(l, NOTICE_CLEAN, "clean deaths", 150);
     print_times(l, NOTICE_SILENT, "silent deaths", 700);
     if (l->reprotect_ms.count)
