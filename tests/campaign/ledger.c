@@ -56,7 +56,7 @@ void ledger_add(struct ledger *l, const struct outcome *o)
     l->not_settled += !o->settled;
     l->left_paused += o->silent_vm;
     l->leftovers += (uint64_t)o->leftovers;
-    l->overlooked += o->overlooked;
+    l->overlooked += o->overlooked + (o->moved && !o->switches);
     count_moves(l, o);
     if (o->settled)
         measure(l, o);
