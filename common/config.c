@@ -47,6 +47,7 @@ static const struct key host_keys[] = {
     {"worker_bound", K_MS, HOST(worker_bound_ms), 0, 3600000},
     {"fence", K_TEXT, HOST(fence), 0, 0},
     {"fence_timeout", K_MS, HOST(fence_timeout_ms), 1000, 600000},
+    {"keep_memory", K_MS, HOST(keep_memory_ms), 0, 86400000},
     {"staging", K_SIZE, HOST(staging_bytes), 1 << 20, (uint64_t)1 << 40},
     {"record", K_TEXT, HOST(record), 0, 0},
     {0},
@@ -323,6 +324,7 @@ static void host_defaults(struct config *c, const char *path)
     c->spare_after_ms = 10000;
     c->pause_bound_ms = 1000;
     c->worker_bound_ms = 5000;
+    c->keep_memory_ms = 600000;
     c->staging_bytes = 64 << 20;
     c->fence_timeout_ms = 30000;
     const char *slash = strrchr(path, '/');

@@ -64,6 +64,8 @@ struct config {
     unsigned worker_bound_ms; /* the same in any other case; default 5000 */
     char *fence; /* command that must succeed on the host that takes over, before the VM runs there; NULL: none */
     unsigned fence_timeout_ms; /* fence_timeout: of one attempt, 1 s to 10 min, default 30 s */
+    unsigned keep_memory_ms;   /* keep_memory: how long the memory of a VM or replica that was given up is kept for a
+                                  re-sync; default 10 min, 0 (never) to a day */
     uint64_t staging_bytes;    /* staging: most memory for received, uncommitted epochs of one VM, default 64M; then
                                   spool_dir */
     char *record;              /* debug: folder where received streams are recorded; NULL: none */

@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <json-c/json.h>
 #include <limits.h>
+#include <string.h>
 
 struct json_object *json_get(struct json_object *j, const char *key)
 {
@@ -44,6 +45,17 @@ struct json_object *json_get_array(struct json_object *j, const char *key)
 {
     struct json_object *value = json_get(j, key);
     return json_object_is_type(value, json_type_array) ? value : NULL;
+}
+
+bool json_list_has(struct json_object *j, const char *key, const char *text)
+{
+    struct json_object *all = json_get_array(j, key);
+    for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+        struct json_object *one = json_object_array_get_idx(all, i);
+        if (json_object_is_type(one, json_type_string) && !strcmp(json_object_get_string(one), text))
+            return true;
+    }
+    return false;
 }
 
 struct json_object *json_parse_object(const char *text, unsigned long n)

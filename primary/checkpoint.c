@@ -1,7 +1,8 @@
 /*
  * checkpoint: the first sync and the cycle after it.
  *
- * First sync: arm dirty tracking, send all populated memory while the guest runs, then rounds of what was dirtied
+ * First sync: arm dirty tracking, send all populated memory while the guest runs (or, to a replica that did not begin
+ * empty, what differs from what its host tells of it), then rounds of what was dirtied
  * meanwhile (the guest stands still for the scan only), until little is left or rounds stop helping. All of that is
  * epoch 1, which the next checkpoint closes; from its pause on output is held.
  *
@@ -121,6 +122,11 @@ static void on_timer(struct ev_loop *loop, ev_io *io, int events)
 
 /* ---- first sync ---- */
 
+static uint64_t sent_over_link(const struct worker *w)
+{
+    return w->session.link ? link_bytes_sent(w->session.link) : 0;
+}
+
 static void next_round(struct worker *w)
 {
     struct checkpoint *c = &w->checkpoint;
@@ -142,11 +148,45 @@ static void next_round(struct worker *w)
     pipeline_round(c->pipeline, 1, &c->dirty, false);
 }
 
+/* Of a first round that compares: has everything been told and compared? */
+static bool is_compared(struct worker *w)
+{
+    struct sync *s = &w->checkpoint.sync;
+    if (s->round > 1)
+        return true;
+    s->sent = pipeline_pages_sent(w->checkpoint.pipeline);
+    if (--s->spans || !regions_all_told(&s->told))
+        return false;
+    page_ranges_free(&s->populated);
+    w->metrics.pages_dirty += s->sent;
+    log_info("re-sync to %s: %" PRIu64 " pages compared, %" PRIu64 " sent", w->peer, s->total, s->sent);
+    return true;
+}
+
 static void on_round_done(void *arg)
 {
     struct worker *w = arg;
-    if (w->state == PROTECTION_SYNCING)
+    if (w->state == PROTECTION_SYNCING && (!w->checkpoint.sync.differences || is_compared(w)))
         next_round(w);
+}
+
+int checkpoint_regions(struct worker *w, const struct record *r, struct proto_error *e)
+{
+    struct checkpoint *c = &w->checkpoint;
+    struct sync *s = &c->sync;
+    uint64_t first = s->told.head.end;
+    if (w->state != PROTECTION_SYNCING)
+        return 0; /* this sync was given up meanwhile */
+    if (regions_check(&s->told, r->payload, r->length, e))
+        return -1;
+    struct resync_span *span = resync_span_new(&s->told, first, r->payload, r->length, &s->populated, &s->cursor);
+    if (!span) {
+        fail(w, "no memory to compare with what the secondary holds");
+        return 0;
+    }
+    s->spans++;
+    pipeline_resync(c->pipeline, 1, span);
+    return 0;
 }
 
 static void on_captured(struct capture *done, void *arg)
@@ -178,7 +218,11 @@ static int begin_sync(struct worker *w, struct errmsg *e)
         .output = on_output, .captured = on_captured, .round_done = on_round_done};
     struct checkpoint *c = &w->checkpoint;
     flight_reset(&c->flight);
-    c->sync = (struct sync){.round = 1};
+    page_ranges_free(&c->sync.populated);
+    c->sync = (struct sync){.round = 1,
+                            .differences = w->session.told_regions,
+                            .sent_before = sent_over_link(w),
+                            .told = {.pages = w->info.pages}};
     vm_blob_free(&c->initial);
     page_ranges_clear(&c->dirty);
     if (refill_captures(c, e) || w->ops->arm(w->vm, &c->initial, e) || w->ops->populated(w->vm, &c->dirty, e))
@@ -191,9 +235,15 @@ static int begin_sync(struct worker *w, struct errmsg *e)
     if (!c->pipeline)
         return -1;
     c->sync.total = c->sync.round_pages = c->dirty.pages;
-    w->metrics.pages_dirty += c->dirty.pages;
-    log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something", w->peer, c->sync.total,
-             w->info.pages);
+    log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something%s", w->peer, c->sync.total,
+             w->info.pages, c->sync.differences ? ", it tells what it holds already" : "");
+    if (c->sync.differences) {
+        c->sync.populated = c->dirty; /* until REGIONS come */
+        c->dirty = (struct page_ranges){0};
+        return 0;
+    }
+    c->sync.sent = c->sync.total;
+    w->metrics.pages_dirty += c->sync.total;
     pipeline_round(c->pipeline, 1, &c->dirty, true);
     return 0;
 }
@@ -231,8 +281,12 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
     for (unsigned i = 0; i < w->relay_count; i++)
         relay_release(w->relays[i], epoch);
     hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
-    if (w->state == PROTECTION_SEALED)
+    if (w->state == PROTECTION_SEALED) {
+        w->checkpoint.sync.bytes = sent_over_link(w) - w->checkpoint.sync.sent_before;
+        log_info("%s after %" PRIu64 " bytes, its memory is %" PRIu64, w->peer, w->checkpoint.sync.bytes,
+                 w->checkpoint.sync.total * VM_PAGE_SIZE);
         worker_event(w, EVENT_ACKED, "%s", "");
+    }
     checkpoint_arm(w);
 }
 
@@ -269,6 +323,7 @@ void checkpoint_end(struct worker *w)
         capture_free(c->free[--c->free_count]);
     vm_blob_free(&c->initial);
     page_ranges_free(&c->dirty);
+    page_ranges_free(&c->sync.populated);
     ev_io_stop(w->loop, &c->timer);
     close(c->timer_fd);
 }

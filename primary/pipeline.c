@@ -17,6 +17,7 @@ struct job {
     struct vm_blob initial;    /* may be empty */
     struct page_ranges ranges; /* of a round */
     bool first;
+    struct resync_span *span; /* instead of ranges */
 };
 
 struct pipeline {
@@ -27,7 +28,7 @@ struct pipeline {
     struct encoder *encoder;
     pthread_t thread;
     ev_async wake;
-    _Atomic uint64_t pages_done;
+    _Atomic uint64_t pages_done, pages_sent;
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -43,6 +44,7 @@ static void job_free(struct job *j)
     capture_free(j->capture);
     vm_blob_free(&j->initial);
     page_ranges_free(&j->ranges);
+    resync_span_free(j->span);
     free(j);
 }
 
@@ -88,6 +90,32 @@ static int encode_round(struct pipeline *p, const struct job *j)
     return encoder_flush(p->encoder);
 }
 
+struct sending {
+    struct encoder *encoder;
+    uint64_t epoch;
+};
+
+static int send_page(uint64_t gfn, const uint8_t *page, void *arg)
+{
+    const struct sending *s = arg;
+    return encoder_page(s->encoder, s->epoch, gfn, page, false);
+}
+
+static int encode_resync(struct pipeline *p, const struct job *j)
+{
+    struct sending to = {p->encoder, j->epoch};
+    struct resync_walk w;
+    int more = resync_walk_begin(&w, j->span, p->config.memory) ? -1 : 1;
+    while (more > 0 && !is_ending(p)) {
+        more = resync_walk_step(&w, send_page, &to);
+        atomic_fetch_add_explicit(&p->pages_done, w.compared, memory_order_relaxed);
+        atomic_fetch_add_explicit(&p->pages_sent, w.sent, memory_order_relaxed);
+        w.compared = w.sent = 0;
+    }
+    resync_walk_end(&w);
+    return more < 0 ? -1 : encoder_flush(p->encoder);
+}
+
 static int encode_epoch(struct pipeline *p, const struct job *j)
 {
     const struct capture *c = j->capture;
@@ -99,6 +127,13 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
     if (encoder_blob(p->encoder, j->epoch, DEVICE_STATE, &c->state))
         return -1;
     return encoder_commit(p->encoder, j->epoch);
+}
+
+static int encode_job(struct pipeline *p, const struct job *j)
+{
+    if (j->capture)
+        return encode_epoch(p, j);
+    return j->span ? encode_resync(p, j) : encode_round(p, j);
 }
 
 static struct job *next_job(struct pipeline *p)
@@ -121,7 +156,7 @@ static void *run(void *arg)
 {
     struct pipeline *p = arg;
     for (struct job *j; (j = next_job(p));) {
-        if (j->capture ? encode_epoch(p, j) : encode_round(p, j))
+        if (encode_job(p, j))
             abort(); /* out of memory: the worker starts anew, the guest is not touched */
         pthread_mutex_lock(&p->lock);
         *p->done_tail = j;
@@ -190,6 +225,13 @@ void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *rang
     submit(p, j);
 }
 
+void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *span)
+{
+    struct job *j = job_new(epoch);
+    j->span = span;
+    submit(p, j);
+}
+
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial)
 {
     struct job *j = job_new(c->epoch);
@@ -218,6 +260,11 @@ struct pipeline_chunk *pipeline_take(struct pipeline *p)
 uint64_t pipeline_pages_done(struct pipeline *p)
 {
     return atomic_load_explicit(&p->pages_done, memory_order_relaxed);
+}
+
+uint64_t pipeline_pages_sent(struct pipeline *p)
+{
+    return atomic_load_explicit(&p->pages_sent, memory_order_relaxed);
 }
 
 struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config *c, const struct pipeline_handlers *h,

@@ -5,6 +5,7 @@
  *   loop thread                     encoder thread
  *   pipeline_epoch(capture) --->    page by page: delta cache, page_encode, PAGES records
  *   pipeline_round(ranges)  --->    the same from the running guest's memory (first sync)
+ *   pipeline_resync(span)   --->    the same of the pages that the replica does not hold already
  *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
  * waits
  */
@@ -12,6 +13,7 @@
 #define HIKAE_PRIMARY_PIPELINE_H
 
 #include "primary/capture.h"
+#include "primary/resync.h"
 #include "proto/record.h"
 
 enum { PIPELINE_OUTPUT_MAX = 4 << 20, PIPELINE_CHUNK = 256 << 10 };
@@ -47,10 +49,13 @@ void pipeline_free(struct pipeline *p); /* ends the thread; captures still insid
 /* Encodes the pages of `ranges` (taken over; *ranges is empty afterwards) into the epoch under way. first: nothing was
  * sent yet. */
 void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool first);
+/* The same of what the replica does not hold, by what its host told (taken over). round_done is called after each. */
+void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *span);
 /* Encodes and closes an epoch. `initial`: only with the first one, else NULL; copied. */
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);
 /* The oldest chunk, to be freed by the caller; NULL: none. */
 struct pipeline_chunk *pipeline_take(struct pipeline *p);
 uint64_t pipeline_pages_done(struct pipeline *p); /* of all rounds, ever: progress of the first sync */
+uint64_t pipeline_pages_sent(struct pipeline *p); /* of all resync spans: those that differed */
 
 #endif

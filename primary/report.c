@@ -52,6 +52,10 @@ static void add_progress(struct json_object *j, const struct worker *w)
     uint64_t done = c->pipeline ? pipeline_pages_done(c->pipeline) : 0;
     add_u64(j, "sync_total", c->sync.total);
     add_u64(j, "sync_done", done < c->sync.total ? done : c->sync.total);
+    json_object_object_add(j, "sync_differences", json_object_new_boolean(c->sync.differences));
+    add_u64(j, "sync_sent", c->sync.sent);
+    add_u64(j, "sync_bytes", c->sync.bytes);
+    add_u64(j, "sync_memory_bytes", c->sync.total * VM_PAGE_SIZE);
     bool has_replica =
         w->state == PROTECTION_PROTECTED || w->state == PROTECTION_ISOLATED || w->state == PROTECTION_DISPUTED;
     add_u64(j, "epoch", has_replica ? c->flight.acked : 0);

@@ -41,7 +41,9 @@ static void send_hello(struct worker *w)
 {
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
-    json_object_object_add(j, "features", json_object_new_array());
+    struct json_object *features = json_object_new_array();
+    json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
+    json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
     json_object_object_add(j, "vm", json_object_new_string(w->name));
@@ -140,6 +142,7 @@ static void on_ready(struct worker *w, const struct record *r)
 {
     struct json_object *j = parse(r);
     uint64_t pages = json_get_u64(j, "pages", 0);
+    w->session.told_regions = json_get_bool(j, "regions", false);
     json_object_put(j);
     if (pages != w->info.pages) {
         refuse(w, "its replica has another number of pages than the VM");
@@ -160,6 +163,12 @@ static void on_record(struct worker *w, const struct record *r)
         break;
     case RECORD_READY:
         on_ready(w, r);
+        break;
+    case RECORD_REGIONS:
+        if (!s->told_regions)
+            refuse(w, "REGIONS that its READY did not announce");
+        else if (checkpoint_regions(w, r, &e))
+            refuse(w, e.text);
         break;
     case RECORD_ACK:
         checkpoint_acked(w, r->epoch, r->payload);
@@ -320,6 +329,7 @@ void session_close(struct worker *w)
     s->link = NULL;
     s->framer = NULL;
     s->check = NULL;
+    s->told_regions = false;
     s->state = SESSION_NONE;
 }
 

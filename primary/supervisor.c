@@ -5,6 +5,7 @@
 #include "common/roster.h"
 #include "common/state.h"
 #include "primary/watchdog.h"
+#include "vm/remains.h"
 
 #include <ev.h>
 #include <json-c/json.h>
@@ -34,7 +35,7 @@ struct supervisor {
     struct roster *roster;
     struct restart *restarts;
     struct watchdog *watchdog;
-    ev_timer settle;
+    ev_timer settle, expire;
     ev_signal terminate, interrupt;
 };
 
@@ -262,6 +263,15 @@ static void on_closed(struct control_conn *c, void *arg)
 
 /* ---- life ---- */
 
+/* What was kept of a VM's memory, and no replica has begun with. */
+static void on_expire(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    const struct supervisor *s = t->data;
+    ev_timer_set(t, remains_expire(s->config->run_dir, s->config->keep_memory_ms), 0.);
+    ev_timer_start(loop, t);
+}
+
 static void on_signal(struct ev_loop *loop, ev_signal *w, int events)
 {
     (void)events;
@@ -304,6 +314,9 @@ int supervisor_main(struct config *config, const char *program)
     ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
     s.settle.data = &s;
     ev_timer_start(s.loop, &s.settle);
+    ev_init(&s.expire, on_expire);
+    s.expire.data = &s;
+    on_expire(s.loop, &s.expire, 0);
     log_info("ready, host %s", config->name);
     ev_run(s.loop, 0);
     watchdog_free(s.watchdog);

@@ -8,6 +8,7 @@
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "primary/watched.h"
+#include "vm/remains.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -219,6 +220,20 @@ static int find_vm(struct worker *w, struct errmsg *e)
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
 }
 
+/* What is kept of this VM's memory on this host, or would be. NULL: the admin wants nothing kept. */
+static const char *remains_of(const struct worker *w, char path[REMAINS_PATH_MAX])
+{
+    remains_path(path, w->config->run_dir, w->name);
+    return w->config->keep_memory_ms ? path : NULL;
+}
+
+static void discard_remains(const struct worker *w)
+{
+    char path[REMAINS_PATH_MAX];
+    remains_path(path, w->config->run_dir, w->name);
+    remains_discard(path);
+}
+
 static int begin_vm(struct worker *w, struct errmsg *e)
 {
     struct json_object *settings = w->settings->settings;
@@ -228,6 +243,7 @@ static int begin_vm(struct worker *w, struct errmsg *e)
     /* First: should this process die in between, its successor finds the VM, and does not start a second one. */
     if (w->cold_boot && worker_save_record(w, "running"))
         return errmsg_set(e, "the VM's record can't be written, so it is not started");
+    discard_remains(w);
     bool runs = json_get(settings, "qmp");
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
@@ -241,21 +257,36 @@ static void remove_run_dir(struct worker *w)
         log_debug("%s: %s", w->run_dir, strerror(errno));
 }
 
+/* A VM that runs elsewhere now, or may be taken over there, may be wanted here as a replica soon. One that was stopped
+ * may not. */
+static bool is_worth_keeping(struct worker *w)
+{
+    return w->state == PROTECTION_LOST || (*w->peer && w->vm && w->ops->state(w->vm) == VM_GONE);
+}
+
 static void destroy_vm(struct worker *w)
 {
+    char path[REMAINS_PATH_MAX];
+    const char *remains = is_worth_keeping(w) ? remains_of(w, path) : NULL;
     for (unsigned i = 0; i < w->relay_count; i++)
         relay_seal(w->relays[i]);
     close_relays(w);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
-        w->ops->destroy(w->vm);
+        w->ops->retire(w->vm, remains);
         w->vm = NULL;
     } else if (w->ops && *w->run_dir) { /* its process is gone, its files may not be */
-        struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+        struct vm_spec spec = {
+            .name = w->name, .run_dir = w->run_dir, .settings = w->record.settings, .remains = remains};
         struct errmsg e;
         if (w->ops->clear(&spec, &e) < 0)
             log_warn("%s", e.text);
     }
+    if (!remains)
+        discard_remains(w);
+    else if (remains_exist(remains))
+        log_info("the memory is kept for %u s: a replica of this VM would begin with it",
+                 w->config->keep_memory_ms / 1000);
     remove_run_dir(w);
 }
 
@@ -662,6 +693,7 @@ static int adopt(struct worker *w, struct errmsg *e)
         return -1;
     if (!json_get(w->timeline, "running"))
         report_mark(w, "running");
+    discard_remains(w);
     snprintf(w->origin, sizeof w->origin, "%s", origin ? origin : "taken over");
     snprintf(w->reason, sizeof w->reason, "%s", w->origin);
     w->state = PROTECTION_OPEN;
@@ -701,7 +733,9 @@ static int begin(struct worker *w, struct errmsg *e)
     if (!find_vm(w, e))
         return 0;
     struct errmsg second;
+    char path[REMAINS_PATH_MAX];
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+    spec.remains = *w->peer ? remains_of(w, path) : NULL; /* it may have been taken over */
     bool foreign = json_get(w->record.settings, "qmp");
     if (w->vm || foreign || w->ops->clear(&spec, &second))
         return -1; /* it is there but can't be taken: it is tried again */

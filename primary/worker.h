@@ -61,6 +61,7 @@ struct session {
     struct stream_check *check;
     ev_timer heartbeat, reconnect;
     uint64_t sequence, echo;
+    bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
     uint64_t bytes_before; /* sent over earlier connections */
 };
@@ -70,6 +71,15 @@ struct sync {
     uint64_t round_pages; /* of the round under way */
     uint64_t total;       /* pages of the first round */
     bool waiting;         /* for the round to be encoded */
+    bool differences;     /* the replica did not begin empty: the first round sends only what differs */
+    uint64_t sent;        /* pages of the first round that were sent, once it is over */
+    uint64_t bytes;       /* that went over the wire until its epoch was acknowledged; 0: it is not yet */
+    uint64_t sent_before; /* over this connection */
+    /* of a first round that compares */
+    struct regions_told told;
+    struct page_ranges populated;
+    size_t cursor;  /* in `populated` */
+    unsigned spans; /* in the pipeline */
 };
 
 struct checkpoint {
@@ -184,6 +194,7 @@ void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *pay
 int checkpoint_init(struct worker *w, struct errmsg *e);
 void checkpoint_sync(struct worker *w); /* begins the first sync */
 void checkpoint_stop(struct worker *w);
+int checkpoint_regions(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */
 void checkpoint_arm(struct worker *w); /* something changed that the time of the next checkpoint depends on */
 void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PROTO_DIGEST_SIZE]);
 void checkpoint_configure(struct worker *w); /* mode or interval changed */

@@ -8,6 +8,7 @@
 
 #include "proto/epoch.h"
 #include "proto/page.h"
+#include "proto/regions.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -50,11 +51,12 @@ static const struct record_kind {
     [RECORD_READY] = {"READY", JSON_MIN, JSON_MAX},
     [RECORD_NOTE] = {"NOTE", JSON_MIN, JSON_MAX},
     [RECORD_HANDOVER] = {"HANDOVER", JSON_MIN, HANDOVER_MAX},
+    [RECORD_REGIONS] = {"REGIONS", REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
-_Static_assert(KINDS == RECORD_HANDOVER + 1, "every record type has its row");
+_Static_assert(KINDS == RECORD_REGIONS + 1, "every record type has its row");
 _Static_assert(RECORD_HEADER_SIZE == 2 + 2 + 4 + 8, "type, flags, length, epoch");
 _Static_assert(COMMIT_SIZE == PROTO_DIGEST_SIZE + 4 + 4, "digest, records, reserved");
 _Static_assert(HEARTBEAT_SIZE == 8 + 8, "sequence, echo");

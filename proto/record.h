@@ -34,6 +34,7 @@ enum record_type {
     RECORD_NOTE = 10, /* JSON, optional: small facts, e.g. the guest's addresses */
     RECORD_HANDOVER =
         12, /* JSON, primary: the VM stands still here since its last epoch, take it over. 11 is reserved */
+    RECORD_REGIONS = 13, /* secondary: what a replica holds that did not begin empty */
 };
 
 const char *record_name(uint16_t type); /* "PAGES"; "unknown" */

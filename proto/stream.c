@@ -5,7 +5,7 @@
  *
  *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
  *               IDLE -HANDOVER-> HANDED, after which no epoch comes any more
- *   secondary   START -HELLO-> GREETED -READY--> IDLE -ACK-> IDLE ..
+ *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS (before the first ACK), ACK-> IDLE ..
  *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
 #include "proto/epoch.h"
@@ -33,7 +33,7 @@ static const char *const state_names[STATES] = {
     [IN_DEVICES] = "in DEVICE", [HANDED] = "after HANDOVER", [ENDED] = "after BYE",
 };
 
-enum { TYPES = RECORD_HANDOVER + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
+enum { TYPES = RECORD_REGIONS + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
 
 /* next[side][state][type] */
 static const uint8_t next_state[SIDES][STATES][TYPES] = {
@@ -65,7 +65,11 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
             [START] = {[RECORD_HELLO] = GREETED, [RECORD_BYE] = ENDED},
             [GREETED] =
                 {[RECORD_READY] = IDLE, [RECORD_HEARTBEAT] = GREETED, [RECORD_NOTE] = GREETED, [RECORD_BYE] = ENDED},
-            [IDLE] = {[RECORD_ACK] = IDLE, [RECORD_HEARTBEAT] = IDLE, [RECORD_NOTE] = IDLE, [RECORD_BYE] = ENDED},
+            [IDLE] = {[RECORD_ACK] = IDLE,
+                      [RECORD_REGIONS] = IDLE,
+                      [RECORD_HEARTBEAT] = IDLE,
+                      [RECORD_NOTE] = IDLE,
+                      [RECORD_BYE] = ENDED},
         },
 };
 
@@ -228,6 +232,8 @@ static int check(struct stream_check *s, const struct record *r, struct proto_er
                           s->from == STREAM_FROM_PRIMARY ? "primary" : "secondary", state_names[s->state]);
     if (check_epoch_number(s, r, e) || check_fixed_sizes(r, e))
         return -1;
+    if (r->type == RECORD_REGIONS && s->committed)
+        return proto_fail(e, "REGIONS after the first ACK");
     struct commit ack;
     switch (r->type) {
     case RECORD_DEVICE:

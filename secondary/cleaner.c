@@ -4,6 +4,7 @@
 #include "common/state.h"
 #include "secondary/fence.h"
 #include "secondary/network.h"
+#include "vm/remains.h"
 #include "vm/vm.h"
 
 #include <errno.h>
@@ -20,6 +21,12 @@ enum { ANSWER_MS = 5000 };
 void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, const char *vm, int pid)
 {
     snprintf(out, WORKER_RUN_DIR_MAX, "%s/vms/%s.%d", config->run_dir, vm, pid);
+}
+
+const char *cleaner_remains(const struct config *config, const char *vm, char *out)
+{
+    remains_path(out, config->run_dir, vm);
+    return config->keep_memory_ms ? out : NULL;
 }
 
 int primary_program(char out[512], const char *program, struct errmsg *e)
@@ -68,7 +75,8 @@ static void end_loaded(const struct question *q)
         log_error("%s", e.text);
         return;
     }
-    q->ops->destroy(vm);
+    char remains[REMAINS_PATH_MAX];
+    q->ops->retire(vm, cleaner_remains(q->config, q->record->name, remains));
     log_info("a replica whose claim was not granted is ended");
 }
 
@@ -145,7 +153,9 @@ static int clean(struct question *q, const char *run_dir)
 {
     struct errmsg e;
     const struct vm_ops *ops = q->ops = vm_backend(q->record->backend, &e);
+    char remains[REMAINS_PATH_MAX];
     struct vm_spec spec = {.name = q->record->name, .run_dir = run_dir, .settings = NULL};
+    spec.remains = cleaner_remains(q->config, q->record->name, remains);
     int left = ops ? ops->clear(&spec, &e) : -1;
     if (left < 0) {
         log_error("%s", e.text);

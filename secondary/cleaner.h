@@ -14,6 +14,8 @@ enum { WORKER_RUN_DIR_MAX = 256 };
 
 /* The directory of the replica that the worker with this pid made. */
 void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, const char *vm, int pid);
+/* What is kept of a VM's memory on this host (vm/remains.h), written to `out`. NULL: the admin wants nothing kept. */
+const char *cleaner_remains(const struct config *config, const char *vm, char *out /* REMAINS_PATH_MAX */);
 /* Path of hikae-primary, beside `program` (hikae-secondary). -1: it is not installed there. */
 int primary_program(char out[512], const char *program, struct errmsg *e);
 struct network;

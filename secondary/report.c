@@ -28,6 +28,9 @@ static struct json_object *status(const struct worker *w)
                                json_object_new_double((double)(worker_now() - w->committed_at) / 1e6));
     json_object_object_add(j, "staged_bytes",
                            json_object_new_uint64(w->replica ? replica_staged_bytes(w->replica) : 0));
+    json_object_object_add(j, "from_remains", json_object_new_boolean(w->info.from_remains));
+    if (w->info.from_remains && w->teller)
+        json_object_object_add(j, "told_pages", json_object_new_uint64(teller_pages(w->teller)));
     self_add_memory(j);
     if (w->timeline)
         json_object_object_add(j, "timeline", json_object_get(w->timeline));

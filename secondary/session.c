@@ -9,6 +9,7 @@
 #include "secondary/cleaner.h"
 #include "secondary/fence.h"
 #include "secondary/worker.h"
+#include "vm/remains.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -39,11 +40,17 @@ static void send_json(struct worker *w, uint16_t type, struct json_object *j)
     json_object_put(j);
 }
 
+void session_send(struct worker *w, uint16_t type, const void *payload, size_t n)
+{
+    send_record(w, type, 0, payload, n);
+}
+
 /* ---- ends ---- */
 
 void session_close(struct worker *w)
 {
     ev_timer_stop(w->loop, &w->detector);
+    tell_end(w);
     if (w->link)
         link_free(w->link, 0);
     w->link = NULL;
@@ -146,7 +153,9 @@ static void say_hello(struct worker *w)
 {
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
-    json_object_object_add(j, "features", json_object_new_array());
+    struct json_object *features = json_object_new_array();
+    json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
+    json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
     json_object_object_add(j, "vm", json_object_new_string(w->vm_name));
@@ -182,6 +191,7 @@ static const char *check_hello(struct worker *w, struct json_object *j, char wha
         return "one host has arbiter = none, the other one has an arbiter: both need the same";
     snprintf(w->vm_name, sizeof w->vm_name, "%s", vm);
     w->term = json_get_u64(j, "term", 0);
+    w->knows_regions = json_list_has(j, "features", FEATURE_REGIONS);
     return w->term ? NULL : "HELLO without a term";
 }
 
@@ -223,6 +233,25 @@ static int check_bridges(const struct worker *w, struct errmsg *e)
     return 0;
 }
 
+/* A worker that died together with its supervisor has left its replica, and only the record that we are about to
+ * replace knows of it. The primary has claimed a newer term since: that replica can't start any more. */
+static void clear_predecessor(const struct worker *w)
+{
+    struct vm_record old;
+    struct errmsg e;
+    if (!vm_record_load(w->config->state_dir, w->vm_name, &old, &e) && !strcmp(old.role, "standby") && *old.run_dir &&
+        strcmp(old.run_dir, w->run_dir)) {
+        char remains[REMAINS_PATH_MAX];
+        struct vm_spec spec = {.name = w->vm_name, .run_dir = old.run_dir};
+        spec.remains = cleaner_remains(w->config, w->vm_name, remains);
+        const struct vm_ops *ops = vm_backend(old.backend, &e);
+        if (!ops || ops->clear(&spec, &e) < 0)
+            log_warn("an older replica is left in %s: %s", old.run_dir, e.text);
+        rmdir(old.run_dir);
+    }
+    vm_record_clear(&old);
+}
+
 static int make_replica(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct json_object *settings = json_get(config, "replica");
@@ -238,7 +267,12 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     if (!w->ops)
         return -1;
     worker_run_dir(w->run_dir, w->config, w->vm_name, (int)getpid());
-    struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings};
+    clear_predecessor(w);
+    char remains[REMAINS_PATH_MAX];
+    remains_path(remains, w->config->run_dir, w->vm_name);
+    if (!w->knows_regions || !w->config->keep_memory_ms)
+        remains_discard(remains);
+    struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings, .remains = remains};
     if (fence_check(w->config, w->vm_name, e) || dir_make(w->run_dir, 0700, e) ||
         w->ops->replica_create(&spec, &w->vm, e))
         return -1;
@@ -248,7 +282,7 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     if (w->info.pages != pages)
         return errmsg_set(e, "the VM has %" PRIu64 " pages, its replica here %" PRIu64, pages, w->info.pages);
     w->replica = replica_new(w->ops->memory(w->vm), pages, w->config->staging_bytes, w->config->spool_dir);
-    return w->replica ? 0 : errmsg_set(e, "no memory for the replica");
+    return w->replica ? tell_init(w, e) : errmsg_set(e, "no memory for the replica");
 }
 
 static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
@@ -269,29 +303,11 @@ static void watch_replica(struct worker *w)
     ev_io_start(w->loop, &w->vm_event);
 }
 
-/* A worker that died together with its supervisor has left its replica, and only the record that we are about to
- * replace knows of it. The primary has claimed a newer term since: that replica can't start any more. */
-static void clear_predecessor(const struct worker *w)
-{
-    struct vm_record old;
-    struct errmsg e;
-    if (!vm_record_load(w->config->state_dir, w->vm_name, &old, &e) && !strcmp(old.role, "standby") && *old.run_dir &&
-        strcmp(old.run_dir, w->run_dir)) {
-        struct vm_spec spec = {.name = w->vm_name, .run_dir = old.run_dir};
-        const struct vm_ops *ops = vm_backend(old.backend, &e);
-        if (!ops || ops->clear(&spec, &e) < 0)
-            log_warn("an older replica is left in %s: %s", old.run_dir, e.text);
-        rmdir(old.run_dir);
-    }
-    vm_record_clear(&old);
-}
-
 /* What the primary agent here has to know when the VM comes to run here: written now, not in the hurry of a failover.
  */
 static int save_record(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct vm_record *r = &w->record;
-    clear_predecessor(w);
     snprintf(r->name, sizeof r->name, "%s", w->vm_name);
     snprintf(r->backend, sizeof r->backend, "%s", w->ops->name);
     snprintf(r->peer, sizeof r->peer, "%s", w->peer->name);
@@ -334,7 +350,9 @@ void session_say_ready(struct worker *w)
 {
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "pages", json_object_new_uint64(w->info.pages));
+    json_object_object_add(j, "regions", json_object_new_boolean(w->teller != NULL));
     send_json(w, RECORD_READY, j);
+    tell_begin(w);
 }
 
 /* ---- records ---- */
@@ -527,7 +545,8 @@ static void on_closed(struct link *l, bool reset, const char *reason, void *arg)
 
 static void on_drained(struct link *l, void *arg)
 {
-    (void)l, (void)arg;
+    (void)l;
+    tell_on(arg);
 }
 
 /* The failure detector, and our sign of life. */

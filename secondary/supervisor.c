@@ -6,6 +6,7 @@
 #include "common/state.h"
 #include "common/tcp.h"
 #include "secondary/cleaner.h"
+#include "vm/remains.h"
 
 #include <errno.h>
 #include <ev.h>
@@ -28,7 +29,7 @@ struct supervisor {
     int fds[LISTENERS_MAX];
     ev_io listeners[LISTENERS_MAX];
     int listener_count;
-    ev_timer settle, rested;
+    ev_timer settle, rested, expire;
     ev_signal terminate, interrupt;
 };
 
@@ -174,6 +175,15 @@ static void on_closed(struct control_conn *c, void *arg)
 
 /* ---- life ---- */
 
+/* What was kept of a VM's memory, and no replica has begun with. */
+static void on_expire(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    const struct supervisor *s = t->data;
+    ev_timer_set(t, remains_expire(s->config->run_dir, s->config->keep_memory_ms), 0.);
+    ev_timer_start(loop, t);
+}
+
 static void on_signal(struct ev_loop *loop, ev_signal *w, int events)
 {
     (void)events;
@@ -232,6 +242,9 @@ int supervisor_main(struct config *config, const char *program)
         ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
         s.settle.data = &s;
         ev_timer_start(s.loop, &s.settle);
+        ev_init(&s.expire, on_expire);
+        s.expire.data = &s;
+        on_expire(s.loop, &s.expire, 0);
         log_info("ready, host %s, listening on %s port %s", config->name, config->listen, config->port);
         ev_run(s.loop, 0);
     }

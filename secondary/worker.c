@@ -5,6 +5,7 @@
 #include "secondary/worker.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "vm/remains.h"
 
 #include <errno.h>
 #include <json-c/json.h>
@@ -146,17 +147,31 @@ static void on_exit_timer(struct ev_loop *loop, ev_timer *t, int events)
     ev_break(loop, EVBREAK_ALL);
 }
 
+/* The primary may come back for this VM's replica, unless it said that it is done with it. Memory of a replica that was
+ * damaged is not trusted. */
+static bool is_worth_keeping(enum standby_event event)
+{
+    return event != STANDBY_EVENT_RELEASED && event != STANDBY_EVENT_DAMAGED;
+}
+
 static void drop(struct worker *w)
 {
     struct errmsg e;
+    char path[REMAINS_PATH_MAX];
+    const char *remains = cleaner_remains(w->config, w->vm_name, path);
     failover_end_fencing(w);
     session_bye(w, BYE_TROUBLE, w->reason);
     network_close(&w->network);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
-        w->ops->destroy(w->vm);
+        w->ops->retire(w->vm, w->keep ? remains : NULL);
     }
     w->vm = NULL;
+    if (!w->keep && w->admitted)
+        remains_discard(path);
+    else if (remains && remains_exist(remains))
+        log_info("the memory is kept for %u s: the next replica of this VM begins with it",
+                 w->config->keep_memory_ms / 1000);
     if (*w->run_dir)
         rmdir(w->run_dir);
     /* the record of this replica, unless a newer one of the same VM has replaced it */
@@ -271,6 +286,7 @@ void worker_event(struct worker *w, enum standby_event event, const char *reason
         note_detection(w);
     event = without_arbiter(w, event, reason);
     unsigned actions = standby_step(&w->state, event);
+    w->keep = is_worth_keeping(event);
     if (*reason && (actions || w->state != before))
         memcpy(w->reason, reason, sizeof w->reason);
     if (w->state != before)

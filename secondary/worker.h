@@ -18,6 +18,7 @@
 #include "secondary/network.h"
 #include "secondary/replica.h"
 #include "secondary/standby.h"
+#include "secondary/teller.h"
 #include "vm/vm.h"
 
 #include <ev.h>
@@ -44,6 +45,7 @@ struct worker {
     int64_t heard_at;                  /* CLOCK_MONOTONIC ns */
     bool admitted;                     /* by the supervisor, which knows us from then on */
     bool said_hello;                   /* and was answered */
+    bool knows_regions;                /* the primary can be told what the replica holds */
     uint8_t digest[PROTO_DIGEST_SIZE]; /* of the last committed epoch */
 
     const struct vm_ops *ops;
@@ -52,6 +54,9 @@ struct worker {
     ev_io vm_event;
     struct network network;
     struct replica *replica;
+    struct teller *teller; /* NULL: the replica began empty, or all is told */
+    ev_idle telling;
+    bool keep; /* what is dropped: its memory is worth keeping */
     struct vm_record record;
     bool handed;          /* a planned move: it was given to us, not lost */
     bool loaded;          /* it has its devices' state: it could be resumed */
@@ -80,9 +85,16 @@ int64_t worker_now(void); /* CLOCK_MONOTONIC ns */
 int session_begin(struct worker *w, int fd, struct errmsg *e);
 void session_admitted(struct worker *w, const char *refusal); /* the supervisor's word on HELLO; NULL: welcome */
 void session_say_ready(struct worker *w);
+void session_send(struct worker *w, uint16_t type, const void *payload, size_t n); /* epoch 0; if it is up */
 void session_ack(struct worker *w);
 void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* closes */
 void session_close(struct worker *w);
+
+/* tell.c: says what a replica holds that did not begin empty */
+int tell_init(struct worker *w, struct errmsg *e); /* once the replica is made */
+void tell_begin(struct worker *w);                 /* READY was said */
+void tell_on(struct worker *w);                    /* the connection has room again */
+void tell_end(struct worker *w);
 
 /* failover.c */
 void failover_read_register(struct worker *w, arbiter_callback *done);

@@ -23,7 +23,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 2 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 3 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -63,6 +63,8 @@ struct vm_spec {
     const char *run_dir;          /* existing directory of this VM's sockets and pid file, e.g. /run/hikae/vms/NAME */
     struct json_object *settings; /* launch: the VM's section of the config, keys to strings; attach: likewise or what
                                      `describe` gave; replica_create: what `describe` gave on the primary */
+    const char *remains;          /* vm/remains.h, or NULL. replica_create: begins with that memory if it fits, and uses
+                                     it up in any case; clear: keeps the memory of what it ends there */
 };
 
 struct vm_info {
@@ -70,7 +72,8 @@ struct vm_info {
     int pid; /* of the process that is the VM, 0 if there is none */
     unsigned nic_count;
     struct vm_nic nics[VM_MAX_NICS];
-    char note[128]; /* for status: e.g. "QEMU 7.2.22, tcg, userfaultfd by preload" */
+    bool from_remains; /* a replica whose memory was not empty at first */
+    char note[128];    /* for status: e.g. "QEMU 7.2.22, tcg, userfaultfd by preload" */
 };
 
 enum vm_state { VM_RUNNING, VM_PAUSED, VM_SHUT_DOWN /* the guest ended by itself */, VM_GONE /* crashed or killed */ };
@@ -91,6 +94,9 @@ struct vm_ops {
     void (*detach)(struct vm *vm);
     /* Ends the VM or replica with its processes and files on this host, frees `vm`. Works on a hung VM too. */
     void (*destroy)(struct vm *vm);
+    /* The same, but the memory's content is kept as the VM's remains (vm/remains.h), in place of older ones, as soon as
+     * no process can write to it any more. A backend that can't keep it, or NULL: destroys. */
+    void (*retire)(struct vm *vm, const char *remains);
 
     /* Ends what a dead agent has left in spec->run_dir: a replica that was never given its state, or the files of a VM
      * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. */
@@ -107,7 +113,7 @@ struct vm_ops {
     /* Once before a first sync: pauses, arms dirty tracking (all that changes from here on is reported by `dirty`),
      * appends to `initial` what a replica needs besides memory and device state, resumes. */
     int (*arm)(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
-    /* Adds the ranges that may hold something other than zeroes. */
+    /* Adds the ranges that may hold something other than zeroes. Of a replica too. */
     int (*populated)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
     /* Returns when the vCPUs stand still and the VM's I/O is drained. Once per checkpoint, as the next five are. */
     int (*pause)(struct vm *vm, struct errmsg *e);
@@ -124,8 +130,9 @@ struct vm_ops {
     int (*disarm)(struct vm *vm, struct errmsg *e);
 
     /* ---- replica ---- */
-    /* Makes everything that can be made before failover: process, devices, empty memory. Paused. Validates `settings`
-     * as what it is: words from another host. */
+    /* Makes everything that can be made before failover: process, devices, memory (empty, but for spec->remains).
+     * Paused: from here on nobody but its owner writes to that memory. Validates `settings` as what it is: words from
+     * another host. */
     int (*replica_create)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
     /* At failover: gives the replica its devices' state. It stays paused, is a VM that `attach` + `resume` will run. */
     int (*load)(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);

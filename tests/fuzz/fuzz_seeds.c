@@ -1,7 +1,8 @@
 /*
- * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob: whole streams and each of their pages and
- * pieces.
+ * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions: whole streams and each of their pages
+ * and pieces.
  */
+#include "proto/regions.h"
 #include "sample.h"
 
 #include <errno.h>
@@ -84,6 +85,23 @@ static void write_contents(void)
     sample_free(s);
 }
 
+/* See fuzz_regions: two records, of its 150 pages in regions of 4. */
+static void write_regions(void)
+{
+    uint8_t octets[512] = {0}, *at = octets;
+    for (uint64_t end = 19; end <= 38; end += 19) {
+        uint8_t *length = at, *payload = at + 2;
+        regions_head_write(payload, &(struct regions_head){.seed = 1, .end = end, .region_pages = 4});
+        at = payload + REGIONS_HEAD_SIZE;
+        for (uint64_t first = end - 15; first < end; first += 7) {
+            regions_run_write(at, first, 3);
+            at += REGIONS_RUN_SIZE + 3 * PROTO_DIGEST_SIZE;
+        }
+        length[0] = (uint8_t)(at - payload);
+    }
+    write_seed("regions", 0, octets, (size_t)(at - octets));
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -99,5 +117,6 @@ int main(int argc, char **argv)
         write_stream(epochs, epochs);
     write_short_stream(3);
     write_contents();
+    write_regions();
     return 0;
 }

@@ -26,7 +26,7 @@ static struct vm *launch(const char *dir, const char *settings)
 {
     struct vm *vm = NULL;
     struct json_object *s = json(settings);
-    struct vm_spec spec = {"t", dir, s};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = s};
     MUST(ops->launch(&spec, &vm, &error));
     json_object_put(s);
     return vm;
@@ -37,7 +37,7 @@ static struct vm *make_replica(struct vm *of, const char *dir)
     struct vm *vm = NULL;
     struct json_object *described;
     MUST(ops->describe(of, &described, &error));
-    struct vm_spec spec = {"t", dir, described};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = described};
     MUST(ops->replica_create(&spec, &vm, &error));
     json_object_put(described);
     return vm;
@@ -46,7 +46,7 @@ static struct vm *make_replica(struct vm *of, const char *dir)
 static struct vm *attach(const char *dir)
 {
     struct vm *vm = NULL;
-    struct vm_spec spec = {"t", dir, NULL};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = NULL};
     MUST(ops->attach(&spec, &vm, &error));
     return vm;
 }
@@ -122,7 +122,7 @@ static void state_follows_the_process(void **arg)
     ops->destroy(vm);
     vm = launch(dir, "{}");
     struct vm *second = NULL;
-    struct vm_spec spec = {"t", dir, NULL};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = NULL};
     assert_int_equal(ops->launch(&spec, &second, &error), -1);
     assert_non_null(strstr(error.text, "already runs"));
     ops->info(vm, &info);
@@ -165,7 +165,7 @@ static void bad_settings_are_named(void **arg)
     for (size_t i = 0; i < 2; i++) {
         struct json_object *s = json(bad[i][0]);
         struct vm *vm = NULL;
-        struct vm_spec spec = {"t", "/tmp", s};
+        struct vm_spec spec = {.name = "t", .run_dir = "/tmp", .settings = s};
         assert_int_equal(ops->launch(&spec, &vm, &error), -1);
         assert_non_null(strstr(error.text, bad[i][1]));
         json_object_put(s);

@@ -54,7 +54,7 @@ static struct vm *launch(const char *dir, const char *memory)
 {
     struct vm *vm = NULL;
     struct json_object *s = launch_settings(dir, memory);
-    struct vm_spec spec = {"t", dir, s};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = s};
     MUST(ops->launch(&spec, &vm, &error));
     json_object_put(s);
     return vm;
@@ -63,7 +63,7 @@ static struct vm *launch(const char *dir, const char *memory)
 static struct vm *attach(const char *dir, struct json_object *settings)
 {
     struct vm *vm = NULL;
-    struct vm_spec spec = {"t", dir, settings};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings};
     MUST(ops->attach(&spec, &vm, &error));
     return vm;
 }
@@ -73,7 +73,7 @@ static struct vm *make_replica(struct vm *of, const char *dir)
     struct vm *vm = NULL;
     struct json_object *described;
     MUST(ops->describe(of, &described, &error));
-    struct vm_spec spec = {"t", dir, described};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = described};
     MUST(ops->replica_create(&spec, &vm, &error));
     json_object_put(described);
     return vm;
@@ -352,7 +352,7 @@ static void foreign_refusals(void **arg)
         pid_t pid = start_by_hand(dir, cases[i][0]);
         struct json_object *settings = qmp_setting(dir);
         struct vm *vm = NULL;
-        struct vm_spec spec = {"t", dir, settings};
+        struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings};
         error.text[0] = '\0';
         assert_int_equal(ops->attach(&spec, &vm, &error), -1);
         if (!strstr(error.text, cases[i][1]))
@@ -417,7 +417,7 @@ static void guest_ends_by_itself(void **arg)
              "'quiet rdinit=/bin/busybox -- poweroff -f'\"}",
              guest, guest);
     struct json_object *settings = json(text);
-    struct vm_spec spec = {"t", dir, settings};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings};
     MUST(ops->launch(&spec, &vm, &error));
     for (double until = now_ms() + BOOT_MS; ops->state(vm) == VM_RUNNING && now_ms() < until;) {
         struct pollfd p = {.fd = ops->event_fd(vm), .events = POLLIN};
@@ -472,14 +472,14 @@ static void settings_refusals(void **arg)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct json_object *settings = json(cases[i][0]);
         struct vm *vm = NULL;
-        struct vm_spec spec = {"t", dir, settings};
+        struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings};
         assert_int_equal(ops->launch(&spec, &vm, &error), -1);
         if (!strstr(error.text, cases[i][1]))
             fail_msg("case %zu: \"%s\" does not say \"%s\"", i, error.text, cases[i][1]);
         json_object_put(settings);
     }
     struct vm *vm = NULL;
-    struct vm_spec spec = {"t", dir, NULL};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = NULL};
     assert_int_equal(ops->attach(&spec, &vm, &error), -1);
     assert_non_null(strstr(error.text, "does not run here"));
     remove_folder(dir);

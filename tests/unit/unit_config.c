@@ -37,7 +37,8 @@ static void test_everything(void **state)
         load("# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
              "state_dir = /s\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
              "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
-             "restart_grace = 50ms\nfence = /bin/f off\nfence_timeout = 5s\nstaging = 1G\nrecord = /rec\npause_bound = "
+             "restart_grace = 50ms\nkeep_memory = 90s\nfence = /bin/f off\nfence_timeout = 5s\nstaging = 1G\nrecord = "
+             "/rec\npause_bound = "
              "3s\nworker_bound = 0\n"
              "[fault]\nrelease = early\ndrop_page = 500\nstall = 7\n"
              "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
@@ -60,6 +61,7 @@ static void test_everything(void **state)
     assert_string_equal(c->record, "/rec");
     assert_int_equal(c->detect_ms, 2000);
     assert_int_equal(c->restart_grace_ms, 50);
+    assert_int_equal(c->keep_memory_ms, 90000);
     assert_true(c->staging_bytes == 1u << 30);
     assert_true(c->fault_release_early);
     assert_int_equal(c->fault_drop_page, 500);

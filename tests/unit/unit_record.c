@@ -124,7 +124,7 @@ static void test_lengths(void **state)
     } table[] = {
         {RECORD_HELLO, 2, 16384}, {RECORD_CONFIG, 2, 262144}, {RECORD_PAGES, 0, 1048576}, {RECORD_DEVICE, 16, 1048576},
         {RECORD_COMMIT, 24, 24},  {RECORD_ACK, 24, 24},       {RECORD_HEARTBEAT, 16, 16}, {RECORD_BYE, 4, 259},
-        {RECORD_READY, 2, 65536}, {RECORD_NOTE, 2, 65536},    {RECORD_HANDOVER, 2, 4096},
+        {RECORD_READY, 2, 65536}, {RECORD_NOTE, 2, 65536},    {RECORD_HANDOVER, 2, 4096}, {RECORD_REGIONS, 24, 1048576},
     };
     struct proto_error e;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

@@ -226,6 +226,30 @@ static void test_secondary(void **state)
     end();
 }
 
+static void test_regions(void **state)
+{
+    (void)state;
+    static const uint8_t payload[24]; /* what is in it is for regions_check */
+    start(STREAM_FROM_SECONDARY);
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "may not come after HELLO");
+    end();
+    start(STREAM_FROM_SECONDARY);
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_READY), 0);
+    assert_int_equal(put(RECORD_REGIONS, 0, payload, sizeof payload), 0);
+    assert_int_equal(put_heartbeat(), 0);
+    assert_int_equal(put(RECORD_REGIONS, 0, payload, sizeof payload), 0);
+    assert_int_equal(put_ack(1), 0);
+    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "after the first ACK");
+    end();
+    start(STREAM_FROM_PRIMARY);
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_CONFIG), 0);
+    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "from the primary");
+    end();
+}
+
 static void test_refusal_first(void **state)
 {
     (void)state;
@@ -449,11 +473,13 @@ static void test_small_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),   cmocka_unit_test(test_handover),
-        cmocka_unit_test(test_secondary),     cmocka_unit_test(test_refusal_first), cmocka_unit_test(test_before_hello),
-        cmocka_unit_test(test_twice),         cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),
-        cmocka_unit_test(test_blobs),         cmocka_unit_test(test_fixed_sizes),   cmocka_unit_test(test_digest),
-        cmocka_unit_test(test_small_records),
+        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),
+        cmocka_unit_test(test_handover),      cmocka_unit_test(test_secondary),
+        cmocka_unit_test(test_regions),       cmocka_unit_test(test_refusal_first),
+        cmocka_unit_test(test_before_hello),  cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),
+        cmocka_unit_test(test_blobs),         cmocka_unit_test(test_fixed_sizes),
+        cmocka_unit_test(test_digest),        cmocka_unit_test(test_small_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

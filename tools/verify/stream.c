@@ -11,7 +11,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { HELLO = 1, CONFIG, PAGES, DEVICE, COMMIT, ACK, HEARTBEAT, BYE, READY, NOTE, HANDOVER = 12, TYPES };
+enum { HELLO = 1, CONFIG, PAGES, DEVICE, COMMIT, ACK, HEARTBEAT, BYE, READY, NOTE, HANDOVER = 12, REGIONS, TYPES };
 enum { FILE_HEAD = 16, HEAD = 16, OPTIONAL_FLAG = 0x8000, ANY_MAX = 1048576 };
 
 static const struct {
@@ -23,7 +23,7 @@ static const struct {
     [COMMIT] = {"COMMIT", 24, 24},       [ACK] = {"ACK", 24, 24},
     [HEARTBEAT] = {"HEARTBEAT", 16, 16}, [BYE] = {"BYE", 4, 259},
     [READY] = {"READY", 2, 65536},       [NOTE] = {"NOTE", 2, 65536},
-    [HANDOVER] = {"HANDOVER", 2, 4096},
+    [HANDOVER] = {"HANDOVER", 2, 4096},  [REGIONS] = {"REGIONS", 24, 1048576},
 };
 
 /* Where the payload of a PAGES record of the epoch lies. */
@@ -218,7 +218,7 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
     bool numbered = h->type == PAGES || h->type == DEVICE || h->type == COMMIT;
     if (w->ended)
         return complain(c, "%s after BYE", name);
-    if (h->type == ACK || h->type == READY)
+    if (h->type == ACK || h->type == READY || h->type == REGIONS)
         return complain(c, "%s from a primary", name);
     if (!w->greeted && h->type != HELLO && h->type != BYE)
         return complain(c, "%s before HELLO", name);

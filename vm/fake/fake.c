@@ -8,6 +8,7 @@
  */
 #include "vm/fake/machine.h"
 #include "vm/process.h"
+#include "vm/remains.h"
 #include "vm/vm.h"
 
 #include <dlfcn.h>
@@ -36,7 +37,7 @@ struct vm {
     _Atomic uint64_t *dirty;
     size_t dirty_bytes;
     int pidfd;
-    bool replica, ours;
+    bool replica, ours, from_remains;
 };
 
 struct fake_state { /* device state as saved */
@@ -108,7 +109,7 @@ static int map_machine(struct vm *vm, uint32_t create_pages, struct errmsg *e)
     uint32_t pages = create_pages ? create_pages : vm->machine->pages;
     if (!create_pages && (size < sizeof *vm->machine || vm->machine->magic != MACHINE_MAGIC))
         return errmsg_set(e, "%s/control is not of a fake VM", vm->run_dir);
-    vm->memory = map_file(vm, "ram", create_pages ? (size_t)pages * MACHINE_PAGE : 0, &size, e);
+    vm->memory = map_file(vm, "ram", create_pages && !vm->from_remains ? (size_t)pages * MACHINE_PAGE : 0, &size, e);
     if (!vm->memory)
         return -1;
     vm->dirty = map_file(vm, "dirty", create_pages ? (pages + 63) / 64 * 8 : 0, &vm->dirty_bytes, e);
@@ -138,16 +139,38 @@ static void op_detach(struct vm *vm)
     free(vm);
 }
 
-static void op_destroy(struct vm *vm)
+static void path_in(const struct vm *vm, const char *name, char out[PATH_MAX])
+{
+    snprintf(out, PATH_MAX, "%s/%s", vm->run_dir, name);
+}
+
+static void keep_memory(const struct vm *vm, const char *remains)
+{
+    char ram[PATH_MAX], kept[PATH_MAX];
+    struct errmsg e;
+    path_in(vm, "ram", ram);
+    if (vm->machine && snprintf(kept, sizeof kept, "%s.ram.%d", remains, vm->machine->pid) < (int)sizeof kept)
+        (void)remains_keep(remains, ram, kept, &e);
+}
+
+static void op_retire(struct vm *vm, const char *remains)
 {
     struct pollfd p = {.fd = vm->pidfd, .events = POLLIN};
+    bool ended = vm->pidfd < 0;
     if (vm->pidfd >= 0) {
         (void)syscall(SYS_pidfd_send_signal, vm->pidfd, SIGKILL, NULL, 0);
-        (void)poll(&p, 1, DEADLINE_MS);
+        ended = poll(&p, 1, DEADLINE_MS) > 0;
     }
+    if (vm->ours && ended && remains)
+        keep_memory(vm, remains);
     if (vm->ours)
         remove_files(vm);
     op_detach(vm);
+}
+
+static void op_destroy(struct vm *vm)
+{
+    op_retire(vm, NULL);
 }
 
 static struct vm *vm_new(const struct vm_spec *spec, struct errmsg *e)
@@ -276,6 +299,9 @@ static int make(const struct vm_spec *spec, bool replica, struct vm **out, struc
         return -1;
     vm->ours = true;
     vm->replica = replica;
+    char ram[PATH_MAX];
+    path_in(vm, "ram", ram);
+    vm->from_remains = replica && spec->remains && remains_take(spec->remains, ram, s.pages * MACHINE_PAGE);
     if (map_machine(vm, (uint32_t)s.pages, e) < 0) {
         op_destroy(vm);
         return -1;
@@ -349,7 +375,7 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     if (alive)
         vm->pidfd = (int)syscall(SYS_pidfd_open, vm->machine->pid, 0);
     vm->ours = true;
-    op_destroy(vm);
+    op_retire(vm, spec->remains);
     return 0;
 }
 
@@ -375,7 +401,8 @@ static int op_describe(struct vm *vm, struct json_object **out, struct errmsg *e
 static void op_info(const struct vm *vm, struct vm_info *out)
 {
     const struct machine *m = vm->machine;
-    *out = (struct vm_info){.pages = m->pages, .pid = m->pid, .nic_count = m->frames_ms ? 1 : 0};
+    *out = (struct vm_info){
+        .pages = m->pages, .pid = m->pid, .nic_count = m->frames_ms ? 1 : 0, .from_remains = vm->from_remains};
     snprintf(out->note, sizeof out->note, "fake, %u pages/s", m->rate);
     memcpy(out->nics[0].mac, m->mac, 6);
     memcpy(out->nics[0].bridge, m->bridge, sizeof m->bridge);
@@ -496,6 +523,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .event_fd = op_event_fd,
     .detach = op_detach,
     .destroy = op_destroy,
+    .retire = op_retire,
     .clear = op_clear,
     .launch = op_launch,
     .attach = op_attach,

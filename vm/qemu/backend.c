@@ -5,6 +5,7 @@
 #include "vm/qemu/qemu.h"
 
 #include "vm/qemu/settings.h"
+#include "vm/remains.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -169,8 +170,10 @@ static enum vm_state op_state(struct vm *vm)
 
 static void op_info(const struct vm *vm, struct vm_info *out)
 {
-    *out = (struct vm_info){
-        .pages = vm->shape.memory / VM_PAGE_SIZE, .pid = (int)vm->pid, .nic_count = vm->shape.nic_count};
+    *out = (struct vm_info){.pages = vm->shape.memory / VM_PAGE_SIZE,
+                            .pid = (int)vm->pid,
+                            .nic_count = vm->shape.nic_count,
+                            .from_remains = vm->from_remains};
     char accel[16] = "";
     for (size_t i = 0; i + 1 < vm->shape.args.n; i++)
         if (strcmp(vm->shape.args.at[i], "-machine") == 0)
@@ -215,38 +218,58 @@ void qemu_detach(struct vm *vm)
     free(vm);
 }
 
-static void kill_and_wait(int pidfd)
+/* Has it ended? */
+static bool kill_and_wait(int pidfd)
 {
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
     (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-    (void)poll(&ended, 1, QEMU_DEADLINE_MS);
+    return poll(&ended, 1, QEMU_DEADLINE_MS) > 0;
+}
+
+/* Lets the memory file of an ended QEMU outlive it. If that fails it goes with the other files. */
+static void keep_memory(const char *ram_path, const char *remains)
+{
+    char kept[QEMU_PATH_MAX + 8];
+    struct errmsg e;
+    if (!*ram_path)
+        return;
+    snprintf(kept, sizeof kept, "%s.kept", ram_path);
+    (void)remains_keep(remains, ram_path, kept, &e);
 }
 
 static int op_clear(const struct vm_spec *spec, struct errmsg *e)
 {
     struct facts f;
     int known = facts_read(spec->run_dir, &f, e);
-    bool alive = known == 1 && facts_alive(&f), may_run = alive && !f.replica;
+    bool alive = known == 1 && facts_alive(&f), may_run = alive && !f.replica, ended = !alive;
     if (alive && f.replica) {
         int pidfd = (int)syscall(SYS_pidfd_open, f.pid, 0);
         if (pidfd >= 0 && facts_alive(&f)) /* looked at again: the pid was not given to another process meanwhile */
-            kill_and_wait(pidfd);
+            ended = kill_and_wait(pidfd);
         if (pidfd >= 0)
             close(pidfd);
     }
+    if (known == 1 && !may_run && ended && spec->remains)
+        keep_memory(f.ram_path, spec->remains);
     if (known == 1 && !may_run)
         facts_clean(spec->run_dir, f.ram_path, f.shape.nic_count);
     template_free(&f.shape);
     return known < 0 ? -1 : may_run;
 }
 
-void qemu_destroy(struct vm *vm)
+static void op_retire(struct vm *vm, const char *remains)
 {
-    if (vm->pidfd >= 0)
-        kill_and_wait(vm->pidfd);
+    bool ended = vm->pidfd >= 0 && kill_and_wait(vm->pidfd);
+    if (vm->ours && ended && remains)
+        keep_memory(vm->ram_path, remains);
     if (vm->ours)
         facts_clean(vm->run_dir, vm->ram_path, vm->shape.nic_count);
     qemu_detach(vm);
+}
+
+void qemu_destroy(struct vm *vm)
+{
+    op_retire(vm, NULL);
 }
 
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
@@ -258,6 +281,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .event_fd = op_event_fd,
     .detach = qemu_detach,
     .destroy = qemu_destroy,
+    .retire = op_retire,
     .clear = op_clear,
     .launch = qemu_launch,
     .attach = qemu_attach,

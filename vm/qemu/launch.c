@@ -4,6 +4,7 @@
 #include "vm/qemu/qemu.h"
 
 #include "vm/qemu/settings.h"
+#include "vm/remains.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -34,19 +35,26 @@ static int preload_path(char *out, size_t size, struct errmsg *e)
     return strpbrk(out, " :") ? errmsg_set(e, "%s: its folder's name has a blank or a colon", out) : 0;
 }
 
-/* A sparse file of the VM's memory, in tmpfs because its pages are the guest's. */
-static int make_ram_file(struct vm *vm, struct errmsg *e)
+/* Room for what the file does not hold yet. */
+static int check_room(const struct vm *vm, struct errmsg *e)
 {
     struct statvfs space;
+    struct stat s;
     uint64_t bytes = vm->shape.memory;
-    if (statvfs(RAM_DIR, &space) < 0)
+    if (statvfs(RAM_DIR, &space) < 0 || fstat(vm->ram_fd, &s) < 0)
         return errmsg_set(e, RAM_DIR ": %s", strerror(errno));
     uint64_t free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
-    if (free_bytes < bytes)
+    if (free_bytes + (uint64_t)s.st_blocks * 512 < bytes)
         return errmsg_set(e,
                           RAM_DIR " has %llu MiB free, VM %s needs %llu: remove files there (ls -l " RAM_DIR "), or "
                                   "mount -o remount,size=SIZE " RAM_DIR,
                           (unsigned long long)free_bytes >> 20, vm->name, (unsigned long long)bytes >> 20);
+    return 0;
+}
+
+/* A sparse file of the VM's memory, in tmpfs because its pages are the guest's: new, or what was kept of it. */
+static int make_ram_file(struct vm *vm, const char *remains, struct errmsg *e)
+{
     snprintf(vm->ram_path, sizeof vm->ram_path, RAM_DIR "/hikae-%s-XXXXXX.ram", vm->name);
     vm->ram_fd = mkostemps(vm->ram_path, 4, O_CLOEXEC);
     if (vm->ram_fd < 0) {
@@ -54,9 +62,14 @@ static int make_ram_file(struct vm *vm, struct errmsg *e)
         vm->ram_path[0] = '\0';
         return status;
     }
-    if (ftruncate(vm->ram_fd, (off_t)bytes) < 0)
+    if (remains && remains_take(remains, vm->ram_path, vm->shape.memory)) { /* in place of the empty file */
+        close(vm->ram_fd);
+        vm->ram_fd = open(vm->ram_path, O_RDWR | O_CLOEXEC);
+        vm->from_remains = true;
+    } else if (ftruncate(vm->ram_fd, (off_t)vm->shape.memory) < 0) {
         return errmsg_set(e, "%s: %s", vm->ram_path, strerror(errno));
-    return 0;
+    }
+    return vm->ram_fd < 0 ? errmsg_set(e, "%s: %s", vm->ram_path, strerror(errno)) : check_room(vm, e);
 }
 
 static int start_process(struct vm *vm, const char *program, bool replica, struct errmsg *e)
@@ -179,7 +192,7 @@ static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
     if (s.qmp)
         return errmsg_set(e, "VM %s has qmp set: it is started by whoever owns that QEMU, not by Hikae", vm->name);
     if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || shape_from_settings(vm, &s, e) < 0 ||
-        make_ram_file(vm, e) < 0)
+        make_ram_file(vm, NULL, e) < 0)
         return -1;
     vm->ours = true;
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
@@ -218,7 +231,7 @@ static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg 
     if (template_from_json(&vm->shape, spec->settings, FROM_PEER, bridge, e) < 0)
         return -1;
     /* After a failover the replica must be trackable itself. */
-    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || make_ram_file(vm, e) < 0)
+    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || make_ram_file(vm, spec->remains, e) < 0)
         return -1;
     vm->ours = vm->replica = true;
     if (start_process(vm, vm->shape.program, true, e) < 0)

@@ -33,6 +33,7 @@ struct vm {
     bool replica;  /* made by replica_create in this process: memory is writable */
     bool loaded;   /* a replica that has been given its state */
     bool injected; /* userfaultfd by ptrace, not preload */
+    bool from_remains;
 
     pid_t pid;
     unsigned long long start_time;

@@ -180,6 +180,13 @@ void xen_destroy(struct vm *vm)
     xen_detach(vm);
 }
 
+/* A domain's memory goes with it: nothing is kept. */
+static void op_retire(struct vm *vm, const char *remains)
+{
+    (void)remains;
+    xen_destroy(vm);
+}
+
 static int op_clear(const struct vm_spec *spec, struct errmsg *e)
 {
     struct facts f;
@@ -211,6 +218,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .event_fd = op_event_fd,
     .detach = xen_detach,
     .destroy = xen_destroy,
+    .retire = op_retire,
     .clear = op_clear,
     .launch = xen_launch,
     .attach = xen_attach,
