@@ -306,6 +306,7 @@ static struct worker *add_worker(struct roster *r, const char *vm, pid_t pid)
     r->workers = w;
     w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     ev_io_init(&w->exit, on_exit_of, w->pidfd, EV_READ);
+    ev_set_priority(&w->exit, EV_MINPRI); /* what it said before it ended comes first */
     w->exit.data = w;
     if (w->pidfd >= 0)
         ev_io_start(r->loop, &w->exit);

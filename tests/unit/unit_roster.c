@@ -46,6 +46,8 @@ static void worker_does(struct control_conn *c, struct json_object *request, voi
     snprintf(text, sizeof text, "{\"reply\":%d,\"ok\":true,\"pid\":%d}", (int)json_get_u64(request, "id", 0),
              (int)getpid());
     worker_say(c, text);
+    if (!strcmp(command, "last"))
+        _exit(0);
 }
 
 static void worker_alone(struct control_conn *c, void *arg)
@@ -239,6 +241,28 @@ static void test_ends(void **state)
     end(&g);
 }
 
+/* The supervisor was slow: its worker's reply and its end are there at the same time. */
+static void test_last_words(void **state)
+{
+    (void)state;
+    enum { TRIES = 20 };
+    struct rig g;
+    begin(&g);
+    for (unsigned i = 1; i <= TRIES; i++) {
+        spawn(&g, "web");
+        ask(&g, "web", "last");
+        for (int turns = 0; g.replies < i && turns < 400; turns++) {
+            usleep(20000);
+            ev_run(g.loop, EVRUN_NOWAIT);
+        }
+        assert_int_equal(g.replies, i);
+        assert_string_equal(g.error, "");
+        assert_true(g.ok);
+        run_until(&g, &g.ended, i);
+    }
+    end(&g);
+}
+
 static void test_no_program(void **state)
 {
     (void)state;
@@ -362,9 +386,9 @@ int main(int argc, char **argv)
     if (argc == 3)
         return worker_main(argv[1], argv[2]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),     cmocka_unit_test(test_ends),  cmocka_unit_test(test_no_program),
-        cmocka_unit_test(test_leave),       cmocka_unit_test(test_newer), cmocka_unit_test(test_statuses),
-        cmocka_unit_test(test_client_gone),
+        cmocka_unit_test(test_forward),    cmocka_unit_test(test_ends),        cmocka_unit_test(test_last_words),
+        cmocka_unit_test(test_no_program), cmocka_unit_test(test_leave),       cmocka_unit_test(test_newer),
+        cmocka_unit_test(test_statuses),   cmocka_unit_test(test_client_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
