@@ -35,7 +35,7 @@ struct vm {
     struct machine *machine;
     uint8_t *memory;
     _Atomic uint64_t *dirty;
-    size_t dirty_bytes;
+    size_t memory_bytes, dirty_bytes; /* mapped */
     int pidfd;
     bool replica, ours, from_remains;
 };
@@ -109,7 +109,8 @@ static int map_machine(struct vm *vm, uint32_t create_pages, struct errmsg *e)
     uint32_t pages = create_pages ? create_pages : vm->machine->pages;
     if (!create_pages && (size < sizeof *vm->machine || vm->machine->magic != MACHINE_MAGIC))
         return errmsg_set(e, "%s/control is not of a fake VM", vm->run_dir);
-    vm->memory = map_file(vm, "ram", create_pages && !vm->from_remains ? (size_t)pages * MACHINE_PAGE : 0, &size, e);
+    vm->memory =
+        map_file(vm, "ram", create_pages && !vm->from_remains ? (size_t)pages * MACHINE_PAGE : 0, &vm->memory_bytes, e);
     if (!vm->memory)
         return -1;
     vm->dirty = map_file(vm, "dirty", create_pages ? (pages + 63) / 64 * 8 : 0, &vm->dirty_bytes, e);
@@ -129,7 +130,7 @@ static void remove_files(const struct vm *vm)
 static void op_detach(struct vm *vm)
 {
     if (vm->memory)
-        munmap(vm->memory, (size_t)vm->machine->pages * MACHINE_PAGE);
+        munmap(vm->memory, vm->memory_bytes);
     if (vm->dirty)
         munmap((void *)vm->dirty, vm->dirty_bytes);
     if (vm->machine)
