@@ -185,11 +185,27 @@ static void on_record(struct worker *w, const struct record *r)
     }
 }
 
+/* The peer was silent for too long. Making the replica may take its host a while; from READY on silence means
+ * something. */
+static bool was_silent(struct worker *w)
+{
+    int64_t silent_ms = (clock_now() - w->session.heard_at) / 1000000;
+    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : 10000 + w->config->detect_ms;
+    if (silent_ms <= bound)
+        return false;
+    worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
+    return true;
+}
+
 static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
 {
     struct worker *w = arg;
     struct proto_error e;
     struct record r;
+    /* If it was us who stood still, an ack may wait here from before the peer took the VM over. By now that VM has gone
+     * on, and the output of this one is nobody's: the arbiter is asked first (promise 3). */
+    if (was_silent(w))
+        return;
     w->session.heard_at = clock_now();
     int got = framer_feed(w->session.framer, data, n, &e);
     while (!got && (got = framer_next(w->session.framer, &r, &e)) > 0) {
@@ -251,13 +267,8 @@ static void on_heartbeat(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
     struct worker *w = t->data;
-    int64_t silent_ms = (clock_now() - w->session.heard_at) / 1000000;
-    /* making the replica may take its host a while; from READY on silence means something */
-    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : 10000 + w->config->detect_ms;
-    if (silent_ms > bound) {
-        worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
+    if (was_silent(w))
         return;
-    }
     int64_t held_ms = unacknowledged_ms(w);
     if (held_ms > ACK_MS + w->config->detect_ms) {
         worker_event(w, EVENT_LINK_DOWN, "%s has not acknowledged an epoch for %" PRId64 " ms", w->peer, held_ms);

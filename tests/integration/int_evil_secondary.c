@@ -40,6 +40,7 @@ struct fixture {
     uint64_t honest;                  /* epochs up to this are acknowledged as they should be */
     int bye_at;                       /* enum bye_at; -1: not */
     uint8_t first[PROTO_DIGEST_SIZE]; /* digest of epoch 1 */
+    uint8_t next[PROTO_DIGEST_SIZE];  /* of the first that is not acknowledged */
     double beat_at;
     bool mute;
 };
@@ -65,6 +66,8 @@ static void on_record(struct evil *e, const struct record *r)
 {
     if (r->type == RECORD_COMMIT && r->epoch == 1)
         memcpy(f.first, r->payload, sizeof f.first);
+    if (r->type == RECORD_COMMIT && r->epoch == f.honest + 1)
+        memcpy(f.next, r->payload, sizeof f.next);
     if (says_bye(e, r))
         return;
     if (r->type == RECORD_HELLO)
@@ -245,6 +248,35 @@ static void heartbeats_without_acks(void **state)
     tear_down();
 }
 
+/* The worker stands still for longer than the detection time, and an ack comes meanwhile: whoever said it may have
+ * taken the VM over since. */
+static void an_ack_that_waited_too_long(void **state)
+{
+    (void)state;
+    if (!agents_have_sandbox())
+        skip();
+    set_up(HONEST_EPOCHS, -1);
+    SERVE_UNTIL(f.e->committed > HONEST_EPOCHS);
+    move_arbiter(true);
+    serve(100);
+    frames_stand_still(100);
+    uint64_t before = observer_read(f.o).frames;
+    pid_t worker = host_worker(f.a, PRIMARY);
+    assert_int_equal(kill(worker, SIGSTOP), 0);
+    evil_ack(f.e, f.honest + 1, f.next);
+    f.mute = true;
+    serve(1500);
+    assert_int_equal(kill(worker, SIGCONT), 0);
+    SERVE_UNTIL(host_state_is(f.a, PRIMARY, "ISOLATED"));
+    frames_stand_still(QUIET_MS);
+    assert_int_equal(observer_read(f.o).frames, before);
+    f.honest = 0;
+    f.bye_at = AT_HELLO;
+    move_arbiter(false);
+    frames_flow();
+    tear_down();
+}
+
 /* ---- the first epoch is on its way ---- */
 
 enum victim { WORKER, SUPERVISOR, BOTH, VM };
@@ -315,6 +347,7 @@ int main(void)
         CASE(bye_is_said, bye_at, AT_FIRST_COMMIT),
         cmocka_unit_test_teardown(silence_after_ready, agents_teardown),
         cmocka_unit_test_teardown(heartbeats_without_acks, agents_teardown),
+        cmocka_unit_test_teardown(an_ack_that_waited_too_long, agents_teardown),
         CASE(dies_when_sealed, victim, WORKER),
         CASE(dies_when_sealed, victim, SUPERVISOR),
         CASE(dies_when_sealed, victim, BOTH),
