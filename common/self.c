@@ -3,6 +3,8 @@
 #include <json-c/json.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void self_path(char *out, size_t size, const char *otherwise)
@@ -12,6 +14,19 @@ void self_path(char *out, size_t size, const char *otherwise)
         out[n] = 0;
     else
         snprintf(out, size, "%s", otherwise);
+}
+
+bool self_is_outdated(void)
+{
+    static const char gone[] = " (deleted)"; /* how the kernel marks it */
+    char path[512];
+    struct stat running, installed;
+    self_path(path, sizeof path, "");
+    size_t n = strlen(path), k = sizeof gone - 1;
+    if (n > k && !strcmp(path + n - k, gone))
+        path[n - k] = 0;
+    return !stat("/proc/self/exe", &running) && !stat(path, &installed) &&
+           (running.st_ino != installed.st_ino || running.st_dev != installed.st_dev);
 }
 
 void self_add_memory(struct json_object *j)

@@ -201,6 +201,14 @@ void ownership_claim_later(struct worker *w)
     ev_timer_start(w->loop, &w->ownership.retry);
 }
 
+struct arbiter_request *ownership_read(struct worker *w, arbiter_callback *done)
+{
+    struct errmsg e;
+    if (!w->ownership.arbiter)
+        w->ownership.arbiter = arbiter_open_config(w->loop, w->config, &e);
+    return w->ownership.arbiter ? arbiter_read(w->ownership.arbiter, w->name, ANSWER_MS, done, w) : NULL;
+}
+
 void ownership_wait(struct worker *w, unsigned ms)
 {
     w->ownership.not_before = clock_now() + ms * INT64_C(1000000);

@@ -107,6 +107,7 @@ static struct json_object *status(const struct worker *w)
     json_object_object_add(j, "pause_ms_p50", real((double)hist_percentile(w->metrics.pause, 50) / 1e6));
     json_object_object_add(j, "pause_ms_p99", real((double)hist_percentile(w->metrics.pause, 99) / 1e6));
     self_add_memory(j);
+    json_object_object_add(j, "outdated", json_object_new_boolean(self_is_outdated()));
     add_warnings(j, w);
     char id[48];
     snprintf(id, sizeof id, "%s:%d:%p", w->config->name, (int)getpid(), (const void *)w);

@@ -111,6 +111,10 @@ static void on_ended(const char *vm, int pid, int code, struct json_object *last
     (void)last;
     if (code == 0 || code == 2)
         return;
+    if (code == WORKER_REPLACE_ME) {
+        start_again(s, vm);
+        return;
+    }
     if (!runs_here(s, vm)) {
         clean_up_after(s, vm, pid);
         return;
@@ -223,8 +227,8 @@ static int ensure_worker(struct supervisor *s, struct control_conn *c, const cha
 
 static void on_message(struct control_conn *c, struct json_object *m, void *arg)
 {
-    static const char *const known[] = {"start", "protect",    "unprotect", "set",
-                                        "stop",  "switchover", "migrate",   "abort"};
+    static const char *const known[] = {"start",      "protect", "unprotect", "set",    "stop",
+                                        "switchover", "migrate", "abort",     "upgrade"};
     struct supervisor *s = arg;
     if (roster_message(s->roster, c, m))
         return;

@@ -7,6 +7,9 @@
 
 #include "common/config.h"
 
+/* A worker's exit code: start me again, all is well. */
+enum { WORKER_REPLACE_ME = 3 };
+
 int supervisor_main(struct config *config, const char *program);
 
 #endif

@@ -292,7 +292,7 @@ static void destroy_vm(struct worker *w)
 
 /* ---- the end ---- */
 
-static void answer_start(struct worker *w, const char *error)
+void worker_answer(struct worker *w, const char *error)
 {
     if (!w->reply_to)
         return;
@@ -325,7 +325,7 @@ static void give_up(struct worker *w, const char *what)
 {
     log_error("%s", what);
     snprintf(w->reason, sizeof w->reason, "%s", what);
-    answer_start(w, what);
+    worker_answer(w, what);
     bool ran_before = w->record_runs || w->begin == BEGIN_ADOPT;
     if (w->begin == BEGIN_ADOPT && w->record_runs)
         worker_save_record(w, "running"); /* so that it is tried again */
@@ -389,8 +389,8 @@ static void open_gate(struct worker *w)
         relay_let_go(w->relays[i]);
     resume_vm(w);
     worker_save_record(w, "running");
-    answer_start(w, NULL);
-    if (*w->peer)
+    worker_answer(w, NULL);
+    if (*w->peer && !w->upgrading)
         worker_event(w, EVENT_WANT, "%s", w->reason);
 }
 
@@ -404,7 +404,7 @@ static void end_vm(struct worker *w)
 {
     destroy_vm(w);
     w->run_dir[0] = 0;
-    answer_start(w, w->reason);
+    worker_answer(w, w->reason);
     worker_save_record(w, move_is_done(w) ? "moved" : w->state == PROTECTION_LOST ? "lost" : "stopped");
     finish(w, 0);
 }
@@ -469,6 +469,7 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
     }
     if (w->state != before)
         report_now(w);
+    upgrade_proceed(w);
 }
 
 /* ---- requests ---- */
@@ -564,7 +565,7 @@ static void on_request(struct control_conn *c, struct json_object *request, void
     (void)c;
     if (w->state == PROTECTION_LOST || w->state == PROTECTION_ENDED) {
         w->reply_to = id;
-        answer_start(w, w->reason); /* this process is on its way out */
+        worker_answer(w, w->reason); /* this process is on its way out */
         return;
     }
     if (!strcmp(command, "start")) {
@@ -572,9 +573,11 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         if (w->state == PROTECTION_DISPUTED)
             w->force = json_get_bool(request, "force", false);
         if (w->state != PROTECTION_CLAIMING && w->state != PROTECTION_STOPPING)
-            answer_start(w, NULL);
+            worker_answer(w, NULL);
         return;
     }
+    if (!strcmp(command, "upgrade") && !(error = upgrade_begin(w, id)))
+        return; /* it is answered when it is known whether it can be done */
     if (!strcmp(command, "protect"))
         error = protect(w, request);
     else if (!strcmp(command, "unprotect"))
@@ -591,7 +594,7 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         set(w, request);
     w->reply_to = id;
     report_now(w); /* first: who asks for the status after the answer sees what he ordered */
-    answer_start(w, error);
+    worker_answer(w, error);
 }
 
 /* ---- the supervisor ---- */
@@ -803,6 +806,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     ev_run(w.loop, 0);
 
     session_close(&w);
+    upgrade_end(&w);
     ownership_end(&w);
     checkpoint_end(&w);
     close_relays(&w);

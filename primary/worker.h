@@ -156,7 +156,9 @@ struct worker {
     ev_timer supervisor_retry, report, exit, resume_retry, note, network_lost;
     int reply_to; /* id of a start request that is not answered yet; 0: none */
     int exit_code;
-    struct json_object *timeline; /* of the failover that brought the VM here */
+    struct arbiter_request *upgrade_question; /* does the arbiter answer? NULL: not asked */
+    bool upgrading;                           /* makes way for a successor as soon as the VM is ours alone */
+    struct json_object *timeline;             /* of the failover that brought the VM here */
 };
 
 /* worker.c */
@@ -167,6 +169,8 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
 int worker_save_record(struct worker *w, const char *role);
 /* Protection by that peer is wanted from now on; "": by nobody. */
 void worker_want_peer(struct worker *w, const char *peer);
+/* Answers the request `reply_to`, if it is not answered yet. error: NULL if it was done. */
+void worker_answer(struct worker *w, const char *error);
 /* The connection to the secondary failed: perhaps it is another one's turn. */
 void worker_peer_failed(struct worker *w);
 /* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
@@ -176,6 +180,8 @@ bool worker_check_vm(struct worker *w);
 void ownership_init(struct worker *w);
 void ownership_claim(struct worker *w);
 void ownership_claim_later(struct worker *w);
+/* Only asks, beside any claim; to be cancelled before ownership_end. NULL: there is no arbiter. */
+struct arbiter_request *ownership_read(struct worker *w, arbiter_callback *done);
 /* For so long it is only asked whose the VM is. Before the first answer has come. */
 void ownership_wait(struct worker *w, unsigned ms);
 void ownership_end(struct worker *w);
@@ -213,6 +219,12 @@ void move_follow(struct worker *w, enum protection_event event); /* after the pr
 bool move_is_done(const struct worker *w);
 void move_report(const struct worker *w, struct json_object *status);
 void move_init(struct worker *w);
+/* upgrade.c */
+/* This process is to be replaced by one of the installed program. Ends the protection first, so that no failover comes
+ * of it; the successor begins it again. NULL, or why not. */
+const char *upgrade_begin(struct worker *w, int reply_to);
+void upgrade_proceed(struct worker *w); /* the state has changed */
+void upgrade_end(struct worker *w);
 
 /* report.c */
 void report_init(struct worker *w);

@@ -32,6 +32,7 @@ static struct json_object *status(const struct worker *w)
     if (w->info.from_remains && w->teller)
         json_object_object_add(j, "told_pages", json_object_new_uint64(teller_pages(w->teller)));
     self_add_memory(j);
+    json_object_object_add(j, "outdated", json_object_new_boolean(self_is_outdated()));
     if (w->timeline)
         json_object_object_add(j, "timeline", json_object_get(w->timeline));
     return j;

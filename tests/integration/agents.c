@@ -262,6 +262,16 @@ __attribute__((constructor)) static void find_own_program(void)
         own_program[0] = 0;
 }
 
+void agents_program_dir(char *out, size_t size)
+{
+    snprintf(out, size, "%.*s", (int)(strrchr(own_program, '/') - own_program), own_program);
+}
+
+void agents_set_program_dir(const char *dir)
+{
+    snprintf(own_program, sizeof own_program, "%s/x", dir);
+}
+
 static pid_t spawn(const struct host *h, enum agent agent)
 {
     char program[512], config[128], log[128];

@@ -53,6 +53,10 @@ void agents_free(struct agents *t);
 int agents_teardown(void **state);
 void agents_write_config(struct agents *t, const struct agents_options *o);
 
+/* Where the agents' programs are: beside the test's, unless set. */
+void agents_program_dir(char *out, size_t size);
+void agents_set_program_dir(const char *dir);
+
 void host_start(struct host *h, enum agent agent); /* waits until it answers */
 void host_start_both(struct host *h);
 /* Runs the agent until it exits by itself; returns its exit code. */

@@ -48,6 +48,9 @@ static void test_vm(void **state)
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"AT_RISK\",\"term\":3}",
           "web   AT_RISK, not protected, output is open without the arbiter's word: the VM may run twice, term 3");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"NEW_STATE\",\"reason\":\"r\"}", "web   NEW_STATE: r");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"CLAIMING\",\"outdated\":true}",
+          "web   CLAIMING, asks the arbiter before it may run  [its agent is older than the installed program: `hikae "
+          "upgrade`]");
     check(status_line_vm, "{}", "?     UNKNOWN");
     check(status_line_vm, "{\"vm\":7,\"state\":[],\"term\":\"x\",\"warnings\":{}}", "?     UNKNOWN");
 }

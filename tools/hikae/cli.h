@@ -57,5 +57,6 @@ int cmd_switchover(struct cli *c);
 int cmd_migrate(struct cli *c);
 int cmd_abort(struct cli *c);
 int cmd_status(struct cli *c);
+int cmd_upgrade(struct cli *c);
 
 #endif

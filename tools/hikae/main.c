@@ -59,6 +59,11 @@ static const struct command commands[] = {
     {"abort", cmd_abort, 1, 1, "", "abort VM",
      "Ends a switchover or migration that is under way; the VM goes on here."},
     {"stop", cmd_stop, 1, 1, "", "stop VM", "Ends the VM and its protection; the replica does not take over."},
+    {"upgrade", cmd_upgrade, 0, 1, "", "upgrade [VM]",
+     "After the programs were replaced (a new package): lets each VM's agent process make way for one of the "
+     "installed\n"
+     "program. The VM runs on, its network pauses for a moment, and it is protected anew. Without VM: all that need "
+     "it."},
     {0},
 };
 

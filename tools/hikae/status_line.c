@@ -70,6 +70,8 @@ static void add_warnings(struct text *t, struct json_object *j)
         if (json_object_is_type(one, json_type_string))
             add(t, "  [%s]", json_object_get_string(one));
     }
+    if (json_get_bool(j, "outdated", false))
+        add(t, "  [its agent is older than the installed program: `hikae upgrade`]");
 }
 
 static void add_progress(struct text *t, struct json_object *j)
