@@ -151,13 +151,14 @@ void move_follow(struct worker *w, enum protection_event event)
     if (m->kind == MOVE_NONE)
         return;
     bool never_began = m->kind == MOVE_MIGRATE && event == EVENT_LINK_DOWN && w->state == PROTECTION_CONNECTING;
+    bool let_go = m->kind == MOVE_MIGRATE && event == EVENT_UNWANT && w->state == PROTECTION_OPEN;
     bool came_back = m->epoch && (w->state == PROTECTION_OPEN || w->state == PROTECTION_CONNECTING);
     bool not_protected = m->kind == MOVE_SWITCHOVER && !m->epoch && w->state != PROTECTION_PROTECTED;
     if (w->state == PROTECTION_LOST && m->sent) {
         m->result = "done";
         m->kind = MOVE_NONE;
         snprintf(w->reason, sizeof w->reason, "handed over to %s", m->to);
-    } else if (never_began || came_back || not_protected || w->state == PROTECTION_ENDED ||
+    } else if (never_began || let_go || came_back || not_protected || w->state == PROTECTION_ENDED ||
                w->state == PROTECTION_LOST) {
         char why[sizeof m->error];
         snprintf(why, sizeof why, "%s", w->reason);

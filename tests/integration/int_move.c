@@ -173,6 +173,26 @@ static void is_aborted(void **state)
     agents_free(t);
 }
 
+/* What comes after it is no migration any more: a VM that is then protected stays where it is. */
+static void unprotect_ends_a_migration(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.vm = "pages = 256\n"});
+    start_unprotected(t);
+    kill(t->b.supervisors[SECONDARY], SIGSTOP);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"migrate\",\"vm\":\"web\",\"to\":\"b\"}");
+    host_wait_state(&t->a, PRIMARY, "CONNECTING");
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"unprotect\",\"vm\":\"web\"}");
+    kill(t->b.supervisors[SECONDARY], SIGCONT);
+    host_wait_state(&t->a, PRIMARY, "UNPROTECTED");
+    assert_true(result_is(&t->a, "failed"));
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+    host_wait_state(&t->a, PRIMARY, "PROTECTED");
+    host_wait_running(&t->a);
+    assert_int_equal(agents_running(t), 1);
+    agents_free(t);
+}
+
 /* The secondary stands still when it is to take over: the VM goes on here, unhurt. */
 static void replica_that_stands_still(void **state)
 {
@@ -186,6 +206,7 @@ static void replica_that_stands_still(void **state)
     host_order(&t->a, PRIMARY, "{\"cmd\":\"switchover\",\"vm\":\"web\"}");
     WAIT_FOR(result_is(&t->a, "failed"));
     host_wait_running(&t->a);
+    host_wait_state(&t->a, PRIMARY, "CONNECTING"); /* granted: before, a replica that wakes up may be faster */
     kill(worker, SIGCONT);
     host_wait_state(&t->a, PRIMARY, "PROTECTED");
     assert_int_equal(agents_running(t), 1);
@@ -250,6 +271,7 @@ int main(void)
         ONE(protected_vm_is_not_migrated),
         ONE(refused_migration_hurts_nobody),
         ONE(is_aborted),
+        ONE(unprotect_ends_a_migration),
         ONE(replica_that_stands_still),
         ONE(arbiter_that_is_away),
         ONE(worker_dies_while_it_hands_over),
