@@ -10,14 +10,14 @@
  *
  * Output is modelled by positions. The VM is at `pos` after its pos-th checkpoint; what it sends now belongs to
  * position pos + 1. `seen` is the highest position that the outside world knows: a VM that starts at a lower one has
- * gone back in time.
+ * gone back in time. A VM that stands still, for a planned move, sends nothing and takes no checkpoint.
  *
  * POLICY_OPEN is no mutation but an option of the VM's admin, `isolated = open`: it gives up promise 3, and the model shows
  * how. AT_RISK_IS_FINE then leaves out what is given up and checks the rest: once all is well again the arbiter's word
  * counts, and there is one VM.
  *
- * Bounds: HOSTS A and B, CONNECTIONS made, FAULTS (crashes, deaths), POSITIONS. Loss of the link and silence of the arbiter
- * are not bounded.
+ * Bounds: HOSTS A and B, CONNECTIONS made, FAULTS (crashes, deaths), POSITIONS, planned MOVES. Loss of the link and silence of
+ * the arbiter are not bounded.
  */
 #include "tables.pml"
 
@@ -29,6 +29,9 @@
 #endif
 #ifndef POSITIONS
 #define POSITIONS 3
+#endif
+#ifndef MOVES
+#define MOVES 0
 #endif
 
 #define A 1
@@ -59,6 +62,9 @@ bit p_try;                 /* CONNECT is due */
 bit slot;                  /* of the current connection */
 byte made;                 /* connections so far */
 byte base, captured, sent, acked; /* of this stream: epoch e ends at position base + e; `sent` counts half epochs */
+byte moves;                /* planned moves that came to their last epoch */
+bit a_still;               /* and left the VM standing */
+bit a_holds_last;          /* its output is held */
 
 /* Host B: processes with a replica */
 byte s[2] = S_DROPPED;
@@ -87,6 +93,7 @@ bit ended;                 /* the VM ended as it may: shut down, or died while n
 #define ACK 8
 #define BYE 9
 #define TAKEN_OVER 10
+#define HANDOVER 11
 chan down[2] = [ROOM] of { byte, byte };
 chan up[2] = [ROOM] of { byte, byte };
 
@@ -105,6 +112,7 @@ inline comes_out(position)
 {
     assert(position <= committed);           /* released(e) implies committed(e) */
     assert(!b_runs || position <= b_start);  /* late, but nothing that B's VM does not know */
+    if :: position == pos && p == P_HANDING -> assert(a_holds_last); a_holds_last = 0 :: else -> skip fi; /* once */
     if :: !b_runs && position > seen -> seen = position :: else -> skip fi
 }
 
@@ -116,7 +124,7 @@ inline let_go()
     assert(!b_owns);
 #endif
     assert(p == P_AT_RISK || (reg_owner == A && reg_term == p_term && !b_owns)); /* solely ours */
-    a_open = 1;
+    a_open = 1; a_holds_last = 0; a_still = 0; /* a VM that is ours runs */
     if :: pos + 1 > seen -> seen = pos + 1 :: else -> skip fi
 }
 
@@ -148,6 +156,7 @@ inline do_a()
     if :: act & PA_CLAIM_LATER -> p_again = 1 :: else -> skip fi;
     if :: act & (PA_CONNECT | PA_CONNECT_LATER) -> p_try = 1 :: else -> skip fi;
     if :: act & PA_SYNC -> base = pos; captured = 0; sent = 0; acked = 0 :: else -> skip fi;
+    if :: act & PA_RESUME -> resume_a() :: else -> skip fi;
     if :: act & PA_BYE_UNPROTECT -> bye(UNPROTECT) :: else -> skip fi;
     if :: act & PA_BYE_STOPPED -> bye(STOPPED) :: else -> skip fi;
     if :: act & PA_BYE_CRASHED -> bye(CRASHED) :: else -> skip fi;
@@ -157,9 +166,21 @@ inline do_a()
     if :: act & PA_DESTROY -> destroy_a() :: else -> skip fi
 }
 
+inline resume_a()
+{
+#ifdef RESUME_AND_OPEN
+    let_go();
+#endif
+#ifdef LEFT_STANDING
+    skip
+#else
+    a_still = 0
+#endif
+}
+
 inline destroy_a()
 {
-    a_open = 0; a_vm = 0; a_agent = 0;
+    a_open = 0; a_vm = 0; a_agent = 0; a_still = 0; a_holds_last = 0;
     hang_up_a();
     leave_claim_a()
 }
@@ -183,6 +204,8 @@ inline feed_primary()
     if :: other == PE_NO_ANSWER && p == P_ISOLATED -> let_go() :: else -> skip fi;
 #endif
     assert(!a_open || p == P_OPEN || p == P_CONNECTING || p == P_SYNCING || p == P_AT_RISK);
+    assert(!a_still || p == P_HANDING || b_owns || ended); /* it stands still only for another one, or to end */
+    assert(!a_still || !a_open);
     act = 0; other = 0
 }
 
@@ -307,6 +330,7 @@ inline carry_out_b(i)
 }
 
 #define CYCLING (p == P_SEALED || p == P_PROTECTED)
+#define GUARDED (CYCLING || p == P_HANDING)
 #define ALIVE(i) (s[i] != S_DROPPED && s[i] != S_OVER)
 #define CURRENT(i) (a_agent && p_up && slot == i)
 #define FAULT (healed == 0 && faults < FAULTS)
@@ -335,7 +359,7 @@ inline a_hears()
     up[slot]?kind, at;
     if
     :: kind == READY -> primary_event(PE_READY)
-    :: kind == ACK && (p == P_SEALED || p == P_PROTECTED) ->
+    :: kind == ACK && GUARDED ->
         if
         :: at == base + acked + 1 && sent >= 2 * (acked + 1) ->
             acked = acked + 1;
@@ -343,14 +367,15 @@ inline a_hears()
             if :: p == P_SEALED -> primary_event(PE_ACKED) :: else -> skip fi
         :: else -> primary_event(PE_LINK_DOWN)
         fi
-    :: kind == TAKEN_OVER && (p == P_SEALED || p == P_PROTECTED) -> primary_event(PE_TAKEN_OVER)
-    :: kind == BYE || (kind == TAKEN_OVER && p != P_SEALED && p != P_PROTECTED) -> primary_event(PE_LINK_DOWN)
+    :: kind == TAKEN_OVER && GUARDED -> primary_event(PE_TAKEN_OVER)
+    :: kind == BYE || (kind == TAKEN_OVER && !GUARDED) -> primary_event(PE_LINK_DOWN)
     :: else -> skip
     fi
 }
 
 inline a_checkpoint()
 {
+    assert(!a_still);
     a_open = 0;
     captured = captured + 1; pos = pos + 1;
 #ifdef RELEASE_BEFORE_ACK
@@ -359,11 +384,21 @@ inline a_checkpoint()
     if :: captured == 1 -> primary_event(PE_CHECKPOINTED) :: else -> skip fi
 }
 
-inline a_sends() /* half an epoch: first its content, then its COMMIT */
+/* A switchover's, with nothing in flight, or a migration's, with its output free until now: see primary/move.c. */
+inline a_last_checkpoint()
+{
+    a_checkpoint();
+    if :: p_event != NONE -> feed_primary() :: else -> skip fi;
+    printf("A: last epoch\n"); moves = moves + 1; a_still = 1; a_holds_last = 1;
+    primary_event(PE_HAND_OVER)
+}
+
+inline a_sends() /* half an epoch: first its content, then its COMMIT; after the last one HANDOVER */
 {
     if
-    :: sent % 2 == 0 -> down[slot]!DATA, base + sent / 2 + 1
-    :: else -> down[slot]!COMMIT, base + sent / 2 + 1
+    :: sent == 2 * captured -> down[slot]!HANDOVER, base + captured
+    :: sent < 2 * captured && sent % 2 == 0 -> down[slot]!DATA, base + sent / 2 + 1
+    :: sent % 2 == 1 -> down[slot]!COMMIT, base + sent / 2 + 1
     fi;
     sent = sent + 1
 }
@@ -433,6 +468,9 @@ inline b_hears(i)
 #endif
     :: kind == UNPROTECT || kind == STOPPED -> standby_event(i, SE_RELEASED)
     :: kind == CRASHED -> standby_event(i, SE_CRASHED)
+    :: kind == HANDOVER ->
+        assert(s[i] != S_READY || s_has[i] == at); /* a planned move loses nothing */
+        standby_event(i, SE_HANDED)
     fi
 }
 
@@ -450,14 +488,14 @@ inline b_arbiter(i)
 /* A VM that is gone: may it be? Not if a replica could and should take over. */
 inline vm_dies()
 {
-    printf("A: VM dies\n"); a_vm = 0;
-    if :: CYCLING -> skip :: else -> ended = 1 fi;
+    printf("A: VM dies\n"); a_vm = 0; a_still = 0;
+    if :: GUARDED -> skip :: else -> ended = 1 fi;
     if :: CAN_TAKE_OVER(0) || CAN_TAKE_OVER(1) || b_owns -> skip :: else -> ended = 1 fi
 }
 
 #define PROTECTED_WELL \
     ((p == P_SEALED || p == P_PROTECTED) && p_up && s_up[slot] && acked == captured && s[slot] == S_READY)
-#define GOES_ON (a_agent && a_vm && (a_open || PROTECTED_WELL))
+#define GOES_ON (a_agent && a_vm && !a_still && (a_open || PROTECTED_WELL))
 
 /* Nothing more can happen: has the VM an owner that runs it? */
 #define SETTLED (ended || b_runs || GOES_ON || (healed == 2 && !a_vm))
@@ -496,7 +534,11 @@ inline a_step()
     :: a_agent && p_up && len(up[slot]) > 0 -> a_hears()
     :: a_agent && a_vm && p == P_SYNCING && pos < POSITIONS -> a_checkpoint()
     :: a_agent && a_vm && CYCLING && captured - acked < IN_FLIGHT && pos < POSITIONS -> a_checkpoint()
-    :: a_agent && CYCLING && p_up && sent < 2 * captured && len(down[slot]) < ROOM -> a_sends()
+#if MOVES
+    :: a_agent && a_vm && (p == P_SYNCING || (CYCLING && captured == acked)) && moves < MOVES && pos < POSITIONS && !healed ->
+        a_last_checkpoint()
+#endif
+    :: a_agent && GUARDED && p_up && sent < 2 * captured + (p == P_HANDING) && len(down[slot]) < ROOM -> a_sends()
     /* reset, silence: at any time, and for sure when the other end is not there */
     :: a_agent && p_up && (!healed || !s_up[slot]) -> primary_event(PE_LINK_DOWN)
     :: a_agent && !a_vm && !p_look && p != P_STOPPING -> primary_event(PE_VM_GONE)
@@ -528,16 +570,17 @@ inline fault()
 {
     if
     :: FAULT && a_agent && RECORDED -> /* the agent dies; its relay's tap with it */
-        faults++; printf("A: agent dies\n"); a_agent = 0;  a_open = 0; hang_up_a(); leave_claim_a()
-    :: a_host && !a_agent && RECORDED -> /* and comes back */
-        printf("A: agent is back\n"); a_agent = 1; p_knows = 0; p_term = 0; p = P_CLAIMING; claim_a();
+        faults++; printf("A: agent dies\n"); a_agent = 0; a_open = 0; a_holds_last = 0; hang_up_a(); leave_claim_a()
+    :: a_host && !a_agent && RECORDED -> /* and comes back; it resumes what it finds */
+        printf("A: agent is back\n"); a_agent = 1; a_still = 0; p_knows = 0; p_term = 0; p = P_CLAIMING; claim_a();
         p_look = !a_vm
     :: FAULT && a_host && a_vm -> faults++; vm_dies()
     :: FAULT && a_agent && a_vm && RECORDED -> faults++; ended = 1; primary_event(PE_VM_SHUT_DOWN)
-    :: FAULT && a_agent && p_want_protection && (p == P_CONNECTING || p == P_SYNCING || CYCLING) -> /* by the admin */
+    :: FAULT && a_agent && p_want_protection && (p == P_CONNECTING || p == P_SYNCING || GUARDED) -> /* by the admin */
         faults++; p_want_protection = 0; primary_event(PE_UNWANT)
     :: FAULT && a_host -> /* power */
-        faults++; a_host = 0; printf("A: power\n"); vm_dies(); a_agent = 0; a_open = 0; hang_up_a(); leave_claim_a()
+        faults++; a_host = 0; printf("A: power\n"); vm_dies(); a_agent = 0; a_open = 0; a_holds_last = 0; hang_up_a();
+        leave_claim_a()
     :: ONE(B_CRASH); faults++; printf("B%d: dies in state %d\n", i, s[i]);
         if :: s[i] == S_CLAIMING || !a_vm -> ended = 1 :: else -> skip fi; /* two faults at a time are one too many */
         forget_b(i)
