@@ -32,6 +32,8 @@ static void guest_sends(int host)
     struct host *h = &sim.hosts[host];
     struct process *p = primary_of(host);
     uint8_t frame[16];
+    if (h->still)
+        return;
     if (p && (p->stalled_until > sim.now || netbuf_full(p->held)))
         return; /* its socket is not read: the guest waits */
     h->content.frames++;
@@ -40,6 +42,26 @@ static void guest_sends(int host)
         observe(frame, sizeof frame, NULL);
     else if (p && p->gate == GATE_HOLD && netbuf_hold(p->held, frame, sizeof frame))
         abort();
+}
+
+/* At any time, in calm and in chaos; but a calm ends with everything in its place. */
+static void admin_protects_and_moves(struct process *p)
+{
+    bool ends_soon = !sim.chaos && phase.ends_at - sim.now < MOVE_LIMIT + 2 * SECOND;
+    if (p->stalled_until > sim.now || ends_soon)
+        return;
+    if (p->state == PROTECTION_OPEN && !p->wants && one_in(300)) {
+        if (one_in(2)) {
+            move_migrate(p);
+            return;
+        }
+        p->wants = true;
+        primary_event(p, EVENT_WANT);
+    } else if (p->state == PROTECTION_PROTECTED && one_in(1500)) {
+        move_switchover(p);
+    } else if (one_in(50)) {
+        move_abort(p);
+    }
 }
 
 static void look_after(int host)
@@ -53,13 +75,14 @@ static void look_after(int host)
     p = primary_of(host);
     if (h->up && h->record_running && !p && h->restart_at <= sim.now) {
         say("host %d: primary worker is back", host);
-        primary_start(host, false, 0);
+        primary_start(host);
     }
     p = primary_of(host);
-    if (p && p->state == PROTECTION_OPEN && !p->wants && p->stalled_until <= sim.now && one_in(300)) {
-        p->wants = true;
-        primary_event(p, EVENT_WANT);
-    }
+    if (!p)
+        return;
+    if (p->stalled_until <= sim.now)
+        check_move(p);
+    admin_protects_and_moves(p);
 }
 
 static void on_tick(struct process *none, const struct event *e)
@@ -143,7 +166,7 @@ static void power(int host)
     for (int i = 0; i < PROCESSES; i++)
         if (sim.processes[i].alive && sim.processes[i].host == host)
             process_vanish(&sim.processes[i]);
-    h->up = h->vm = false;
+    h->up = h->vm = h->still = false;
 }
 
 static void reset(struct process *p)
@@ -203,7 +226,7 @@ static void vm_dies(int host)
     if (!sim.hosts[host].vm)
         return;
     kills("the VM's process dies", host);
-    sim.hosts[host].vm = false;
+    sim.hosts[host].vm = sim.hosts[host].still = false;
 }
 
 static void fail_something(void)
@@ -279,7 +302,7 @@ static void begin_life(void)
     h->content = (struct content){.branch = branch_new(NULL)};
     observer_reset(h->content.branch);
     say("the admin starts the VM on host %d", host);
-    primary_start(host, true, sim.registered.term);
+    primary_adopt(host, sim.registered.term, false);
 }
 
 static void check_calm(void)
@@ -289,7 +312,7 @@ static void check_calm(void)
         struct process *p = primary_of(i);
         bool protected = p && p->state == PROTECTION_PROTECTED && sim.now - p->acked_at < SECOND;
         lives |= sim.hosts[i].vm;
-        goes_on |= sim.hosts[i].vm && p && (p->gate == GATE_OPEN || protected);
+        goes_on |= sim.hosts[i].vm && !sim.hosts[i].still && p && (p->gate == GATE_OPEN || protected);
         bool opens = sim.open && p && p->state == PROTECTION_ISOLATED;
         waits |= sim.hosts[i].vm && i == phase.without_arbiter && !opens; /* it may need the arbiter, and has none */
     }
@@ -371,7 +394,7 @@ int main(int argc, char **argv)
         {"seconds", required_argument, NULL, 't'}, {"open", no_argument, NULL, 'o'},
         {"trace", no_argument, NULL, 'v'},         {0}};
     uint64_t seed = 1, steps = 1000000, total = 0, first;
-    unsigned failovers = 0, lost = 0, protections = 0, calms = 0, risks = 0;
+    unsigned failovers = 0, lost = 0, protections = 0, calms = 0, risks = 0, moves = 0, failed = 0;
     double limit = 0, begin = seconds();
     bool trace = false, open = false;
     int c;
@@ -406,12 +429,15 @@ int main(int argc, char **argv)
         protections += sim.protections;
         calms += sim.calms;
         risks += sim.risks;
+        moves += sim.moves;
+        failed += sim.moves_failed;
     } while (seconds() - begin < limit);
     double took = seconds() - begin;
     printf(
         "seeds %llu to %llu: %llu steps in %.1f s (%.2f million/s), %u calms, %u times protected, %u failovers, %u VMs "
-        "lost to more than one fault, opened at risk %u times; nothing violated\n",
+        "lost to more than one fault, %u planned moves, %u more that failed, opened at risk %u times; nothing "
+        "violated\n",
         (unsigned long long)first, (unsigned long long)seed - 1, (unsigned long long)total, took,
-        (double)total / took / 1e6, calms, protections, failovers, lost, risks);
+        (double)total / took / 1e6, calms, protections, failovers, lost, moves, failed, risks);
     return 0;
 }

@@ -13,6 +13,7 @@ struct branch {
     uint32_t parent;
     uint64_t start;     /* frames inherited */
     uint64_t committed; /* most frames that a committed epoch of it has */
+    uint64_t out;       /* number of the last frame of it that came out */
 };
 
 static struct branch branches[BRANCHES]; /* 0: none */
@@ -61,13 +62,16 @@ void observe(const uint8_t *frame, size_t n, void *arg)
     uint64_t branch, number;
     memcpy(&branch, frame, 8);
     memcpy(&number, frame + 8, 8);
+    if (number <= branches[branch].out)
+        violated("frame %llu of VM %llu came out twice", (unsigned long long)number, (unsigned long long)branch);
+    branches[branch].out = number;
     if (sim.at_risk) { /* given up; from the next calm on it counts again, from what was seen last */
         seen_branch = (uint32_t)branch;
         seen = number;
         return;
     }
     if (branch_of(seen_branch, number) == branch && (branch != seen_branch || number <= seen))
-        return; /* late or double, but known */
+        return; /* late, but known */
     if (branch_of((uint32_t)branch, seen) != branch_of(seen_branch, seen) || number <= seen)
         violated("history: frame %llu of VM %llu came out after frame %llu of VM %u", (unsigned long long)number,
                  (unsigned long long)branch, (unsigned long long)seen, seen_branch);
@@ -97,4 +101,32 @@ void check_gates(void)
                 sim.processes[i].state != PROTECTION_AT_RISK;
     if (open > 1)
         violated("two VMs with an open gate");
+}
+
+/* Promise 4: a VM that stands still does so while it is handed over, for the limit at most, or since another one has
+ * it, or since it is to end. */
+void check_move(const struct process *p)
+{
+    const struct move *m = &p->move;
+    if (m->kind != MOVE_NONE && p->state == PROTECTION_OPEN && !p->wants)
+        violated("host %d: a move is under way that nobody waits for", p->host);
+    if (!sim.hosts[p->host].still)
+        return;
+    if (p->state == PROTECTION_HANDING && sim.now > m->paused_at + MOVE_LIMIT + 2 * SECOND)
+        violated("host %d: the VM stands still for longer than the limit", p->host);
+    if (p->state != PROTECTION_HANDING && p->state != PROTECTION_STOPPING && sim.registered.owner == p->host)
+        violated("host %d: the VM stands still in state %s, and nobody else has it", p->host,
+                 protection_state_name(p->state));
+}
+
+/* A planned move loses nothing: what starts here is what was left standing there. */
+void check_handed(const struct process *p)
+{
+    const struct host *from = &sim.hosts[1 - p->host];
+    if (!p->handed || !from->vm || !from->still)
+        return;
+    if (p->loaded.branch != from->content.branch || p->loaded.frames != from->content.frames)
+        violated("host %d: was handed frame %llu of VM %u, starts from %llu of VM %u", p->host,
+                 (unsigned long long)from->content.frames, from->content.branch, (unsigned long long)p->loaded.frames,
+                 p->loaded.branch);
 }

@@ -5,7 +5,7 @@
  *   act_primary          primary/worker.c: act
  *   claim, primary_answer  primary/ownership.c
  *   primary_message      primary/session.c: on_record, on_bye, on_closed
- *   checkpoint, acked    primary/checkpoint.c, primary/capture.c: barrier
+ *   on_checkpoint, acked primary/checkpoint.c, primary/capture.c: barrier
  *   act_standby          secondary/worker.c: act
  *   standby_message      secondary/session.c: on_record, on_bye, on_closed; secondary/supervisor.c: admit
  *   standby_answer       secondary/session.c: on_register_read; secondary/failover.c: on_claimed
@@ -24,6 +24,11 @@ static void on_grace_over(struct process *p, const struct event *e);
 static bool is_cycling(const struct process *p)
 {
     return p->state == PROTECTION_SEALED || p->state == PROTECTION_PROTECTED;
+}
+
+static bool waits_for_acks(const struct process *p)
+{
+    return is_cycling(p) || p->state == PROTECTION_HANDING;
 }
 
 static void claim(struct process *p)
@@ -57,6 +62,7 @@ static void bye(struct process *p, enum bye why)
 static void open_gate(struct process *p)
 {
     let_go(p);
+    sim.hosts[p->host].still = false;
     sim.hosts[p->host].record_running = true;
     if (p->wants)
         primary_event(p, EVENT_WANT);
@@ -67,7 +73,7 @@ static void end_vm(struct process *p)
     struct host *h = &sim.hosts[p->host];
     p->gate = GATE_SEALED;
     netbuf_drop_all(p->held);
-    h->vm = false;
+    h->vm = h->still = false;
     h->record_running = false;
     process_end(p);
 }
@@ -92,6 +98,8 @@ static void act_primary(struct process *p, unsigned actions)
     }
     if (actions & ACTION_STOP_SYNC)
         stop_sync(p);
+    if (actions & ACTION_RESUME)
+        sim.hosts[p->host].still = false;
     if (actions & ACTION_BYE_UNPROTECT)
         bye(p, GOODBYE_UNPROTECT);
     if (actions & ACTION_BYE_STOPPED)
@@ -113,14 +121,20 @@ static void act_primary(struct process *p, unsigned actions)
 void primary_event(struct process *p, enum protection_event event)
 {
     enum protection_state before = p->state;
-    unsigned actions = protection_step(&p->state, event);
+    unsigned generation = p->generation, actions = protection_step(&p->state, event);
     if (before != p->state) {
         say("host %d primary: %s (%d) -> %s (%d): %s", p->host, protection_state_name(before), before,
             protection_state_name(p->state), p->state, protection_event_name(event));
         sim.protections += p->state == PROTECTION_PROTECTED;
     }
+    if (p->state == PROTECTION_LOST)
+        move_follow(p, event);
     act_primary(p, actions);
-    if (p->alive && p->gate == GATE_OPEN && protection_gate_is_closed(p->state))
+    if (!p->alive || p->generation != generation)
+        return;
+    move_follow(p, event);
+    check_move(p);
+    if (p->gate == GATE_OPEN && protection_gate_is_closed(p->state))
         violated("host %d's gate is open in state %s", p->host, protection_state_name(p->state));
 }
 
@@ -169,7 +183,7 @@ static void on_primary_heartbeat(struct process *p, const struct event *e)
     timer_set(p, TIMER_HEARTBEAT, HEARTBEAT, on_primary_heartbeat);
     if (sim.now - p->heard_at > (p->ready ? DETECT : 20 * DETECT + DETECT))
         primary_event(p, EVENT_LINK_DOWN);
-    else if (is_cycling(p) && p->flight.n && sim.now - p->flight.at[0].paused_at > ACK_LIMIT)
+    else if (waits_for_acks(p) && p->flight.n && sim.now - p->flight.at[0].paused_at > ACK_LIMIT)
         primary_event(p, EVENT_LINK_DOWN);
     else
         send_to_peer(p, MESSAGE_HEARTBEAT, 0, NULL, NULL);
@@ -183,9 +197,7 @@ static void on_connect(struct process *p, const struct event *e)
     timer_stop(p, TIMER_HEARTBEAT);
     hang_up(p, true);
     int other = 1 - p->host;
-    /* A host that still holds the VM's former self, whose agent is just coming back, is no secondary yet. */
-    if (!sim.hosts[other].up || sim.hosts[other].vm || primary_of(other) || sim.cut_until[0] > sim.now ||
-        sim.cut_until[1] > sim.now) {
+    if (!sim.hosts[other].up || sim.cut_until[0] > sim.now || sim.cut_until[1] > sim.now) {
         primary_event(p, EVENT_LINK_DOWN);
         return;
     }
@@ -219,21 +231,30 @@ static void on_encoded(struct process *p, const struct event *e)
     flight_sent(&p->flight, epoch, digest);
     send_to_peer(p, MESSAGE_PAGES, epoch, c, digest);
     send_to_peer(p, MESSAGE_COMMIT, epoch, c, digest);
+    move_sent(p, epoch);
     if (p->encoded < p->flight.last)
         timer_set(p, TIMER_ENCODED, (int64_t)chance(5 * MS), on_encoded);
 }
 
-static void arm_checkpoint(struct process *p)
+static bool can_capture(const struct process *p)
 {
-    if (is_cycling(p) && flight_has_room(&p->flight))
-        timer_set(p, TIMER_CHECKPOINT, INTERVAL, on_checkpoint);
+    return is_cycling(p) && flight_has_room(&p->flight) && !move_holds_checkpoints(p);
+}
+
+void checkpoint_arm(struct process *p)
+{
+    if (can_capture(p))
+        timer_set(p, TIMER_CHECKPOINT, p->move.kind != MOVE_NONE ? 1 : INTERVAL, on_checkpoint);
+    else
+        timer_stop(p, TIMER_CHECKPOINT); /* an ack arms it */
 }
 
 static void on_checkpoint(struct process *p, const struct event *e)
 {
     (void)e;
     struct host *h = &sim.hosts[p->host];
-    if (!h->vm || !flight_has_room(&p->flight) || !(is_cycling(p) || p->state == PROTECTION_SYNCING))
+    bool last = move_is_last(p);
+    if (!h->vm || !(can_capture(p) || p->state == PROTECTION_SYNCING))
         return;
     p->gate = GATE_HOLD;
     uint64_t epoch = p->flight.last + 1;
@@ -247,7 +268,8 @@ static void on_checkpoint(struct process *p, const struct event *e)
         p->acked_at = sim.now;
         primary_event(p, EVENT_CHECKPOINTED);
     }
-    arm_checkpoint(p);
+    move_captured(p, epoch, last);
+    checkpoint_arm(p);
 }
 
 static void emit_acked(const uint8_t *frame, size_t n, void *arg)
@@ -265,7 +287,7 @@ static void acked(struct process *p, const struct event *e)
 {
     struct flight_epoch done;
     struct proto_error why;
-    if (!is_cycling(p))
+    if (!waits_for_acks(p))
         return;
     if (flight_ack(&p->flight, e->number, e->digest, &done, &why)) {
         primary_event(p, EVENT_LINK_DOWN);
@@ -275,8 +297,7 @@ static void acked(struct process *p, const struct event *e)
     netbuf_release(p->held, e->number, emit_acked, NULL);
     if (p->state == PROTECTION_SEALED)
         primary_event(p, EVENT_ACKED);
-    if (!p->timer_serial[TIMER_CHECKPOINT] || flight_has_room(&p->flight))
-        arm_checkpoint(p);
+    checkpoint_arm(p);
 }
 
 void primary_message(struct process *p, const struct event *e)
@@ -294,7 +315,7 @@ void primary_message(struct process *p, const struct event *e)
         acked(p, e);
         break;
     case MESSAGE_BYE:
-        primary_event(p, e->number == GOODBYE_TAKEN_OVER && is_cycling(p) ? EVENT_TAKEN_OVER : EVENT_LINK_DOWN);
+        primary_event(p, e->number == GOODBYE_TAKEN_OVER && waits_for_acks(p) ? EVENT_TAKEN_OVER : EVENT_LINK_DOWN);
         break;
     case MESSAGE_CLOSED:
         primary_event(p, EVENT_LINK_DOWN);
@@ -312,20 +333,28 @@ struct process *primary_of(int host)
     return NULL;
 }
 
-void primary_start(int host, bool adopt, uint64_t term)
+static struct process *new_primary(int host, enum protection_state state, bool wants)
 {
     struct process *p = process_new(KIND_PRIMARY, host);
     p->held = netbuf_new(1 << 20);
     p->gate = GATE_HOLD;
-    p->state = PROTECTION_CLAIMING;
-    if (adopt) {
-        p->term = term;
-        p->register_read = true;
-        p->state = PROTECTION_OPEN;
-        open_gate(p);
-        return;
-    }
-    p->wants = true;
+    p->state = state;
+    p->wants = wants;
+    return p;
+}
+
+void primary_adopt(int host, uint64_t term, bool protect)
+{
+    struct process *p = new_primary(host, PROTECTION_OPEN, protect);
+    p->term = term;
+    p->register_read = true;
+    open_gate(p);
+}
+
+void primary_start(int host)
+{
+    struct process *p = new_primary(host, PROTECTION_CLAIMING, true);
+    sim.hosts[host].still = false;
     p->only_look = !sim.hosts[host].vm; /* a claim would fence the replica, which may take over */
     claim(p);
 }
@@ -383,9 +412,10 @@ static void become_primary(struct process *p)
     int host = p->host;
     uint64_t term = p->term;
     struct content from = p->loaded;
-    bool damaged = p->damaged; /* since it was loaded */
+    bool damaged = p->damaged /* since it was loaded */, protect = !p->migrated;
     if (h->vm)
         violated("host %d starts a second VM", host);
+    check_handed(p);
     process_end(p);
     h->vm = !damaged;
     h->record_running = true;
@@ -393,7 +423,7 @@ static void become_primary(struct process *p)
     sim.failovers++;
     say("host %d starts the VM from frame %llu, term %llu", host, (unsigned long long)from.frames,
         (unsigned long long)term);
-    primary_start(host, true, term);
+    primary_adopt(host, term, protect);
 }
 
 static void act_standby(struct process *p, unsigned actions)
@@ -481,7 +511,8 @@ static void ask_admission(struct process *p)
 void standby_answer(struct process *p, const struct event *e)
 {
     if (p->claim.is_read) {
-        if (e->answer == ANSWER_NONE || e->want.term != p->term || e->want.owner == p->host) {
+        bool former_self = sim.hosts[p->host].record_running; /* its agent is about to find out that it must end */
+        if (e->answer == ANSWER_NONE || e->want.term != p->term || e->want.owner == p->host || former_self) {
             turn_away(p);
             return;
         }
@@ -525,6 +556,11 @@ void standby_message(struct process *p, const struct event *e)
         break;
     case MESSAGE_COMMIT:
         commit(p, e);
+        break;
+    case MESSAGE_HANDOVER:
+        p->migrated = !e->number;
+        p->handed = p->standby == STANDBY_READY;
+        standby_event(p, STANDBY_EVENT_HANDED);
         break;
     case MESSAGE_BYE:
         standby_event(p, e->number == GOODBYE_CRASHED   ? STANDBY_EVENT_CRASHED

@@ -3,6 +3,7 @@
  * real code: primary/protection, primary/flight, secondary/standby, netbuf. Its parts are
  *   engine.c    time, events, network, arbiter
  *   shells.c    what an action of the tables does: the mirror of primary/worker.c:act and secondary/worker.c:act
+ *   moves.c     planned moves: the mirror of primary/move.c
  *   observer.c  what the outside has seen, and what must never be
  *   main.c      faults, phases, the check after each calm
  * Times are in microseconds.
@@ -22,7 +23,7 @@ enum { HOSTS = 2, PROCESSES = 32, CONNECTIONS = 64, BRANCHES = 1 << 16 };
 enum { MS = 1000, SECOND = 1000000 };
 enum { DETECT = 500 * MS, GRACE = 60 * MS, HEARTBEAT = DETECT / 5, RESTART = 20 * MS, RETRY = 200 * MS };
 enum { ANSWER_TIMEOUT = 1000 * MS, ACK_LIMIT = 10 * SECOND, RECONNECT = 500 * MS, INTERVAL = 20 * MS };
-enum { OPEN_AFTER = 3 * SECOND };
+enum { OPEN_AFTER = 3 * SECOND, MOVE_LIMIT = 5 * SECOND };
 
 enum kind { KIND_PRIMARY = 1, KIND_SECONDARY };
 enum timer {
@@ -32,6 +33,7 @@ enum timer {
     TIMER_CHECKPOINT,
     TIMER_ENCODED,
     TIMER_GRACE,
+    TIMER_MOVE,
     TIMERS
 };
 enum message {
@@ -42,6 +44,7 @@ enum message {
     MESSAGE_PAGES,
     MESSAGE_COMMIT,
     MESSAGE_ACK,
+    MESSAGE_HANDOVER,
     MESSAGE_HEARTBEAT,
     MESSAGE_BYE,
     MESSAGE_CLOSED, /* by the kernel: no process sends it */
@@ -49,6 +52,7 @@ enum message {
 enum bye { GOODBYE_UNPROTECT, GOODBYE_STOPPED, GOODBYE_CRASHED, GOODBYE_TROUBLE, GOODBYE_TAKEN_OVER };
 enum answer { ANSWER_GRANTED, ANSWER_REFUSED, ANSWER_NONE };
 enum gate { GATE_HOLD, GATE_OPEN, GATE_SEALED };
+enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
 
 /* What a checkpoint holds of the VM: where its history is. */
 struct content {
@@ -66,6 +70,13 @@ struct claim {
     bool under_way, is_read;
     unsigned serial;
     struct registered want;
+};
+
+struct move {
+    enum move_kind kind;
+    bool warm, sent;
+    uint64_t epoch; /* the last one; 0: not captured yet */
+    int64_t paused_at;
 };
 
 struct process {
@@ -89,10 +100,12 @@ struct process {
     struct content captured[FLIGHT_MAX + 1]; /* by epoch, modulo */
     uint64_t encoded;                        /* epochs that were handed to the link */
     int64_t acked_at;
+    struct move move;
 
     /* secondary */
     enum standby_state standby;
     bool registered, admitted, greeted, has_replica, damaged;
+    bool handed, migrated; /* the VM was given to us; its old host is not wanted as its secondary */
     uint64_t epoch;
     struct content committed, staged, loaded;
     bool is_staged, is_loaded;
@@ -100,7 +113,8 @@ struct process {
 };
 
 struct host {
-    bool up, vm, vm_shut_down, record_running;
+    bool up, vm, record_running;
+    bool still;             /* the VM: it was not resumed after its last checkpoint */
     struct content content; /* of the VM that runs here */
     int64_t arbiter_away_until, restart_at;
 };
@@ -151,7 +165,7 @@ struct sim {
     bool open;    /* the VM's policy is `isolated = open` */
     bool at_risk; /* output was opened by it: until the next calm the VM may run twice */
     bool trace;
-    unsigned failovers, lost, protections, calms, risks;
+    unsigned failovers, lost, protections, calms, risks, moves, moves_failed;
 };
 
 extern struct sim sim;
@@ -177,8 +191,10 @@ void hang_up(struct process *p, bool flush); /* flush: what was sent is delivere
 void ask_arbiter(struct process *p, bool read, uint64_t term, bool stopped);
 
 /* shells.c */
-void primary_start(int host, bool adopt, uint64_t term);
+void primary_start(int host);                              /* over the VM that its record says runs there */
+void primary_adopt(int host, uint64_t term, bool protect); /* the VM is ours by that term */
 void primary_event(struct process *p, enum protection_event event);
+void checkpoint_arm(struct process *p);
 void primary_message(struct process *p, const struct event *e);
 void primary_answer(struct process *p, const struct event *e);
 void standby_event(struct process *p, enum standby_event event);
@@ -187,6 +203,16 @@ void standby_answer(struct process *p, const struct event *e);
 void standby_begin(struct process *p);
 struct process *primary_of(int host);
 struct process *replica_of(const struct process *primary); /* that its connection leads to; NULL: none */
+
+/* moves.c */
+void move_switchover(struct process *p);
+void move_migrate(struct process *p);
+void move_abort(struct process *p);
+bool move_holds_checkpoints(const struct process *p);
+bool move_is_last(const struct process *p);
+void move_captured(struct process *p, uint64_t epoch, bool last);
+void move_sent(struct process *p, uint64_t epoch);
+void move_follow(struct process *p, enum protection_event event);
 
 /* observer.c */
 void observer_reset(uint32_t branch);
@@ -197,5 +223,7 @@ void frame_write(uint8_t frame[16], const struct content *c);
 void note_committed(const struct content *c);
 void check_release(const struct content *c);
 void check_gates(void);
+void check_move(const struct process *p);
+void check_handed(const struct process *p);
 
 #endif
