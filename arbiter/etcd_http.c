@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { REPLY_MAX = 64 << 10, CONNECTIONS_MAX = 16 };
+enum { REPLY_MAX = 1 << 20, CONNECTIONS_MAX = 16 };
 
 struct watch { /* of one of curl's sockets */
     ev_io io;

@@ -29,7 +29,7 @@ typedef void http_done(const struct http_reply *reply, void *arg);
 /* Keeps copies of the names. NULL with `e`. */
 struct http *http_open(struct ev_loop *loop, const struct http_tls *tls, struct errmsg *e);
 void http_close(struct http *h); /* cancels what is under way */
-/* NULL: out of memory. `body` is copied. A reply of more than 64 KiB is an error. */
+/* NULL: out of memory. `body` is copied. A reply of more than 1 MiB is an error. */
 struct http_post *http_post(struct http *h, const char *url, const char *body, unsigned timeout_ms, http_done *done,
                             void *arg);
 void http_cancel(struct http_post *p);

@@ -5,6 +5,7 @@
  */
 #include "arbiter/etcd_json.h"
 #include "arbiter/register.h"
+#include "common/config.h"
 #include "common/jsonget.h"
 
 #include <ctype.h>
@@ -16,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VALUE_MAX = 4096 };
+enum { VALUE_MAX = 128 << 10 };
 
 /* ---- endpoints ---- */
 
@@ -270,6 +271,79 @@ int etcd_txn_reply(const char *key, long status, const char *body, size_t n, boo
         r = errmsg_set(why, "etcd's answer to a transaction has no result");
     else if (!*put)
         r = found_in(key, json_get(first, "response_range"), found, why);
+    json_object_put(j);
+    return r;
+}
+
+/* ---- the fleet ---- */
+
+#define HOSTS "/hikae/hosts/"
+
+static struct json_object *decimal(uint64_t n)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
+    return json_object_new_string(text);
+}
+
+char *etcd_lease_body(unsigned seconds)
+{
+    return text_of(object_of("TTL", decimal(seconds)));
+}
+
+char *etcd_host_body(const char *name, const char *text, uint64_t lease)
+{
+    char key[ETCD_KEY_BYTES];
+    snprintf(key, sizeof(key), HOSTS "%s", name);
+    struct json_object *j = object_of("key", base64(key));
+    json_object_object_add(j, "value", base64(text));
+    json_object_object_add(j, "lease", decimal(lease));
+    return text_of(j);
+}
+
+char *etcd_hosts_body(void)
+{
+    struct json_object *j = object_of("key", base64(HOSTS));
+    json_object_object_add(j, "range_end", base64("/hikae/hosts0")); /* '0' is the character after '/' */
+    return text_of(j);
+}
+
+int etcd_lease_reply(long status, const char *body, size_t n, uint64_t *lease, struct errmsg *why)
+{
+    struct json_object *j = reply(status, body, n, why);
+    if (!j)
+        return -1;
+    int r = 0;
+    if (number(j, "ID", lease) || !*lease)
+        r = errmsg_set(why, "etcd's answer to the request for a lease has none");
+    json_object_put(j);
+    return r;
+}
+
+int etcd_put_reply(long status, const char *body, size_t n, struct errmsg *why)
+{
+    struct json_object *j = reply(status, body, n, why);
+    int r = j ? 0 : -1;
+    json_object_put(j);
+    return r;
+}
+
+int etcd_hosts_reply(long status, const char *body, size_t n,
+                     void (*host)(const char *name, const char *text, size_t n, void *arg), void *arg,
+                     struct errmsg *why)
+{
+    struct json_object *j = reply(status, body, n, why), *kvs = json_get_array(j, "kvs");
+    for (size_t i = 0; kvs && i < json_object_array_length(kvs); i++) {
+        struct json_object *kv = json_object_array_get_idx(kvs, i);
+        size_t length, ignored;
+        char *key = from_base64(json_get_text(kv, "key", ""), &ignored);
+        char *text = from_base64(json_get_text(kv, "value", ""), &length);
+        if (key && text && !strncmp(key, HOSTS, strlen(HOSTS)) && config_name_is_valid(key + strlen(HOSTS)))
+            host(key + strlen(HOSTS), text, length, arg);
+        free(key);
+        free(text);
+    }
+    int r = j ? 0 : -1;
     json_object_put(j);
     return r;
 }

@@ -38,4 +38,15 @@ int etcd_range_reply(const char *key, long status, const char *body, size_t n, s
 int etcd_txn_reply(const char *key, long status, const char *body, size_t n, bool *put, struct etcd_found *found,
                    struct errmsg *why);
 
+/* ---- the fleet ---- the key /hikae/hosts/NAME. Bodies for /v3/lease/grant, /v3/kv/put and /v3/kv/range. */
+char *etcd_lease_body(unsigned seconds);
+char *etcd_host_body(const char *name, const char *text, uint64_t lease);
+char *etcd_hosts_body(void);
+int etcd_lease_reply(long status, const char *body, size_t n, uint64_t *lease, struct errmsg *why);
+int etcd_put_reply(long status, const char *body, size_t n, struct errmsg *why);
+/* Calls `host` for each that has a valid name; `text` has a NUL behind it. */
+int etcd_hosts_reply(long status, const char *body, size_t n,
+                     void (*host)(const char *name, const char *text, size_t n, void *arg), void *arg,
+                     struct errmsg *why);
+
 #endif

@@ -160,15 +160,9 @@ static void ask(struct worker *w)
     if (w->ownership.request)
         return; /* its answer will do */
     w->ownership.asked_at = clock_now();
-    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config) && !w->force) {
-        if (w->taken_over)
-            worker_event(w, EVENT_REFUSED, "%s runs the VM by its admin's order", w->peer);
-        else
-            worker_event(
-                w, EVENT_NO_ANSWER,
-                "it was being handed over to %s, and without an arbiter nobody says whether it arrived: output "
-                "is held; if it does not run there, `hikae start %s --force`, else `hikae stop %s`",
-                w->peer, w->name, w->name);
+    if (w->state == PROTECTION_DISPUTED && !config_has_arbiter(w->config)) {
+        /* planned moves need an arbiter: it can but be the secondary's word that it took over */
+        worker_event(w, EVENT_REFUSED, "%s runs the VM by its admin's order", w->peer);
         return;
     }
     if (open_arbiter(w))

@@ -131,8 +131,7 @@ static void on_bye(struct worker *w, const struct record *r)
     }
     log_warn("%s ends the connection: %s: %s", w->peer, bye_name(reason), text);
     bool guarded = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING;
-    w->taken_over = reason == BYE_TAKEN_OVER;
-    if (w->taken_over && guarded)
+    if (reason == BYE_TAKEN_OVER && guarded)
         worker_event(w, EVENT_TAKEN_OVER, "%s has taken the VM over: %s", w->peer, text);
     else
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, text);

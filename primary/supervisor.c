@@ -1,11 +1,15 @@
 #include "primary/supervisor.h"
+#include "common/config_parse.h"
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "common/roster.h"
 #include "common/state.h"
+#include "primary/choice.h"
+#include "primary/hosts.h"
 #include "primary/watchdog.h"
 #include "vm/remains.h"
+#include "vm/vm.h"
 
 #include <ev.h>
 #include <json-c/json.h>
@@ -36,6 +40,7 @@ struct supervisor {
     struct restart *restarts;
     struct watchdog *watchdog;
     ev_timer settle, expire;
+    struct hosts *hosts;
     ev_signal terminate, interrupt;
 };
 
@@ -177,6 +182,71 @@ static void add_record(struct supervisor *s, struct json_object *all, const char
     vm_record_clear(&r);
 }
 
+/* All VMs of this host, as `status` says them. Owned by the caller. */
+static struct json_object *statuses(void *arg)
+{
+    struct supervisor *s = arg;
+    struct errmsg e;
+    struct json_object *all = json_object_new_array();
+    roster_statuses(s->roster, all, false);
+    char **names = vm_record_list(s->config->state_dir, &e);
+    for (char **n = names; n && *n; n++)
+        add_record(s, all, *n);
+    vm_record_names_free(names);
+    return all;
+}
+
+static void fleet(struct supervisor *s, struct control_conn *c)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "ok", json_object_new_boolean(1));
+    json_object_object_add(j, "host", json_object_new_string(s->config->name));
+    json_object_object_add(j, "trouble", json_object_new_string(hosts_trouble(s->hosts)));
+    json_object_object_add(j, "hosts", hosts_list(s->hosts));
+    control_send(c, j);
+    json_object_put(j);
+}
+
+/* Of a VM that runs its pages; else what the configuration says. 0: not known. */
+static uint64_t memory_of(struct supervisor *s, const char *vm)
+{
+    struct json_object *all = statuses(s);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < json_object_array_length(all); i++) {
+        struct json_object *one = json_object_array_get_idx(all, i);
+        if (!strcmp(json_get_text(one, "vm", ""), vm))
+            bytes = json_get_u64(one, "pages", 0) * VM_PAGE_SIZE;
+    }
+    json_object_put(all);
+    if (!bytes && config_vm_is_defined(s->config, vm) &&
+        config_parse_size(json_get_text(config_vm(s->config, vm)->settings, "memory", "512M"), &bytes))
+        bytes = 0;
+    return bytes;
+}
+
+static void choose(struct supervisor *s, struct control_conn *c, const char *vm)
+{
+    struct errmsg why;
+    struct json_object *hosts = hosts_list(s->hosts);
+    uint64_t need = memory_of(s, vm);
+    const char *to = need ? choice_make(s->config, hosts, need, &why) : NULL;
+    json_object_put(hosts);
+    if (!need) {
+        roster_refuse(c, "no VM '%s' runs here, and %s has no section [vm %s]", vm, s->config->path, vm);
+        return;
+    }
+    if (!to) {
+        roster_refuse(c, "%s", why.text);
+        return;
+    }
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "ok", json_object_new_boolean(1));
+    json_object_object_add(j, "to", json_object_new_string(to));
+    json_object_object_add(j, "text", json_object_new_string(why.text));
+    control_send(c, j);
+    json_object_put(j);
+}
+
 static void status(struct control_conn *c, struct json_object *request, void *arg)
 {
     struct supervisor *s = arg;
@@ -235,6 +305,14 @@ static void on_message(struct control_conn *c, struct json_object *m, void *arg)
     const char *command = json_get_text(m, "cmd", ""), *vm = json_get_text(m, "vm", "");
     if (!strcmp(command, "status")) {
         roster_refresh(s->roster, c, m, status);
+        return;
+    }
+    if (!strcmp(command, "fleet")) {
+        fleet(s, c);
+        return;
+    }
+    if (!strcmp(command, "choose") && config_name_is_valid(vm)) {
+        choose(s, c, vm);
         return;
     }
     size_t i = 0;
@@ -314,6 +392,7 @@ int supervisor_main(struct config *config, const char *program)
     }
     s.roster = roster_new(s.loop, &handlers, &s);
     s.watchdog = watchdog_new(s.loop, config, s.roster);
+    s.hosts = hosts_new(s.loop, config, statuses, &s);
     watch_signals(&s);
     ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
     s.settle.data = &s;
@@ -323,6 +402,7 @@ int supervisor_main(struct config *config, const char *program)
     on_expire(s.loop, &s.expire, 0);
     log_info("ready, host %s", config->name);
     ev_run(s.loop, 0);
+    hosts_free(s.hosts);
     watchdog_free(s.watchdog);
     roster_free(s.roster);
     control_server_free(s.server);

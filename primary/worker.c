@@ -570,8 +570,6 @@ static void on_request(struct control_conn *c, struct json_object *request, void
     }
     if (!strcmp(command, "start")) {
         w->reply_to = id;
-        if (w->state == PROTECTION_DISPUTED)
-            w->force = json_get_bool(request, "force", false);
         if (w->state != PROTECTION_CLAIMING && w->state != PROTECTION_STOPPING)
             worker_answer(w, NULL);
         return;

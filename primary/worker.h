@@ -141,7 +141,6 @@ struct worker {
     char origin[160]; /* how the VM came here, if from another host */
     struct vm_record record;
     bool force;
-    bool taken_over;        /* the secondary said so */
     bool may_run_elsewhere; /* by its record it ended here while another host could hold a replica */
     bool record_runs;       /* by its record the VM ran here before this process */
     bool cold_boot;         /* and ended when this host did: if it is ours still, it is started by its configuration */

@@ -3,6 +3,7 @@
  * TLS.
  */
 #include "arbiter/arbiter.h"
+#include "arbiter/fleet.h"
 #include "common/config.h"
 #include "tests/integration/etcd_cluster.h"
 
@@ -421,13 +422,13 @@ static void test_others_than_etcd(void **state)
     expect_text("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "98 bytes remaining");
     expect_text("HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n", "HTTP 302");
     expect_text("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "etcdctl auth disable");
-    enum { HUGE = 1 << 20 };
+    enum { HUGE = (1 << 20) + 4096 };
     char *huge = malloc(HUGE);
     assert_non_null(huge);
     memset(huge, ' ', HUGE);
     const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
     memcpy(huge, head, sizeof head - 1);
-    expect_from(huge, HUGE, "more than 64 KiB");
+    expect_from(huge, HUGE, "more than 1024 KiB");
     free(huge);
 }
 
@@ -498,6 +499,88 @@ static int end_all(void **state)
 
 #define PLAIN(f)  cmocka_unit_test_setup_teardown(f, fresh, clear)
 #define SECURE(f) cmocka_unit_test_setup_teardown(f, fresh_secure, clear)
+/* ---- the fleet ---- */
+
+struct round {
+    unsigned ends, hosts;
+    char names[64], text[64], why[512];
+};
+
+static void on_host(const char *name, const char *text, size_t n, void *arg)
+{
+    struct round *r = arg;
+    r->hosts++;
+    strcat(r->names, name);
+    assert_int_equal(strlen(text), n);
+    snprintf(r->text, sizeof r->text, "%s", text);
+}
+
+static void on_round_done(const char *why, void *arg)
+{
+    struct round *r = arg;
+    r->ends++;
+    snprintf(r->why, sizeof r->why, "%s", why ? why : "");
+    ev_break(loop, EVBREAK_ALL);
+}
+
+static void do_round(struct fleet *f, struct round *r, const char *name, const char *text)
+{
+    *r = (struct round){0};
+    fleet_round(f, name, text);
+    assert_int_equal(r->ends, 0);
+    for (int i = 0; i < 100 && !r->ends; i++)
+        run_for(0.1);
+    assert_int_equal(r->ends, 1);
+}
+
+static void fleet_on(struct etcd_cluster *c)
+{
+    static const struct fleet_handlers handlers = {.host = on_host, .done = on_round_done};
+    struct config config = {.arbiter = c->url};
+    if (c->tls) {
+        config.etcd_ca = c->ca;
+        config.etcd_cert = c->cert;
+        config.etcd_key = c->key;
+    }
+    struct round r;
+    struct errmsg e;
+    struct fleet *f = fleet_open(loop, &config, &handlers, &r, &e);
+    assert_non_null(f);
+    do_round(f, &r, "host-b", "{\"of\":\"b\"}");
+    assert_string_equal(r.why, "");
+    do_round(f, &r, "host-a", "{\"of\":\"a\"}");
+    assert_string_equal(r.why, "");
+    assert_int_equal(r.hosts, 2);
+    assert_string_equal(r.names, "host-ahost-b");
+    assert_string_equal(r.text, "{\"of\":\"b\"}");
+    etcd_member_kill(c, 0); /* the first in the list: asked in vain, then the next one */
+    do_round(f, &r, "host-a", "{\"of\":\"a\",\"again\":1}");
+    assert_string_equal(r.why, "");
+    assert_int_equal(r.hosts, 2);
+    etcd_member_start(c, 0);
+    /* host-b says nothing any more: its lease ends */
+    for (double until = now() + 60; now() < until && r.hosts != 1;)
+        run_for(1), do_round(f, &r, "host-a", "{}");
+    assert_string_equal(r.names, "host-a");
+    fleet_round(f, "host-a", "{}");
+    fleet_free(f); /* in the middle of it: nothing comes any more */
+    r.ends = 0;
+    run_for(0.3);
+    assert_int_equal(r.ends, 0);
+}
+
+static void test_fleet(void **state)
+{
+    (void)state;
+    fleet_on(&plain);
+}
+
+static void test_fleet_secure(void **state)
+{
+    (void)state;
+    fleet_on(&secure);
+}
+
 int main(void)
 {
     if (!etcd_is_installed()) {
@@ -519,6 +602,8 @@ int main(void)
         PLAIN(test_a_member_hangs),
         PLAIN(test_all_hang_cancel_and_free),
         PLAIN(test_two_clusters),
+        PLAIN(test_fleet),
+        SECURE(test_fleet_secure),
     };
     return cmocka_run_group_tests(tests, start_all, end_all);
 }

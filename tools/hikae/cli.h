@@ -16,7 +16,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct cli {
     const char *config_path;
-    bool json, no_wait, watch, force;
+    bool json, no_wait, watch, force, all;
     const char *to, *name, *listen, *accept, *port, *mode, *interval, *spares;
     int argc; /* arguments of the command, its name not counted */
     char **argv;

@@ -172,12 +172,35 @@ static int send_settings(struct cli *c)
     return code;
 }
 
+/* --to auto: the agent knows the fleet. */
+static bool choose(struct cli *c, char chosen[64])
+{
+    struct errmsg e;
+    if (!cli_config(c))
+        return false;
+    struct json_object *request = agent_request("choose", c->argv[0]);
+    struct json_object *reply = agent_call(c, AGENT_PRIMARY, request, ASK_MS, &e);
+    json_object_put(request);
+    if (!reply) {
+        cli_fail("%s: %s", c->argv[0], e.text);
+        return false;
+    }
+    snprintf(chosen, 64, "%s", json_get_text(reply, "to", ""));
+    c->to = chosen;
+    fprintf(stderr, "%s: to %s: %s\n", c->argv[0], chosen, json_get_text(reply, "text", ""));
+    json_object_put(reply);
+    return true;
+}
+
 int cmd_protect(struct cli *c)
 {
     if (!config_name_is_valid(c->argv[0]))
         return cli_usage("protect", "'%s' is no VM name", c->argv[0]);
     if (!c->to)
         return cli_usage("protect", "--to HOST is missing: which [peer] is to hold the replica?");
+    char chosen[64];
+    if (!strcmp(c->to, "auto") && !choose(c, chosen))
+        return EXIT_FAILED;
     struct json_object *request = agent_request("protect", c->argv[0]);
     int code = make_request(c, request);
     if (!code)

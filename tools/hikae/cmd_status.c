@@ -147,6 +147,49 @@ static int show(const struct cli *c, bool quiet)
     return code;
 }
 
+/* ---- all hosts ---- */
+
+static void print_host(struct json_object *host, const char *self)
+{
+    const char *name = json_get_text(host, "name", "?");
+    double age = json_get_double(host, "age_ms", -1);
+    if (age < 0)
+        printf("%s: never heard of\n", name);
+    else if (json_get_bool(host, "silent", true))
+        printf("%s: SILENT for %.0f s; what it said last:\n", name, age / 1000);
+    else
+        printf("%s%s: room for %llu MiB, hikae %s\n", name, strcmp(name, self) ? "" : " (this host)",
+               (unsigned long long)json_get_u64(host, "room_bytes", 0) >> 20, json_get_text(host, "version", "?"));
+    struct json_object *vms = json_get_array(host, "vms");
+    for (size_t i = 0; vms && i < json_object_array_length(vms); i++) {
+        char line[LINE_BYTES];
+        status_line_vm(json_object_array_get_idx(vms, i), 0, line, sizeof(line));
+        printf("  %s\n", line);
+    }
+}
+
+/* What the fleet's carrier brings: as old as is said, and of other hosts. */
+static int show_all(const struct cli *c)
+{
+    struct errmsg e;
+    struct json_object *request = agent_request("fleet", NULL);
+    struct json_object *reply = agent_call(c, AGENT_PRIMARY, request, ASK_MS, &e);
+    json_object_put(request);
+    if (!reply)
+        return cli_fail("%s", e.text);
+    struct json_object *hosts = json_get_array(reply, "hosts");
+    const char *trouble = json_get_text(reply, "trouble", "");
+    if (c->json)
+        puts(json_object_to_json_string_ext(reply, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    for (size_t i = 0; !c->json && hosts && i < json_object_array_length(hosts); i++)
+        print_host(json_object_array_get_idx(hosts, i), json_get_text(reply, "host", ""));
+    if (*trouble)
+        cli_fail("this host hears of the others no more: %s", trouble);
+    int code = *trouble ? EXIT_FAILED : EXIT_OK;
+    json_object_put(reply);
+    return code;
+}
+
 static int watch(const struct cli *c)
 {
     bool screen = isatty(STDOUT_FILENO) && !c->json;
@@ -159,7 +202,10 @@ static int watch(const struct cli *c)
             strftime(clock, sizeof(clock), "%H:%M:%S", localtime(&now));
             printf("%s %s\n", clock, c->config->name);
         }
-        show(c, !first && !screen);
+        if (c->all)
+            show_all(c);
+        else
+            show(c, !first && !screen);
         if (fflush(stdout) == EOF)
             return EXIT_FAILED;
         sleep(1);
@@ -172,5 +218,7 @@ int cmd_status(struct cli *c)
         return cli_usage("status", "'%s' is no VM name", c->argv[0]);
     if (!cli_config(c))
         return EXIT_FAILED;
-    return c->watch ? watch(c) : show(c, false);
+    if (c->all && c->argc)
+        return cli_usage("status", "--all shows all VMs: leave '%s' out", c->argv[0]);
+    return c->watch ? watch(c) : c->all ? show_all(c) : show(c, false);
 }

@@ -32,7 +32,7 @@ static const struct command commands[] = {
      "Starts the VM by its section [vm NAME], if the arbiter gives it to us. With arbiter = none it is refused where\n"
      "another host may run the VM; --force says that none does."},
     {"protect", cmd_protect, 1, 1, "tsmiN",
-     "protect VM --to HOST [--spares HOSTS] [--mode MODE] [--interval TIME] [--no-wait]",
+     "protect VM --to HOST|auto [--spares HOSTS] [--mode MODE] [--interval TIME] [--no-wait]",
      "Keeps a replica of the VM on HOST, a [peer] of the configuration; on one of the spares, if HOST stays away. "
      "Waits\n"
      "until the VM is PROTECTED; --no-wait returns as soon as the agent has taken the order."},
@@ -41,8 +41,9 @@ static const struct command commands[] = {
     {"set", cmd_set, 2, 8, "",
      "set VM interval TIME | mode on-output|periodic | isolated freeze|open  (also interval=TIME)",
      "Changes a running protection. TIME is in ms, or like 20ms or 2s."},
-    {"status", cmd_status, 0, 1, "w", "status [VM] [--watch]",
-     "One line per VM and replica on this host. --watch repeats it each second. --json prints all that is known."},
+    {"status", cmd_status, 0, 1, "wA", "status [VM] [--all] [--watch]",
+     "One line per VM and replica on this host; --all: what all hosts last said of their VMs. --watch repeats it each "
+     "second. --json prints all that is known."},
     {"failover", cmd_failover, 1, 1, "F", "failover VM [--force]",
      "On the host that holds the replica: takes the VM over now, if the arbiter agrees. What the last epoch has not\n"
      "committed is lost, and the other host ends its copy. With arbiter = none there is nobody to ask: --force says "
@@ -68,14 +69,23 @@ static const struct command commands[] = {
 };
 
 static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'}, {"json", no_argument, NULL, 'j'},
-    {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
-    {"name", required_argument, NULL, 'n'},   {"listen-address", required_argument, NULL, 'l'},
-    {"force", no_argument, NULL, 'F'},        {"accept", required_argument, NULL, 'a'},
-    {"port", required_argument, NULL, 'p'},   {"to", required_argument, NULL, 't'},
-    {"mode", required_argument, NULL, 'm'},   {"interval", required_argument, NULL, 'i'},
-    {"spares", required_argument, NULL, 's'}, {"no-wait", no_argument, NULL, 'N'},
-    {"watch", no_argument, NULL, 'w'},        {0},
+    {"config", required_argument, NULL, 'c'},
+    {"json", no_argument, NULL, 'j'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {"name", required_argument, NULL, 'n'},
+    {"listen-address", required_argument, NULL, 'l'},
+    {"force", no_argument, NULL, 'F'},
+    {"accept", required_argument, NULL, 'a'},
+    {"port", required_argument, NULL, 'p'},
+    {"to", required_argument, NULL, 't'},
+    {"mode", required_argument, NULL, 'm'},
+    {"interval", required_argument, NULL, 'i'},
+    {"spares", required_argument, NULL, 's'},
+    {"no-wait", no_argument, NULL, 'N'},
+    {"watch", no_argument, NULL, 'w'},
+    {"all", no_argument, NULL, 'A'},
+    {0},
 };
 
 int cli_fail(const char *format, ...)
@@ -186,6 +196,9 @@ static void take(struct cli *c, int letter)
         break;
     case 'w':
         c->watch = true;
+        break;
+    case 'A':
+        c->all = true;
         break;
     }
 }
