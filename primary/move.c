@@ -133,7 +133,7 @@ void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, bool las
     worker_event(w, EVENT_HAND_OVER, "handing over to %s", m->to);
 }
 
-void move_sent(struct worker *w, uint64_t epoch)
+void move_acked(struct worker *w, uint64_t epoch)
 {
     struct move *m = &w->move;
     if (m->kind == MOVE_NONE || m->epoch != epoch)

@@ -365,11 +365,8 @@ void session_pump(struct worker *w)
             return;
         if (c->committed)
             flight_sent(&w->checkpoint.flight, c->committed, c->digest);
-        uint64_t committed = c->committed;
         link_send(w->session.link, c->data, c->n); /* if it fails, `closed` will say so */
         free(c);
-        if (committed)
-            move_sent(w, committed);
     }
 }
 

@@ -213,7 +213,9 @@ bool move_is_due(const struct worker *w);            /* the next checkpoint shal
 bool move_holds_checkpoints(const struct worker *w); /* none before what is in flight is acknowledged */
 bool move_is_last(const struct worker *w);           /* the next checkpoint leaves the VM paused */
 void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, bool last);
-void move_sent(struct worker *w, uint64_t epoch);                /* that epoch's COMMIT is on its way */
+/* That epoch's output was released. Only when that of the last one was is the VM handed over: its new host can't send
+ * anything before. */
+void move_acked(struct worker *w, uint64_t epoch);
 void move_follow(struct worker *w, enum protection_event event); /* after the protection table has taken the event */
 bool move_is_done(const struct worker *w);
 void move_report(const struct worker *w, struct json_object *status);
