@@ -63,7 +63,8 @@ bit slot;                  /* of the current connection */
 byte made;                 /* connections so far */
 byte base, captured, sent, acked; /* of this stream: epoch e ends at position base + e; `sent` counts half epochs */
 byte moves;                /* planned moves that came to their last epoch */
-bit a_still;               /* and left the VM standing */
+bit a_hands;               /* HAND_OVER is to be fed at the end of this step */
+bit a_still;               /* the last epoch left the VM standing */
 bit a_holds_last;          /* its output is held */
 
 /* Host B: processes with a replica */
@@ -388,8 +389,13 @@ inline a_checkpoint()
 inline a_last_checkpoint()
 {
     a_checkpoint();
-    if :: p_event != NONE -> feed_primary() :: else -> skip fi;
-    printf("A: last epoch\n"); moves = moves + 1; a_still = 1; a_holds_last = 1;
+    moves = moves + 1;
+    a_hands = 1
+}
+
+inline a_hands_over()
+{
+    a_hands = 0; a_still = 1; a_holds_last = 1; printf("A: last epoch\n");
     primary_event(PE_HAND_OVER)
 }
 
@@ -600,7 +606,8 @@ inline consequences()
 {
     do
     :: p_event != NONE -> feed_primary()
-    :: p_event == NONE && s_event != NONE -> feed_standby()
+    :: p_event == NONE && a_hands -> a_hands_over()
+    :: p_event == NONE && !a_hands && s_event != NONE -> feed_standby()
     :: else -> break
     od;
     kind = 0; at = 0; i = 0; s_whom = 0
