@@ -7,6 +7,7 @@
  */
 #include "tests/integration/vm_guest.h"
 #include "vm/process.h"
+#include "vm/remains.h"
 
 #include <json-c/json.h>
 #include <poll.h>
@@ -197,6 +198,64 @@ static void exact_and_survives(void **arg)
     MUST(ops->resume(vm, &error));
     wait_tick(c, "serial0.log", tick + 4);
     ops->destroy(vm);
+    vm_blob_free(&initial);
+    vm_blob_free(&state);
+    remove_folder(a);
+    remove_folder(b);
+    remove_folder(c);
+}
+
+static struct vm *make_from_remains(struct json_object *described, const char *dir, const char *remains)
+{
+    struct vm *vm = NULL;
+    struct vm_info info;
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = described, .remains = remains};
+    MUST(ops->replica_create(&spec, &vm, &error));
+    ops->info(vm, &info);
+    assert_true(info.from_remains);
+    assert_false(remains_exist(remains));
+    return vm;
+}
+
+/* What a VM leaves when it is retired is what it had, to the last octet, through any number of replicas, and no standby
+ * QEMU touches it: it needs nothing but the devices' state to run on. */
+static void memory_outlives_the_vm(void **arg)
+{
+    (void)arg;
+    enum { MEMORY = 256 << 20, STANDS_MS = 500 };
+    char *a = make_folder(), *b = make_folder(), *c = make_folder(), remains[REMAINS_PATH_MAX];
+    struct vm_blob initial = {0}, state = {0};
+    struct vm *vm = launch(a, "256M");
+    struct json_object *described;
+    uint8_t *copy = calloc(1, MEMORY);
+    unsigned tick = 0, errors = 0;
+    assert_non_null(copy);
+    snprintf(remains, sizeof remains, "%s/t.remains", a);
+    wait_tick(a, "serial", 1);
+    MUST(ops->describe(vm, &described, &error));
+    first_sync(ops, vm, copy, &initial);
+    assert_int_equal(checkpoint(ops, vm, copy, &state, true, false, false, NULL), 0); /* it stands still */
+    last_tick(a, "serial", &tick, &errors);
+    ops->retire(vm, remains);
+    assert_true(remains_exist(remains));
+
+    struct vm *replica = make_from_remains(described, b, remains);
+    sleep_ms(STANDS_MS);
+    assert_memory_equal(ops->memory(replica), copy, MEMORY);
+    ops->detach(replica); /* as of an agent that died */
+    struct vm_spec spec = {.name = "t", .run_dir = b, .remains = remains};
+    assert_int_equal(ops->clear(&spec, &error), 0);
+    assert_true(remains_exist(remains));
+
+    replica = make_from_remains(described, c, remains);
+    assert_memory_equal(ops->memory(replica), copy, MEMORY);
+    MUST(ops->load(replica, &initial, &state, &error));
+    MUST(ops->resume(replica, &error));
+    wait_tick(c, "serial0.log", tick + 2);
+    ops->destroy(replica);
+    assert_false(remains_exist(remains));
+    free(copy);
+    json_object_put(described);
     vm_blob_free(&initial);
     vm_blob_free(&state);
     remove_folder(a);
@@ -496,10 +555,15 @@ int main(void)
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exact_and_survives),   cmocka_unit_test(agent_dies_while_paused),
-        cmocka_unit_test(attach_to_foreign),    cmocka_unit_test(reboots_after_failover),
-        cmocka_unit_test(guest_ends_by_itself), cmocka_unit_test(hung_qemu),
-        cmocka_unit_test(foreign_refusals),     cmocka_unit_test(settings_refusals),
+        cmocka_unit_test(exact_and_survives),
+        cmocka_unit_test(agent_dies_while_paused),
+        cmocka_unit_test(memory_outlives_the_vm),
+        cmocka_unit_test(attach_to_foreign),
+        cmocka_unit_test(reboots_after_failover),
+        cmocka_unit_test(guest_ends_by_itself),
+        cmocka_unit_test(hung_qemu),
+        cmocka_unit_test(foreign_refusals),
+        cmocka_unit_test(settings_refusals),
     };
     return cmocka_run_group_tests_name("int_vm_qemu", tests, NULL, NULL);
 }
