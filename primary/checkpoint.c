@@ -287,6 +287,7 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
                  w->checkpoint.sync.total * VM_PAGE_SIZE);
         worker_event(w, EVENT_ACKED, "%s", "");
     }
+    move_acked(w, epoch);
     checkpoint_arm(w);
 }
 
