@@ -98,6 +98,7 @@ static void checkpoint(struct worker *w)
     if (!last)
         account(w, capture);
     int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;
+    uint64_t pages = capture->n;
     c->trigger.resumed_at = clock_now();
     c->trigger.output = c->trigger.full = false;
     pipeline_epoch(c->pipeline, capture, first ? &c->initial : NULL);
@@ -105,7 +106,7 @@ static void checkpoint(struct worker *w)
         vm_blob_free(&c->initial);
         worker_event(w, EVENT_CHECKPOINTED, "%s", "");
     }
-    move_captured(w, c->flight.last, paused_at, last);
+    move_captured(w, c->flight.last, paused_at, pages, last);
     checkpoint_arm(w);
 }
 

@@ -120,14 +120,16 @@ static void on_limit(struct ev_loop *loop, ev_timer *t, int events)
     worker_event(w, EVENT_LINK_DOWN, "%s has not taken the VM over within %.0f s", w->move.to, LIMIT_S);
 }
 
-void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, bool last)
+void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, uint64_t pages, bool last)
 {
     struct move *m = &w->move;
     m->warm = m->kind != MOVE_NONE;
     if (!last)
         return;
     m->epoch = epoch;
-    m->paused_at = wall_clock_ms() - (double)(clock_now() - paused_at) / 1e6;
+    m->captured_at = wall_clock_ms();
+    m->paused_at = m->captured_at - (double)(clock_now() - paused_at) / 1e6;
+    m->pages = pages;
     ev_timer_set(&m->limit, LIMIT_S, 0.);
     ev_timer_start(w->loop, &m->limit);
     worker_event(w, EVENT_HAND_OVER, "handing over to %s", m->to);
@@ -141,6 +143,9 @@ void move_acked(struct worker *w, uint64_t epoch)
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "protect", json_object_new_boolean(m->kind == MOVE_SWITCHOVER));
     json_object_object_add(j, "paused_at", json_object_new_double(m->paused_at));
+    json_object_object_add(j, "captured_at", json_object_new_double(m->captured_at));
+    json_object_object_add(j, "sent_at", json_object_new_double(wall_clock_ms()));
+    json_object_object_add(j, "pages", json_object_new_uint64(m->pages));
     session_hand_over(w, epoch, j);
     m->sent = true;
 }

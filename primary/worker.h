@@ -103,6 +103,8 @@ struct move {
     bool warm;          /* a checkpoint was taken since it began: the last one will find little */
     uint64_t epoch;     /* the last one; 0: not captured yet */
     double paused_at;   /* when; CLOCK_REALTIME, ms */
+    double captured_at; /* when its copy was complete */
+    uint64_t pages;     /* in it */
     bool sent;          /* HANDOVER */
     const char *result; /* of the latest: "running", "done", "failed"; NULL: there was none */
     char error[320];
@@ -212,7 +214,7 @@ const char *move_abort(struct worker *w);
 bool move_is_due(const struct worker *w);            /* the next checkpoint shall be as soon as possible */
 bool move_holds_checkpoints(const struct worker *w); /* none before what is in flight is acknowledged */
 bool move_is_last(const struct worker *w);           /* the next checkpoint leaves the VM paused */
-void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, bool last);
+void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, uint64_t pages, bool last);
 /* That epoch's output was released. Only when that of the last one was is the VM handed over: its new host can't send
  * anything before. */
 void move_acked(struct worker *w, uint64_t epoch);

@@ -386,6 +386,17 @@ static void on_note(struct worker *w, const struct record *r)
     json_object_put(j);
 }
 
+/* What the primary tells of its part of the move, for the timeline. */
+static void note_handover(struct worker *w, struct json_object *j)
+{
+    static const char *const told[][2] = {
+        {"paused_at", "paused"}, {"captured_at", "captured"}, {"sent_at", "sent"}, {"pages", "pages"}};
+    failover_mark(w, "detected");
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
+        if (json_get(j, told[i][0]))
+            json_object_object_add(w->timeline, told[i][1], json_object_new_double(json_get_double(j, told[i][0], 0)));
+}
+
 static void on_handover(struct worker *w, const struct record *r)
 {
     struct json_object *j = json_parse_object((const char *)r->payload, r->length);
@@ -396,8 +407,7 @@ static void on_handover(struct worker *w, const struct record *r)
     }
     if (w->state == STANDBY_READY)
         w->handed = true;
-    failover_mark(w, "detected");
-    json_object_object_add(w->timeline, "paused", json_object_new_double(json_get_double(j, "paused_at", 0)));
+    note_handover(w, j);
     json_object_put(j);
     worker_event(w, STANDBY_EVENT_HANDED, "handed over by %s", w->peer->name);
 }

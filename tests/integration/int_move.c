@@ -46,6 +46,22 @@ static bool has_text(const struct host *h, const char *key, const char *text)
     return has;
 }
 
+/* Each part of the pause has its figure. */
+static void check_timeline(const struct host *h)
+{
+    static const char *const marks[] = {"paused", "captured", "sent", "detected", "loaded", "claimed", "running"};
+    struct json_object *j = host_status(h, PRIMARY), *timeline = json_get(j, "timeline");
+    double before = 1;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        double at = json_get_double(timeline, marks[i], 0);
+        if (at < before)
+            fail_msg("%s is not after %s", marks[i], i ? marks[i - 1] : "1970");
+        before = at;
+    }
+    assert_non_null(json_get(timeline, "pages"));
+    json_object_put(j);
+}
+
 static void wait_frames(struct observer *o)
 {
     if (!o)
@@ -115,6 +131,7 @@ static void goes_where_no_replica_was(void **state)
     host_wait_state(&t->b, PRIMARY, "UNPROTECTED"); /* nobody asked for protection */
     assert_true(has_text(&t->b, "peer", ""));
     assert_true(has_text(&t->b, "origin", "handed over by a"));
+    check_timeline(&t->b);
     host_check_memory(&t->b);
     wait_frames(o);
     host_order(&t->b, PRIMARY, "{\"cmd\":\"migrate\",\"vm\":\"web\",\"to\":\"a\"}");

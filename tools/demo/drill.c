@@ -98,13 +98,18 @@ static void set_phase(struct drill *d, enum client_phase phase)
         client_phase(d->client, phase);
 }
 
-int drill_start(struct drill *d, struct errmsg *e)
+int drill_boot(struct drill *d, struct errmsg *e)
 {
-    const struct options *o = d->options;
     for (int i = 0; i < 2; i++)
         if (boot(d, &d->hosts[i], e))
             return -1;
     view_say("host-a and host-b are up, their agents too");
+    return 0;
+}
+
+int drill_start_vm(struct drill *d, struct errmsg *e)
+{
+    const struct options *o = d->options;
     int64_t begin = now_ms();
     if (host_hikae(active(d), o, e, (const char *const[]){"start", "demo", NULL}))
         return -1;
@@ -256,12 +261,15 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
     if (d->client)
         client_mark(d->client);
     r->failovers++;
+    double ordered = wall_ms();
     if (d->options->planned ? planned(d, &times, e) : unplanned(d, lost, &times, e))
         return -1;
-    view_timeline(number, d->options->failovers, lost->name, active(d)->name, &times);
+    view_timeline(number, d->options->failovers, lost->name, active(d)->name, &times, !d->options->brief);
     if (client_errors(&r->client) + r->client.violations + r->client.memory_errors == errors) {
         r->to_running_ms[r->failovers_ok] = times.agent.running - times.lost;
         r->gap_ms[r->failovers_ok] = times.gap_ms;
+        r->total_ms[r->failovers_ok] = times.agent.running - ordered;
+        r->timelines[r->failovers_ok] = times.agent;
         r->failovers_ok++;
     } else {
         view_say("    but: %lu errors at the client, %lu output violations, %lu memory errors so far",

@@ -21,8 +21,10 @@ struct drill {
     uint64_t random;
 };
 
-/* Hosts up, VM started and, with a client, measured unprotected. */
-int drill_start(struct drill *d, struct errmsg *e);
+/* Hosts and agents up. */
+int drill_boot(struct drill *d, struct errmsg *e);
+/* VM started and, with a client, measured unprotected. */
+int drill_start_vm(struct drill *d, struct errmsg *e);
 /* Protects the VM to the other host and waits for it. */
 int drill_protect(struct drill *d, struct errmsg *e);
 /* One loss after the other. -1: something did not come in time; results tell how far it went. */

@@ -37,10 +37,19 @@ static int make_identity(struct host *h, struct errmsg *e)
     return 0;
 }
 
+void host_kernel_line(const struct options *o, char *out, size_t size)
+{
+    snprintf(out, size,
+             "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24 hikae.rate=%u "
+             "hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d",
+             o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT);
+}
+
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
                         struct errmsg *e)
 {
-    char arbiter[192] = ETCD_URL;
+    char arbiter[192] = ETCD_URL, line[KERNEL_LINE];
+    host_kernel_line(o, line, sizeof line);
     if (!o->etcd)
         snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", dir);
     return write_file(
@@ -52,12 +61,11 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\naccel = %s\nbridge = br0\nmac = " GUEST_MAC "\n"
         "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
         " -serial file:" HOST_DISK "/serial.log"
-        " -append \"console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24"
-        " hikae.rate=%u hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d\"\n"
+        " -append \"%s\"\n"
         "%s%s%s",
         h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
-        o->mode, o->interval_ms, o->memory_mb, o->accel, o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT,
-        o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
+        o->mode, o->interval_ms, o->memory_mb, o->accel, line, o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "",
+        o->fault ? "\n" : "");
 }
 
 static int make_folders(struct host *h, const char *dir, struct errmsg *e)
@@ -228,7 +236,7 @@ int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, 
 
 void host_show_logs(const struct host *h)
 {
-    static const char *const logs[] = {"primary", "secondary", "init", "serial"};
+    static const char *const logs[] = {"primary", "secondary", "init", "serial", "stock", "stock-serial"};
     for (size_t i = 0; i < sizeof logs / sizeof *logs; i++) {
         char path[256], line[1024];
         snprintf(path, sizeof path, "%s/%s.log", h->dir, logs[i]);

@@ -26,6 +26,9 @@ struct host {
     char fingerprint[65];
 };
 
+enum { KERNEL_LINE = 400 };
+/* The guest's command line, of at most KERNEL_LINE bytes. */
+void host_kernel_line(const struct options *o, char *out, size_t size);
 /* Makes folders, keys and configs of both hosts, paired with each other. `dir` must exist. */
 int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o, struct errmsg *e);
 /* Fresh namespaces, both agents started. */

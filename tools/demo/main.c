@@ -5,7 +5,6 @@
  * Exit status: 0 all went well; 1 something did not work at all; 2 usage; 3 it ran, and the client or the guest saw
  * what must not be (lost or doubled answers, output that the survivor never made, wrong memory).
  */
-#include "common/hist.h"
 #include "common/log.h"
 #include "tools/demo/drill.h"
 #include "tools/demo/etcd.h"
@@ -61,7 +60,7 @@ static void play(struct drill *d, struct errmsg *e)
             return;
         }
     }
-    if (drill_start(d, e) || drill_protect(d, e) || (!o->hosts_only && drill_failovers(d, e))) {
+    if (drill_boot(d, e) || drill_start_vm(d, e) || drill_protect(d, e) || (!o->hosts_only && drill_failovers(d, e))) {
         if (d->client)
             (void)client_report(d->client, &d->results.client);
         give_up(d, e);
@@ -95,6 +94,7 @@ static void end_hosts(struct drill *d)
         host_wait_gone(&d->hosts[i]);
     client_stop(d->client);
     tracker_free(d->tracker);
+    results_end(&d->results);
 }
 
 int main(int argc, char **argv)
@@ -118,10 +118,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     static struct drill d;
     d = (struct drill){.options = &o, .random = o.seed * 0x9e3779b97f4a7c15U | 1, .tracker = tracker_new()};
-    d.results = (struct results){.to_running_ms = calloc(o.failovers + 1, sizeof(double)),
-                                 .gap_ms = calloc(o.failovers + 1, sizeof(double)),
-                                 .unprotected = hist_new(),
-                                 .protected = hist_new()};
+    results_begin(&d.results, o.failovers);
     if (sandbox_enter(&e) || make_dir(&o, dir, sizeof dir, &e) || (o.etcd && etcd_start(dir, &e)) ||
         hosts_prepare(d.hosts, dir, &o, &e)) {
         view_fail("hikae-demo: %s", e.text);

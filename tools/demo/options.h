@@ -27,6 +27,7 @@ struct options {
     bool fresh_disk; /* a host that comes back has lost its state folder */
     bool restart;    /* a host's init starts an agent again that ended, as systemd does with Restart=always */
     bool keep, hosts_only, quiet;
+    bool brief;        /* one line for a failover, without its timeline */
     const char *json;  /* file, "-" for stdout, NULL for none */
     const char *dir;   /* NULL: in memory, gone afterwards */
     const char *guest; /* folder with vmlinuz and initrd.gz */

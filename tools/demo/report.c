@@ -10,6 +10,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void *room(size_t n, size_t size)
+{
+    void *p = calloc(n + 1, size);
+    if (!p)
+        abort();
+    return p;
+}
+
+void results_begin(struct results *r, unsigned failovers)
+{
+    *r = (struct results){.to_running_ms = room(failovers, sizeof(double)),
+                          .gap_ms = room(failovers, sizeof(double)),
+                          .total_ms = room(failovers, sizeof(double)),
+                          .timelines = room(failovers, sizeof(struct timeline)),
+                          .unprotected = hist_new(),
+                          .protected = hist_new()};
+}
+
+void results_end(struct results *r)
+{
+    free(r->to_running_ms);
+    free(r->gap_ms);
+    free(r->total_ms);
+    free(r->timelines);
+    hist_free(r->unprotected);
+    hist_free(r->protected);
+}
+
 bool results_violated(const struct results *r)
 {
     return client_errors(&r->client) || r->client.memory_errors || r->client.violations;
@@ -60,29 +88,34 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Nearest rank, as hist_percentile. `sorted` has n > 0 values. */
-static double percentile(const double *sorted, unsigned n, unsigned percent)
+static double *sorted_copy(const double *values, unsigned n)
 {
-    unsigned rank = (n * percent + 99) / 100;
-    return sorted[rank ? rank - 1 : 0];
-}
-
-static struct json_object *spread_of(const double *values, unsigned n)
-{
-    struct json_object *j = json_object_new_object(), *all = json_object_new_array();
-    double *sorted = calloc(n + 1, sizeof *sorted);
-    if (!sorted)
-        abort();
+    double *sorted = room(n, sizeof *sorted);
     if (n)
         memcpy(sorted, values, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, compare);
-    put(j, "p50", n ? millis(percentile(sorted, n, 50)) : NULL); /* null: there is none */
-    put(j, "p99", n ? millis(percentile(sorted, n, 99)) : NULL);
-    put(j, "max", n ? millis(sorted[n - 1]) : NULL);
+    return sorted;
+}
+
+/* Nearest rank, as hist_percentile. */
+double report_percentile(const double *values, unsigned n, unsigned percent)
+{
+    double *sorted = sorted_copy(values, n);
+    unsigned rank = (n * percent + 99) / 100;
+    double value = sorted[rank ? rank - 1 : 0];
+    free(sorted);
+    return value;
+}
+
+struct json_object *report_spread(const double *values, unsigned n)
+{
+    struct json_object *j = json_object_new_object(), *all = json_object_new_array();
+    put(j, "p50", n ? millis(report_percentile(values, n, 50)) : NULL); /* null: there is none */
+    put(j, "p99", n ? millis(report_percentile(values, n, 99)) : NULL);
+    put(j, "max", n ? millis(report_percentile(values, n, 100)) : NULL);
     for (unsigned i = 0; i < n; i++)
         json_object_array_add(all, millis(values[i]));
     put(j, "all", all);
-    free(sorted);
     return j;
 }
 
@@ -116,8 +149,8 @@ static struct json_object *to_json(const struct results *r, const struct totals 
     put(j, "checkpoints", number(t->checkpoints));
     put(j, "pause_ms", pauses(t));
     put(j, "reply_latency_ms", latencies(r));
-    put(j, o->planned ? "vm_pause_ms" : "kill_to_running_ms", spread_of(r->to_running_ms, r->failovers_ok));
-    put(j, "client_gap_ms", spread_of(r->gap_ms, r->failovers_ok));
+    put(j, o->planned ? "vm_pause_ms" : "kill_to_running_ms", report_spread(r->to_running_ms, r->failovers_ok));
+    put(j, "client_gap_ms", report_spread(r->gap_ms, r->failovers_ok));
     put(j, "bytes_dirty", number(t->bytes_dirty));
     put(j, "bytes_wire", number(t->bytes_wire));
     put(rss, "primary", number(t->rss_primary));
@@ -135,36 +168,33 @@ static struct json_object *to_json(const struct results *r, const struct totals 
     return j;
 }
 
+int report_write(struct json_object *j, const char *file, struct errmsg *e)
+{
+    const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
+    if (!strcmp(file, "-")) {
+        puts(text);
+        return 0;
+    }
+    FILE *f = fopen(file, "we");
+    bool bad = !f || fprintf(f, "%s\n", text) < 0;
+    if (f && fclose(f))
+        bad = true;
+    return bad ? errmsg_set(e, "%s cannot be written", file) : 0;
+}
+
 int report_json(const struct results *r, const struct totals *t, const struct options *o, struct errmsg *e)
 {
     struct json_object *j = to_json(r, t, o);
-    const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED);
-    int bad = 0;
-    if (!strcmp(o->json, "-")) {
-        puts(text);
-    } else {
-        FILE *f = fopen(o->json, "we");
-        bad = !f || fprintf(f, "%s\n", text) < 0;
-        if (f && fclose(f))
-            bad = 1;
-        if (bad)
-            errmsg_set(e, "%s cannot be written", o->json);
-    }
+    int bad = report_write(j, o->json, e);
     json_object_put(j);
-    return bad ? -1 : 0;
+    return bad;
 }
 
 static void print_spread(FILE *out, const char *name, const double *values, unsigned n)
 {
-    double *sorted = calloc(n + 1, sizeof *sorted);
-    if (!sorted || !n) {
-        free(sorted);
-        return;
-    }
-    memcpy(sorted, values, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, compare);
-    fprintf(out, "  %-22s p50 %.0f ms, max %.0f ms\n", name, percentile(sorted, n, 50), sorted[n - 1]);
-    free(sorted);
+    if (n)
+        fprintf(out, "  %-22s p50 %.0f ms, max %.0f ms\n", name, report_percentile(values, n, 50),
+                report_percentile(values, n, 100));
 }
 
 static void print_pause(FILE *out, const struct totals *t)

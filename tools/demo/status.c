@@ -121,6 +121,9 @@ static struct json_object *call(const struct host *h, const char *agent, bool wi
 static struct timeline read_timeline(struct json_object *j)
 {
     return (struct timeline){.paused = real(j, "paused"),
+                             .captured = real(j, "captured"),
+                             .sent = real(j, "sent"),
+                             .pages = (unsigned)real(j, "pages"),
                              .last_commit = real(j, "last_commit"),
                              .detected = real(j, "detected"),
                              .claimed = real(j, "claimed"),

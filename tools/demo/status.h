@@ -29,7 +29,9 @@ extern const char *const stage_names[STAGES];
 
 /* Of a failover; CLOCK_REALTIME ms, 0: not told. */
 struct timeline {
-    double paused, last_commit, detected, claimed, loaded, running, announced;
+    double paused, captured, sent; /* of a planned move */
+    double last_commit, detected, claimed, loaded, running, announced;
+    unsigned pages; /* of a planned move: in its last epoch */
 };
 
 struct vm_status {

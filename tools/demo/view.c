@@ -113,12 +113,15 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void view_timeline(unsigned number, unsigned of, const char *from, const char *to, const struct failover_times *t)
+void view_timeline(unsigned number, unsigned of, const char *from, const char *to, const struct failover_times *t,
+                   bool with_moments)
 {
     struct moment moments[] = {
         {t->agent.last_commit, "last commit: from here the replica goes on"},
         {t->lost, t->agent.paused > 0 ? "VM paused" : "host lost"},
-        {t->agent.detected, "loss detected"},
+        {t->agent.captured, "last pages copied"},
+        {t->agent.sent, "last pages acknowledged"},
+        {t->agent.detected, t->agent.paused > 0 ? "handed over" : "loss detected"},
         {t->agent.claimed, "ownership claimed"},
         {t->agent.loaded, "device state loaded"},
         {t->agent.running, "VM runs"},
@@ -127,9 +130,16 @@ void view_timeline(unsigned number, unsigned of, const char *from, const char *t
     };
     const size_t n = sizeof moments / sizeof *moments;
 
-    view_say("%s %u of %u: %s %s, the VM goes on at %s; the client waited %.0f ms",
-             t->agent.paused > 0 ? "move" : "failover", number, of, from,
-             t->agent.paused > 0 ? "hands over" : "is lost", to, t->gap_ms);
+    if (t->agent.paused > 0)
+        view_say(
+            "move %u of %u: %s hands over, the VM goes on at %s; it stood still for %.1f ms with %u pages to send, "
+            "the client waited %.0f ms",
+            number, of, from, to, t->agent.running - t->lost, t->agent.pages, t->gap_ms);
+    else
+        view_say("failover %u of %u: %s is lost, the VM goes on at %s; the client waited %.0f ms", number, of, from, to,
+                 t->gap_ms);
+    if (!with_moments)
+        return;
     qsort(moments, n, sizeof *moments, compare);
     for (size_t i = 0; i < n; i++)
         if (moments[i].at > 0)

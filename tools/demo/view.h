@@ -21,6 +21,8 @@ struct failover_times { /* CLOCK_REALTIME ms, 0: not known */
     struct timeline agent;
     double gap_ms;
 };
-void view_timeline(unsigned number, unsigned of, const char *from, const char *to, const struct failover_times *t);
+/* A line for the failover, and with_moments: one for each step of it. */
+void view_timeline(unsigned number, unsigned of, const char *from, const char *to, const struct failover_times *t,
+                   bool with_moments);
 
 #endif
