@@ -237,13 +237,25 @@ static int planned(struct drill *d, struct failover_times *times, struct errmsg 
     return 0;
 }
 
+/* What the admin does who knows that the other host is off, and he alone. */
+static int force_failover(struct drill *d, struct errmsg *e)
+{
+    int64_t end = now_ms() + FAILOVER_MS;
+    while (host_hikae(standby(d), d->options, e, (const char *const[]){"failover", "demo", "--force", NULL})) {
+        if (now_ms() > end)
+            return -1;
+        sleep_ms(POLL_MS);
+    }
+    return 0;
+}
+
 static int unplanned(struct drill *d, struct host *lost, struct failover_times *times, struct errmsg *e)
 {
     if (d->options->power_cut)
         host_cut(lost);
     times->lost = wall_ms();
     host_kill(lost);
-    int bad = wait_survivor(d, times, e);
+    int bad = (d->options->no_arbiter && force_failover(d, e)) || wait_survivor(d, times, e) ? -1 : 0;
     host_wait_gone(lost);
     return bad;
 }

@@ -50,7 +50,9 @@ static int write_config(const struct host *h, const struct host *peer, const cha
 {
     char arbiter[192] = ETCD_URL, line[KERNEL_LINE];
     host_kernel_line(o, line, sizeof line);
-    if (!o->etcd)
+    if (o->no_arbiter)
+        strcpy(arbiter, "none");
+    else if (!o->etcd)
         snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", dir);
     return write_file(
         e, h->config,

@@ -24,6 +24,7 @@ struct options {
     bool planned;   /* nothing is lost: the VM is switched over, or migrated (never protected) */
     bool migrate;
     bool etcd;       /* the arbiter is a cluster of three, else a folder */
+    bool no_arbiter; /* there is none: an admin orders each failover */
     bool fresh_disk; /* a host that comes back has lost its state folder */
     bool restart;    /* a host's init starts an agent again that ended, as systemd does with Restart=always */
     bool keep, hosts_only, quiet;

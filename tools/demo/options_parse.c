@@ -25,7 +25,9 @@ static const char help[] =
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
     "  --loss KIND          kill: SIGKILL to all of the host; power: its cables go dead first; switchover, migrate: a\n"
     "                       planned move, no host is lost; migrate: of a VM that is not protected (kill)\n"
-    "  --arbiter file|etcd  a folder, or three members of etcd (package etcd-server) beside the hosts (file)\n"
+    "  --arbiter KIND       file: a folder; etcd: three members (package etcd-server) beside the hosts; none: each "
+    "failover\n"
+    "                       is ordered with --force (file)\n"
     "  --fresh-disk         a lost host comes back with an empty state folder\n"
     "  --baseline S         seconds measured without protection (5)\n"
     "  --seed N             of the moments of loss\n"
@@ -173,9 +175,10 @@ static int set_text(struct options *o, int id, struct errmsg *e)
     case LOSS:
         return parse_loss(optarg, o, e);
     case ARBITER:
-        if (choose("arbiter", optarg, "file", "etcd", &arbiter, e))
+        if (choose("arbiter", strcmp(optarg, "none") ? optarg : "file", "file", "etcd", &arbiter, e))
             return -1;
-        o->etcd = !strcmp(arbiter, "etcd");
+        o->etcd = !strcmp(optarg, "etcd");
+        o->no_arbiter = !strcmp(optarg, "none");
         return 0;
     case MEMORY:
         return parse_memory(optarg, o, e);
