@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct found {
     struct found *next;
@@ -79,11 +80,19 @@ static void read_host(struct box *b, const char *file)
     b->found = f;
 }
 
+/* Not the folder above, which is the arbiter's: one that is not mounted must be missed, not made anew and empty. */
+static int make_dir(struct box *b)
+{
+    if (!mkdir(b->dir, 0755) || errno == EEXIST)
+        return 0;
+    return errmsg_set(&b->why, "%s: %s: is the shared path mounted?", b->dir, strerror(errno));
+}
+
 static int do_round(struct box *b)
 {
     char path[PATH_MAX + 80];
     snprintf(path, sizeof path, "%s/%s.json", b->dir, b->name);
-    if (dir_make(b->dir, 0755, &b->why) || file_write_atomic(path, b->text, strlen(b->text), 0644, &b->why))
+    if (make_dir(b) || file_write_atomic(path, b->text, strlen(b->text), 0644, &b->why))
         return -1;
     DIR *d = opendir(b->dir);
     if (!d)
