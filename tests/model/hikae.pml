@@ -399,7 +399,7 @@ inline a_hands_over()
     primary_event(PE_HAND_OVER)
 }
 
-inline a_sends() /* half an epoch: first its content, then its COMMIT; after the last one HANDOVER */
+inline a_sends() /* half an epoch: first its content, then its COMMIT; when the last one is acknowledged HANDOVER */
 {
     if
     :: sent == 2 * captured -> down[slot]!HANDOVER, base + captured
@@ -544,7 +544,7 @@ inline a_step()
     :: a_agent && a_vm && (p == P_SYNCING || (CYCLING && captured == acked)) && moves < MOVES && pos < POSITIONS && !healed ->
         a_last_checkpoint()
 #endif
-    :: a_agent && GUARDED && p_up && sent < 2 * captured + (p == P_HANDING) && len(down[slot]) < ROOM -> a_sends()
+    :: a_agent && GUARDED && p_up && sent < 2 * captured + (p == P_HANDING && acked == captured) && len(down[slot]) < ROOM -> a_sends()
     /* reset, silence: at any time, and for sure when the other end is not there */
     :: a_agent && p_up && (!healed || !s_up[slot]) -> primary_event(PE_LINK_DOWN)
     :: a_agent && !a_vm && !p_look && p != P_STOPPING -> primary_event(PE_VM_GONE)

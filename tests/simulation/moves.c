@@ -75,7 +75,7 @@ void move_captured(struct process *p, uint64_t epoch, bool last)
     primary_event(p, EVENT_HAND_OVER);
 }
 
-void move_sent(struct process *p, uint64_t epoch)
+void move_acked(struct process *p, uint64_t epoch)
 {
     struct move *m = &p->move;
     if (m->kind == MOVE_NONE || m->epoch != epoch)

@@ -231,7 +231,6 @@ static void on_encoded(struct process *p, const struct event *e)
     flight_sent(&p->flight, epoch, digest);
     send_to_peer(p, MESSAGE_PAGES, epoch, c, digest);
     send_to_peer(p, MESSAGE_COMMIT, epoch, c, digest);
-    move_sent(p, epoch);
     if (p->encoded < p->flight.last)
         timer_set(p, TIMER_ENCODED, (int64_t)chance(5 * MS), on_encoded);
 }
@@ -295,6 +294,7 @@ static void acked(struct process *p, const struct event *e)
     }
     p->acked_at = sim.now;
     netbuf_release(p->held, e->number, emit_acked, NULL);
+    move_acked(p, e->number);
     if (p->state == PROTECTION_SEALED)
         primary_event(p, EVENT_ACKED);
     checkpoint_arm(p);

@@ -211,7 +211,7 @@ void move_abort(struct process *p);
 bool move_holds_checkpoints(const struct process *p);
 bool move_is_last(const struct process *p);
 void move_captured(struct process *p, uint64_t epoch, bool last);
-void move_sent(struct process *p, uint64_t epoch);
+void move_acked(struct process *p, uint64_t epoch);
 void move_follow(struct process *p, enum protection_event event);
 
 /* observer.c */
