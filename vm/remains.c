@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -117,4 +118,13 @@ double remains_expire(const char *run_dir, unsigned age_ms)
         closedir(d);
     double again_s = age_ms / 10000.;
     return again_s < 1. ? 1. : again_s > 60. ? 60. : again_s;
+}
+
+void remains_make_room(const char *vm_run_dir)
+{
+    char vms[PATH_MAX], all[PATH_MAX];
+    strncpy(vms, vm_run_dir, sizeof vms - 1);
+    vms[sizeof vms - 1] = '\0';
+    snprintf(all, sizeof all, "%s/..", dirname(vms));
+    remains_expire(all, 0);
 }

@@ -26,6 +26,10 @@ double remains_expire(const char *run_dir, unsigned age_ms);
 
 /* ---- for backends ---- */
 
+/* Memory is needed for a VM, whose directory is given (RUN_DIR/vms/NAME.PID): all remains of this host are discarded.
+ */
+void remains_make_room(const char *vm_run_dir);
+
 /* Makes `file`, which no process uses any more, the remains; older ones are discarded. It is renamed to `kept`, a name
  * on the same file system that nothing else uses. -1 with `e`: nothing is kept, and `file` is where it was or gone. */
 int remains_keep(const char *remains, const char *file, const char *kept, struct errmsg *e);

@@ -191,11 +191,32 @@ static int end(void **state)
 
 #define ONE(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
+static void make_room(void **state)
+{
+    (void)state;
+    char vms[96], of_another[REMAINS_PATH_MAX], of_web[160];
+    snprintf(vms, sizeof vms, "%s/vms", dir);
+    assert_int_equal(mkdir(vms, 0700), 0);
+    remains_path(of_another, dir, "db");
+    make("memory", BYTES);
+    assert_int_equal(remains_keep(of_another, in("memory"), in("kept"), &e), 0);
+    assert_true(remains_exist(of_another) && is_there("kept"));
+    snprintf(of_web, sizeof of_web, "%s/web.123", vms);
+    remains_make_room(of_web);
+    assert_false(remains_exist(of_another) || is_there("kept"));
+    assert_int_equal(rmdir(vms), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(is_handed_over_once),  ONE(another_size_is_discarded), ONE(the_newer_replaces_the_older),
-        ONE(only_files_are_taken), ONE(expire_after_a_while),      ONE(one_of_many_gets_it),
+        ONE(is_handed_over_once),
+        ONE(another_size_is_discarded),
+        ONE(the_newer_replaces_the_older),
+        ONE(only_files_are_taken),
+        ONE(expire_after_a_while),
+        ONE(one_of_many_gets_it),
+        ONE(make_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

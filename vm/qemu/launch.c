@@ -35,6 +35,11 @@ static int preload_path(char *out, size_t size, struct errmsg *e)
     return strpbrk(out, " :") ? errmsg_set(e, "%s: its folder's name has a blank or a colon", out) : 0;
 }
 
+static bool is_short(const struct statvfs *space, const struct stat *file, uint64_t bytes)
+{
+    return (uint64_t)space->f_bavail * space->f_frsize + (uint64_t)file->st_blocks * 512 < bytes;
+}
+
 /* Room for what the file does not hold yet. */
 static int check_room(const struct vm *vm, struct errmsg *e)
 {
@@ -43,12 +48,17 @@ static int check_room(const struct vm *vm, struct errmsg *e)
     uint64_t bytes = vm->shape.memory;
     if (statvfs(RAM_DIR, &space) < 0 || fstat(vm->ram_fd, &s) < 0)
         return errmsg_set(e, RAM_DIR ": %s", strerror(errno));
-    uint64_t free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
-    if (free_bytes + (uint64_t)s.st_blocks * 512 < bytes)
+    if (is_short(&space, &s, bytes)) {
+        remains_make_room(vm->run_dir); /* a VM that runs is worth more than a shorter sync */
+        if (statvfs(RAM_DIR, &space) < 0)
+            return errmsg_set(e, RAM_DIR ": %s", strerror(errno));
+    }
+    if (is_short(&space, &s, bytes))
         return errmsg_set(e,
                           RAM_DIR " has %llu MiB free, VM %s needs %llu: remove files there (ls -l " RAM_DIR "), or "
                                   "mount -o remount,size=SIZE " RAM_DIR,
-                          (unsigned long long)free_bytes >> 20, vm->name, (unsigned long long)bytes >> 20);
+                          (unsigned long long)space.f_bavail * space.f_frsize >> 20, vm->name,
+                          (unsigned long long)bytes >> 20);
     return 0;
 }
 
