@@ -1,5 +1,6 @@
 #include "primary/candidates.h"
 
+#include <limits.h>
 #include <string.h>
 
 void candidates_clear(struct candidates *c)
@@ -27,14 +28,25 @@ bool candidates_failed(struct candidates *c, int64_t now, int64_t patience)
 {
     if (!c->failing_since)
         c->failing_since = now;
+    if (c->failures < UINT_MAX)
+        c->failures++;
     if (c->n < 2 || now - c->failing_since < patience)
         return false;
     c->at = (c->at + 1) % c->n;
-    c->failing_since = 0;
+    candidates_succeeded(c); /* the next one begins anew */
     return true;
+}
+
+unsigned candidates_wait_ms(const struct candidates *c)
+{
+    unsigned ms = CANDIDATE_QUICK_MS;
+    for (unsigned i = CANDIDATE_QUICK_TRIES; i < c->failures && ms < CANDIDATE_SLOW_MS; i++)
+        ms *= 2;
+    return ms < CANDIDATE_SLOW_MS ? ms : CANDIDATE_SLOW_MS;
 }
 
 void candidates_succeeded(struct candidates *c)
 {
     c->failing_since = 0;
+    c->failures = 0;
 }

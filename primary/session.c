@@ -15,7 +15,6 @@
 
 enum { SMALL_RECORD = 1024 };
 enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
-static const double RECONNECT_S = 0.5;
 
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
 {
@@ -57,7 +56,6 @@ static void send_hello(struct worker *w)
 /* Gives up on this connection for a reason that the peer is told as well. */
 static void refuse(struct worker *w, const char *what)
 {
-    log_error("%s: %s", w->peer, what);
     session_bye(w, BYE_PROTOCOL, what);
     worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, what);
 }
@@ -129,12 +127,11 @@ static void on_bye(struct worker *w, const struct record *r)
         refuse(w, e.text);
         return;
     }
-    log_warn("%s ends the connection: %s: %s", w->peer, bye_name(reason), text);
     bool guarded = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING;
     if (reason == BYE_TAKEN_OVER && guarded)
         worker_event(w, EVENT_TAKEN_OVER, "%s has taken the VM over: %s", w->peer, text);
     else
-        worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, text);
+        worker_event(w, EVENT_LINK_DOWN, "%s: %s (%s)", w->peer, text, bye_name(reason));
 }
 
 static void on_ready(struct worker *w, const struct record *r)
@@ -305,6 +302,7 @@ static int start(struct worker *w, struct errmsg *e)
 void session_connect(struct worker *w)
 {
     struct errmsg e;
+    ev_timer_stop(w->loop, &w->session.reconnect);
     session_close(w);
     if (start(w, &e))
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
@@ -322,8 +320,14 @@ void session_connect_later(struct worker *w)
 {
     worker_peer_failed(w);
     ev_timer_stop(w->loop, &w->session.reconnect);
-    ev_timer_set(&w->session.reconnect, RECONNECT_S, 0.);
+    ev_timer_set(&w->session.reconnect, candidates_wait_ms(&w->candidates) / 1000., 0.);
     ev_timer_start(w->loop, &w->session.reconnect);
+}
+
+void session_hurry(struct worker *w)
+{
+    if (ev_is_active(&w->session.reconnect))
+        session_connect(w);
 }
 
 void session_close(struct worker *w)
@@ -392,7 +396,7 @@ void session_init(struct worker *w)
     struct session *s = &w->session;
     double period = w->config->detect_ms / 5000.;
     ev_timer_init(&s->heartbeat, on_heartbeat, period, period);
-    ev_timer_init(&s->reconnect, on_reconnect, RECONNECT_S, 0.);
+    ev_timer_init(&s->reconnect, on_reconnect, 0., 0.);
     s->heartbeat.data = s->reconnect.data = w;
     /* After a stall of this process what has come in is read before silence is judged. */
     ev_set_priority(&s->heartbeat, EV_MINPRI);

@@ -441,6 +441,27 @@ static void act(struct worker *w, unsigned actions)
         end_vm(w);
 }
 
+static bool is_trouble(enum protection_event event)
+{
+    return event == EVENT_REFUSED || event == EVENT_LINK_DOWN || event == EVENT_TAKEN_OVER || event == EVENT_VM_GONE;
+}
+
+static void log_event(struct worker *w, enum protection_state before, enum protection_event event, const char *reason)
+{
+    if (w->state != before) {
+        void (*log)(const char *format, ...) = is_trouble(event) ? log_warn : log_info;
+        log("%s -> %s (%s%s%s)", protection_state_name(before), protection_state_name(w->state),
+            protection_event_name(event), *reason ? ": " : "", reason);
+        repeated_forget(&w->repeated);
+        return;
+    }
+    unsigned times = *reason ? repeated_heard(&w->repeated, reason, clock_now()) : 0;
+    if (times == 1)
+        log_warn("%s", reason);
+    else if (times)
+        log_warn("still: %s (%u tries)", reason, times);
+}
+
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
 {
     enum protection_state before = w->state;
@@ -451,13 +472,9 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
     va_end(args);
     unsigned actions = protection_step(&w->state, event);
     if (w->state != before || actions) {
-        if (w->state == before && *reason && strcmp(reason, w->reason))
-            log_warn("%s", reason); /* tried again and again, said once */
+        log_event(w, before, event, reason);
         if (*reason || event == EVENT_ACKED)
             memcpy(w->reason, reason, sizeof w->reason);
-        if (w->state != before)
-            log_info("%s -> %s (%s%s%s)", protection_state_name(before), protection_state_name(w->state),
-                     protection_event_name(event), *reason ? ": " : "", reason);
     }
     if (w->state == PROTECTION_LOST)
         move_follow(w, event); /* what is told of the loss depends on it */
@@ -545,6 +562,8 @@ static const char *protect(struct worker *w, struct json_object *request)
     set_candidates(w, to);
     if (w->state == PROTECTION_OPEN)
         worker_event(w, EVENT_WANT, "%s", "");
+    else if (w->state == PROTECTION_CONNECTING)
+        session_hurry(w);
     worker_save_record(w, "running");
     return NULL;
 }

@@ -13,6 +13,7 @@
 #include "common/control.h"
 #include "common/hist.h"
 #include "common/link.h"
+#include "common/repeated.h"
 #include "common/state.h"
 #include "netbuf/relay.h"
 #include "primary/candidates.h"
@@ -139,8 +140,9 @@ struct worker {
     uint64_t term, term_seen; /* ours; the highest that this host has ever known: the register can't be behind it */
     char peer[64];            /* wanted secondary, the candidates' turn; "": none */
     struct candidates candidates;
-    char reason[320];
-    char origin[160]; /* how the VM came here, if from another host */
+    char reason[REPEATED_TEXT];
+    struct repeated repeated; /* what fails without a change of state */
+    char origin[160];         /* how the VM came here, if from another host */
     struct vm_record record;
     bool force;
     bool may_run_elsewhere; /* by its record it ended here while another host could hold a replica */
@@ -191,6 +193,7 @@ void ownership_end(struct worker *w);
 void session_init(struct worker *w);
 void session_connect(struct worker *w);
 void session_connect_later(struct worker *w);
+void session_hurry(struct worker *w); /* what was to be tried later is tried now */
 void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* if it is up; closes */
 void session_close(struct worker *w);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */

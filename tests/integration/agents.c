@@ -524,6 +524,16 @@ bool host_log_has(const struct host *h, enum agent agent, const char *part)
     return has;
 }
 
+unsigned host_log_count(const struct host *h, enum agent agent, const char *part)
+{
+    char *text = read_log(h, agent);
+    unsigned n = 0;
+    for (const char *at = text; (at = strstr(at, part)); at += strlen(part))
+        n++;
+    free(text);
+    return n;
+}
+
 void host_wait_log(const struct host *h, enum agent agent, const char *part)
 {
     for (double until = agents_now() + AGENTS_PATIENCE_S; !host_log_has(h, agent, part); agents_sleep_ms(5))

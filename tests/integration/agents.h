@@ -84,6 +84,7 @@ uint64_t host_number(const struct host *h, enum agent agent, const char *key); /
 void host_wait_reason(const struct host *h, enum agent agent, const char *part);
 void host_wait_log(const struct host *h, enum agent agent, const char *part);
 bool host_log_has(const struct host *h, enum agent agent, const char *part);
+unsigned host_log_count(const struct host *h, enum agent agent, const char *part); /* how often it has it */
 
 /* Processes of the host whose command line contains `part`; at most max pids. */
 size_t host_processes(const struct host *h, const char *part, pid_t *out, size_t max);

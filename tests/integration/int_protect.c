@@ -190,6 +190,8 @@ static void turned_away(const struct agents_options *o, const char *primary_says
     host_wait_reason(&t->a, PRIMARY, primary_says);
     host_wait_log(&t->a, PRIMARY, primary_says);
     host_wait_log(&t->b, SECONDARY, secondary_logs);
+    WAIT_FOR(host_log_count(&t->b, SECONDARY, secondary_logs) >= 3);
+    assert_int_equal(host_log_count(&t->a, PRIMARY, primary_says), 1); /* tried again and again, said once */
     assert_true(host_state_is(&t->a, PRIMARY, "CONNECTING"));
     assert_int_equal(host_replica_pid(&t->b), 0);
     host_wait_running(&t->a);
@@ -226,7 +228,10 @@ static void secondary_that_is_not_there(void **state)
     host_wait_reason(&t->a, PRIMARY, "refused");
     assert_true(host_state_is(&t->a, PRIMARY, "CONNECTING"));
     host_wait_running(&t->a);
+    agents_sleep_ms(6500); /* by now it is tried less often */
+    assert_int_equal(host_log_count(&t->a, PRIMARY, "refused"), 1);
     host_start_both(&t->b);
+    host_order(&t->a, PRIMARY, PROTECT); /* and at once if the admin says so */
     host_wait_state(&t->a, PRIMARY, "PROTECTED");
     agents_free(t);
 }

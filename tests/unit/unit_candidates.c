@@ -1,6 +1,7 @@
 /* Unit tests of primary/candidates.h. */
 #include "primary/candidates.h"
 
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,6 +65,49 @@ static void test_success_gives_a_new_while(void **state)
     assert_string_equal(candidates_now(&c), "c");
 }
 
+static void fail_times(struct candidates *c, int times)
+{
+    while (times--)
+        candidates_failed(c, 1, 1000);
+}
+
+static void test_backs_off(void **state)
+{
+    (void)state;
+    struct candidates c = {0};
+    assert_true(candidates_add(&c, "b"));
+    for (int i = 0; i < 10; i++) {
+        fail_times(&c, 1);
+        assert_int_equal(candidates_wait_ms(&c), 500);
+    }
+    const unsigned then[] = {1000, 2000, 4000, 5000, 5000};
+    for (size_t i = 0; i < sizeof then / sizeof *then; i++) {
+        fail_times(&c, 1);
+        assert_int_equal(candidates_wait_ms(&c), then[i]);
+    }
+    c.failures = UINT_MAX;
+    fail_times(&c, 1);
+    assert_int_equal(candidates_wait_ms(&c), 5000);
+}
+
+static void test_begins_anew(void **state)
+{
+    (void)state;
+    struct candidates c = {0};
+    assert_true(candidates_add(&c, "b"));
+    fail_times(&c, 20);
+    candidates_succeeded(&c);
+    assert_int_equal(candidates_wait_ms(&c), 500);
+    fail_times(&c, 20);
+    assert_int_equal(candidates_wait_ms(&c), 5000);
+    assert_true(candidates_add(&c, "c"));
+    assert_true(candidates_failed(&c, 2000, 1000)); /* the other one's turn */
+    assert_int_equal(candidates_wait_ms(&c), 500);
+    fail_times(&c, 20);
+    candidates_clear(&c); /* the admin's order */
+    assert_int_equal(candidates_wait_ms(&c), 500);
+}
+
 static void test_bounds(void **state)
 {
     (void)state;
@@ -88,6 +132,8 @@ int main(void)
         cmocka_unit_test(test_one_is_kept),
         cmocka_unit_test(test_spares_take_turns),
         cmocka_unit_test(test_success_gives_a_new_while),
+        cmocka_unit_test(test_backs_off),
+        cmocka_unit_test(test_begins_anew),
         cmocka_unit_test(test_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
