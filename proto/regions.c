@@ -50,22 +50,20 @@ bool regions_all_told(const struct regions_told *told)
     return told->head.region_pages && told->head.end == regions_count(told->pages, told->head.region_pages);
 }
 
-static int read_head(struct cursor *c, struct regions_head *h, struct proto_error *e)
+static bool read_head(struct cursor *c, struct regions_head *h, uint32_t *reserved)
 {
-    uint32_t reserved;
-    if (!cursor_u64(c, &h->seed) || !cursor_u64(c, &h->end) || !cursor_u32(c, &h->region_pages) ||
-        !cursor_u32(c, &reserved))
-        return proto_fail(e, "REGIONS has %zu octets", c->left);
+    return cursor_u64(c, &h->seed) && cursor_u64(c, &h->end) && cursor_u32(c, &h->region_pages) &&
+           cursor_u32(c, reserved);
+}
+
+static int check_head(const struct regions_told *told, const struct regions_head *h, uint32_t reserved,
+                      struct proto_error *e)
+{
+    const struct regions_head *before = &told->head;
     if (reserved)
         return proto_fail(e, "REGIONS with reserved octets %08x", reserved);
     if (!h->region_pages || h->region_pages > REGION_PAGES_MAX || h->region_pages & (h->region_pages - 1))
         return proto_fail(e, "REGIONS of %u pages each", h->region_pages);
-    return 0;
-}
-
-static int check_head(const struct regions_told *told, const struct regions_head *h, struct proto_error *e)
-{
-    const struct regions_head *before = &told->head;
     if (before->region_pages && (before->region_pages != h->region_pages || before->seed != h->seed))
         return proto_fail(e, "REGIONS of another size or seed than before");
     if (h->end <= before->end || h->end > regions_count(told->pages, h->region_pages))
@@ -78,7 +76,10 @@ int regions_check(struct regions_told *told, const uint8_t *payload, size_t n, s
 {
     struct cursor c = {payload, n};
     struct regions_head h;
-    if (read_head(&c, &h, e) || check_head(told, &h, e))
+    uint32_t reserved;
+    if (!read_head(&c, &h, &reserved))
+        return proto_fail(e, "REGIONS has %zu octets", n);
+    if (check_head(told, &h, reserved, e))
         return -1;
     uint64_t free_from = told->head.end;
     while (c.left) {
