@@ -7,6 +7,7 @@
 #include "proto/page.h"
 #include "sample.h"
 #include "secondary/replica.h"
+#include "secondary/teller.h"
 
 #include <ev.h>
 #include <setjmp.h>
@@ -128,6 +129,36 @@ static void submit_round(struct rig *g, uint64_t first, uint64_t count, bool is_
     assert_int_equal(ranges.n, 0);
 }
 
+/* The first round when the replica did not begin empty: it tells what it holds, record by record, and gets what
+ * differs. The guest has nothing in [hole, hole_end). Returns how many records there were. */
+static unsigned submit_resync(struct rig *g, uint64_t hole, uint64_t hole_end)
+{
+    struct page_ranges there = {0}, here = {0};
+    assert_int_equal(page_ranges_add(&there, 0, PAGES), 0);
+    assert_int_equal(page_ranges_add(&here, 0, hole), 0);
+    assert_int_equal(page_ranges_add(&here, hole_end, PAGES - hole_end), 0);
+    struct teller *teller = teller_new(g->memory, PAGES, &there, 7);
+    assert_non_null(teller);
+    struct regions_told told = {.pages = PAGES};
+    struct proto_error e = {""};
+    const uint8_t *payload;
+    size_t cursor = 0;
+    unsigned records = 0;
+    for (size_t n; (n = teller_next(teller, &payload)) > 0; records++) {
+        uint64_t first = told.head.end;
+        if (regions_check(&told, payload, n, &e))
+            fail_msg("%s", e.text);
+        struct resync_span *span = resync_span_new(&told, first, payload, n, &here, &cursor);
+        assert_non_null(span);
+        pipeline_resync(g->pipeline, 1, span);
+        ev_run(g->loop, EVRUN_NOWAIT); /* pages come back while the rest is told */
+    }
+    assert_true(regions_all_told(&told));
+    teller_free(teller);
+    page_ranges_free(&here);
+    return records;
+}
+
 /* A capture of n pages of the guest, changed at once; their copies are in it. */
 static struct capture *capture_make(struct rig *g, uint64_t epoch, size_t n)
 {
@@ -194,6 +225,30 @@ static void test_stream(void **state)
     end(&g);
 }
 
+/* What was told on the loop's thread is compared on the encoder's, and only what differs comes out. */
+static void test_resync(void **state)
+{
+    (void)state;
+    enum { HOLE = 700, HOLE_END = 900, DAMAGED = 9 };
+    struct rig g;
+    struct vm_blob initial = {0};
+    begin(&g);
+    memcpy(g.memory, g.guest, OCTETS);
+    memset(g.guest + HOLE * PROTO_PAGE_SIZE, 0, (HOLE_END - HOLE) * PROTO_PAGE_SIZE);
+    for (uint64_t i = 0; i < DAMAGED; i++)
+        g.memory[(i * 61 + 3) * PROTO_PAGE_SIZE + i] ^= 0x20; /* below the hole, in regions of their own */
+    unsigned records = submit_resync(&g, HOLE, HOLE_END);
+    assert_true(run_until(&g, &g.rounds, records));
+    assert_int_equal(pipeline_pages_done(g.pipeline), PAGES - (HOLE_END - HOLE));
+    assert_int_equal(pipeline_pages_sent(g.pipeline), DAMAGED * TELLER_REGION_PAGES + HOLE_END - HOLE);
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    pipeline_epoch(g.pipeline, capture_make(&g, 1, 20), &initial);
+    assert_true(run_until(&g, &g.commits, 1));
+    assert_memory_equal(g.memory, g.guest, OCTETS);
+    vm_blob_free(&initial);
+    end(&g);
+}
+
 /* Nobody takes the output: the encoder stops at its limit, and goes on when somebody does. */
 static void test_back_pressure(void **state)
 {
@@ -232,7 +287,10 @@ static void test_free_in_the_middle(void **state)
         struct capture *captures[3]; /* before the rounds: memory that changes meanwhile is a race to a sanitizer */
         for (uint64_t epoch = 1; epoch <= 3; epoch++)
             captures[epoch - 1] = capture_make(&g, epoch, 50);
-        submit_round(&g, 0, PAGES, true);
+        if (run % 4 < 2)
+            submit_round(&g, 0, PAGES, true);
+        else
+            submit_resync(&g, PAGES / 4, PAGES / 2);
         submit_round(&g, 0, PAGES / 2, false);
         struct vm_blob initial = {0};
         assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
@@ -256,6 +314,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_resync),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_free_in_the_middle),
     };
