@@ -305,6 +305,22 @@ static void agent_dies_while_paused(void **arg)
     remove_folder(b);
 }
 
+/* The file of a socket is there a moment before one can connect to it. */
+static bool is_listening(const char *path)
+{
+    enum { ACCEPTS = 0x10000 }; /* __SO_ACCEPTCON of the kernel */
+    char line[512], name[256];
+    unsigned flags;
+    bool found = false;
+    FILE *f = fopen("/proc/net/unix", "re");
+    while (f && !found && fgets(line, sizeof line, f))
+        found = sscanf(line, "%*s %*s %*s %x %*s %*s %*s %255s", &flags, name) == 2 && flags & ACCEPTS &&
+                strcmp(name, path) == 0;
+    if (f)
+        fclose(f);
+    return found;
+}
+
 /* Starts QEMU as an admin would. */
 static pid_t start_by_hand(const char *dir, const char *format)
 {
@@ -318,8 +334,9 @@ static pid_t start_by_hand(const char *dir, const char *format)
     }
     char path[256];
     snprintf(path, sizeof path, "%s/q", dir);
-    for (int i = 0; i < 500 && access(path, F_OK) < 0; i++)
-        sleep_ms(10);
+    for (double until = now_ms() + BOOT_MS; !is_listening(path); sleep_ms(10))
+        if (now_ms() > until)
+            fail_msg("QEMU does not listen at %s", path);
     return pid;
 }
 
