@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -181,6 +183,14 @@ static long long now_ms(void)
     return (long long)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* After a reset: what is still in the queue goes nowhere, though it is counted for ever. */
+static bool is_dead(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t n = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 && info.tcpi_state == TCP_CLOSE;
+}
+
 /* Until everything is in the kernel, and then until the peer's kernel has it: closing a socket with unread input sends
  * a reset, which could overtake our last words. */
 void link_io_flush(struct link *l, unsigned flush_ms)
@@ -198,6 +208,6 @@ void link_io_flush(struct link *l, unsigned flush_ms)
     SSL_shutdown(l->ssl);
     shutdown(l->fd, SHUT_WR);
     int unacknowledged = 0;
-    while (ioctl(l->fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0 && now_ms() < until)
+    while (ioctl(l->fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0 && !is_dead(l->fd) && now_ms() < until)
         poll(NULL, 0, 1);
 }

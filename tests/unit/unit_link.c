@@ -425,6 +425,21 @@ static void test_last_words_arrive(void **state)
     assert_true(client.reset);
 }
 
+/* The peer is gone already: our last words are answered by a reset, and nobody will ever acknowledge them. */
+static void test_last_words_to_nobody(void **state)
+{
+    (void)state;
+    start(id_a, print_b);
+    RUN_UNTIL(client.up && server.up);
+    run_for(0.02); /* nothing is unread */
+    link_free(server.link, 0);
+    server.link = NULL;
+    double begin = ev_time();
+    link_free(client.link, 30000); /* it has not noticed */
+    client.link = NULL;
+    assert_true(ev_time() - begin < 15);
+}
+
 static void test_free_in_handlers(void **state)
 {
     (void)state;
@@ -534,6 +549,7 @@ int main(void)
         LINK_TEST(test_client_gives_up_on_silence),
         LINK_TEST(test_odd_clients),
         LINK_TEST(test_last_words_arrive),
+        LINK_TEST(test_last_words_to_nobody),
         LINK_TEST(test_free_in_handlers),
         cmocka_unit_test(test_identity_files),
     };
