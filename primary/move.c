@@ -44,12 +44,16 @@ static const char *check_arbiter(const struct worker *w)
                                            "need an arbiter";
 }
 
+static const char being_replaced[] = "the VM's agent process is just being replaced: try again in a moment";
+
 const char *move_switchover(struct worker *w)
 {
     if (check_arbiter(w))
         return check_arbiter(w);
     if (w->move.kind != MOVE_NONE)
         return "the VM is being moved already";
+    if (upgrade_is_under_way(w))
+        return being_replaced;
     if (w->state != PROTECTION_PROTECTED)
         return "the VM has no replica to switch over to: protect it, and wait until it is PROTECTED; or `hikae "
                "migrate` "
@@ -65,12 +69,22 @@ const char *move_migrate(struct worker *w, const char *to)
         return check_arbiter(w);
     if (w->move.kind != MOVE_NONE)
         return "the VM is being moved already";
+    if (upgrade_is_under_way(w))
+        return being_replaced;
     if (w->state != PROTECTION_OPEN || *w->peer)
         return "the VM is protected, or is to be: `hikae switchover` moves it to its replica; or `hikae unprotect` it "
                "first";
     begin(w, MOVE_MIGRATE, to);
-    worker_want_peer(w, to);
+    worker_want_peer(w, to, "");
     return NULL;
+}
+
+const char *move_forbids(const struct worker *w)
+{
+    if (w->move.kind == MOVE_NONE)
+        return NULL;
+    return w->move.epoch ? "not now: the VM is being handed over; in a moment it runs elsewhere, or goes on here"
+                         : "not while the VM is being moved: wait until that is done, or `hikae abort` it first";
 }
 
 static void fail(struct worker *w, const char *why)
@@ -83,7 +97,7 @@ static void fail(struct worker *w, const char *why)
     m->kind = MOVE_NONE;
     ev_timer_stop(w->loop, &m->limit);
     if (kind == MOVE_MIGRATE)
-        worker_want_peer(w, "");
+        worker_want_peer(w, "", why);
 }
 
 const char *move_abort(struct worker *w)
@@ -156,14 +170,13 @@ void move_follow(struct worker *w, enum protection_event event)
     if (m->kind == MOVE_NONE)
         return;
     bool never_began = m->kind == MOVE_MIGRATE && event == EVENT_LINK_DOWN && w->state == PROTECTION_CONNECTING;
-    bool let_go = m->kind == MOVE_MIGRATE && event == EVENT_UNWANT && w->state == PROTECTION_OPEN;
     bool came_back = m->epoch && (w->state == PROTECTION_OPEN || w->state == PROTECTION_CONNECTING);
     bool not_protected = m->kind == MOVE_SWITCHOVER && !m->epoch && w->state != PROTECTION_PROTECTED;
     if (w->state == PROTECTION_LOST && m->sent) {
         m->result = "done";
         m->kind = MOVE_NONE;
         snprintf(w->reason, sizeof w->reason, "handed over to %s", m->to);
-    } else if (never_began || let_go || came_back || not_protected || w->state == PROTECTION_ENDED ||
+    } else if (never_began || came_back || not_protected || w->state == PROTECTION_ENDED ||
                w->state == PROTECTION_LOST) {
         char why[sizeof m->error];
         snprintf(why, sizeof why, "%s", w->reason);

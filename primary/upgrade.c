@@ -25,23 +25,30 @@ static void on_answer(enum arbiter_answer answer, const struct arbiter_register 
     worker_answer(w, NULL);
     log_info("makes way for the installed program");
     w->upgrading = true;
-    worker_event(w, EVENT_UNWANT, "%s", "");
+    worker_event(w, EVENT_UNWANT, "%s", "the agent's process makes way for the installed program");
     upgrade_proceed(w);
 }
 
 const char *upgrade_begin(struct worker *w, int reply_to)
 {
+    if (move_forbids(w))
+        return move_forbids(w);
     bool runs = w->state == PROTECTION_OPEN || w->state == PROTECTION_CONNECTING || w->state == PROTECTION_SYNCING ||
                 w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
     if (!runs)
         return "not now: `hikae status` says what it is waiting for";
-    if (w->upgrading || w->upgrade_question)
+    if (upgrade_is_under_way(w))
         return "it is being replaced already";
     w->upgrade_question = ownership_read(w, on_answer);
     if (!w->upgrade_question)
         return "not now: the arbiter can't be opened";
     w->reply_to = reply_to;
     return NULL;
+}
+
+bool upgrade_is_under_way(const struct worker *w)
+{
+    return w->upgrading || w->upgrade_question;
 }
 
 void upgrade_proceed(struct worker *w)

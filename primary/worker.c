@@ -375,7 +375,9 @@ static void resume_vm(struct worker *w)
 static void on_resume_retry(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
-    resume_vm(t->data);
+    struct worker *w = t->data;
+    w->reason[0] = 0;
+    resume_vm(w);
 }
 
 static void open_gate(struct worker *w)
@@ -462,6 +464,19 @@ static void log_event(struct worker *w, enum protection_state before, enum prote
         log_warn("still: %s (%u tries)", reason, times);
 }
 
+/* The reason is that of the state it stands beside (promise 5): none is carried along to the next one. But what the
+ * arbiter settles is the consequence of what it was asked for, and not of its having been silent meanwhile. */
+static void note_reason(struct worker *w, enum protection_state before, enum protection_event event, const char *reason)
+{
+    bool moved = w->state != before;
+    if (moved && event == EVENT_GRANTED)
+        reason = w->cause;
+    else if (moved && event != EVENT_UNANSWERED)
+        snprintf(w->cause, sizeof w->cause, "%s", reason);
+    if (moved || *reason)
+        snprintf(w->reason, sizeof w->reason, "%s", reason);
+}
+
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
 {
     enum protection_state before = w->state;
@@ -473,8 +488,7 @@ void worker_event(struct worker *w, enum protection_event event, const char *rea
     unsigned actions = protection_step(&w->state, event);
     if (w->state != before || actions) {
         log_event(w, before, event, reason);
-        if (*reason || event == EVENT_ACKED)
-            memcpy(w->reason, reason, sizeof w->reason);
+        note_reason(w, before, event, reason);
     }
     if (w->state == PROTECTION_LOST)
         move_follow(w, event); /* what is told of the loss depends on it */
@@ -532,12 +546,12 @@ static const struct config_peer *find_peer(struct worker *w, const char *name)
     return config_peer_by_name(now, name);
 }
 
-void worker_want_peer(struct worker *w, const char *peer)
+void worker_want_peer(struct worker *w, const char *peer, const char *why)
 {
     candidates_clear(&w->candidates);
     candidates_add(&w->candidates, peer);
     snprintf(w->peer, sizeof w->peer, "%s", peer);
-    worker_event(w, *peer ? EVENT_WANT : EVENT_UNWANT, "%s", w->reason);
+    worker_event(w, *peer ? EVENT_WANT : EVENT_UNWANT, "%s", why);
 }
 
 static const char *migrate(struct worker *w, struct json_object *request)
@@ -570,6 +584,8 @@ static const char *protect(struct worker *w, struct json_object *request)
 
 static const char *unprotect(struct worker *w)
 {
+    if (move_forbids(w))
+        return move_forbids(w);
     set_candidates(w, "");
     worker_event(w, EVENT_UNWANT, "by the admin");
     worker_save_record(w, "running");
@@ -715,7 +731,6 @@ static int adopt(struct worker *w, struct errmsg *e)
         report_mark(w, "running");
     discard_remains(w);
     snprintf(w->origin, sizeof w->origin, "%s", origin ? origin : "taken over");
-    snprintf(w->reason, sizeof w->reason, "%s", w->origin);
     w->state = PROTECTION_OPEN;
     open_gate(w);
     on_announce(w->loop, &w->announce, 0);

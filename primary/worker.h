@@ -141,8 +141,9 @@ struct worker {
     char peer[64];            /* wanted secondary, the candidates' turn; "": none */
     struct candidates candidates;
     char reason[REPEATED_TEXT];
-    struct repeated repeated; /* what fails without a change of state */
-    char origin[160];         /* how the VM came here, if from another host */
+    char cause[REPEATED_TEXT]; /* why the arbiter is asked, as long as it is */
+    struct repeated repeated;  /* what fails without a change of state */
+    char origin[160];          /* how the VM came here, if from another host */
     struct vm_record record;
     bool force;
     bool may_run_elsewhere; /* by its record it ended here while another host could hold a replica */
@@ -170,8 +171,8 @@ int worker_main(struct config **config, const struct worker_options *options);
 void worker_event(struct worker *w, enum protection_event event, const char *reason_format, ...)
     __attribute__((format(printf, 3, 4)));
 int worker_save_record(struct worker *w, const char *role);
-/* Protection by that peer is wanted from now on; "": by nobody. */
-void worker_want_peer(struct worker *w, const char *peer);
+/* Protection by that peer is wanted from now on; "": by nobody, and why. */
+void worker_want_peer(struct worker *w, const char *peer, const char *why);
 /* Answers the request `reply_to`, if it is not answered yet. error: NULL if it was done. */
 void worker_answer(struct worker *w, const char *error);
 /* The connection to the secondary failed: perhaps it is another one's turn. */
@@ -214,7 +215,8 @@ void checkpoint_end(struct worker *w);
 const char *move_switchover(struct worker *w);
 const char *move_migrate(struct worker *w, const char *to);
 const char *move_abort(struct worker *w);
-bool move_is_due(const struct worker *w);            /* the next checkpoint shall be as soon as possible */
+const char *move_forbids(const struct worker *w); /* what else can't be done meanwhile, for the admin; NULL: nothing */
+bool move_is_due(const struct worker *w);         /* the next checkpoint shall be as soon as possible */
 bool move_holds_checkpoints(const struct worker *w); /* none before what is in flight is acknowledged */
 bool move_is_last(const struct worker *w);           /* the next checkpoint leaves the VM paused */
 void move_captured(struct worker *w, uint64_t epoch, int64_t paused_at, uint64_t pages, bool last);
@@ -229,6 +231,7 @@ void move_init(struct worker *w);
 /* This process is to be replaced by one of the installed program. Ends the protection first, so that no failover comes
  * of it; the successor begins it again. NULL, or why not. */
 const char *upgrade_begin(struct worker *w, int reply_to);
+bool upgrade_is_under_way(const struct worker *w);
 void upgrade_proceed(struct worker *w); /* the state has changed */
 void upgrade_end(struct worker *w);
 

@@ -50,7 +50,8 @@ static bool comes_from(const struct host *to, const struct host *from)
     char text[64];
     struct json_object *j = host_status(to, PRIMARY);
     snprintf(text, sizeof text, "taken over from %s", from->name);
-    bool says_so = j && !strcmp(json_get_text(j, "origin", ""), text);
+    bool says_so = j && !strcmp(json_get_text(j, "origin", ""), text) &&
+                   !strstr(json_get_text(j, "reason", ""), "taken over"); /* that is no reason of what it is now */
     json_object_put(j);
     return says_so;
 }

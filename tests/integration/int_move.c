@@ -190,8 +190,8 @@ static void is_aborted(void **state)
     agents_free(t);
 }
 
-/* What comes after it is no migration any more: a VM that is then protected stays where it is. */
-static void unprotect_ends_a_migration(void **state)
+/* A move is ended by an abort. What comes after that is no migration: a VM that is then protected stays where it is. */
+static void nothing_else_ends_a_migration(void **state)
 {
     (void)state;
     struct agents *t = agents_new(&(struct agents_options){.vm = "pages = 256\n"});
@@ -199,7 +199,10 @@ static void unprotect_ends_a_migration(void **state)
     kill(t->b.supervisors[SECONDARY], SIGSTOP);
     host_order(&t->a, PRIMARY, "{\"cmd\":\"migrate\",\"vm\":\"web\",\"to\":\"b\"}");
     host_wait_state(&t->a, PRIMARY, "CONNECTING");
-    host_order(&t->a, PRIMARY, "{\"cmd\":\"unprotect\",\"vm\":\"web\"}");
+    host_refuses(&t->a, PRIMARY, "abort", "{\"cmd\":\"unprotect\",\"vm\":\"web\"}");
+    host_refuses(&t->a, PRIMARY, "abort", "{\"cmd\":\"upgrade\",\"vm\":\"web\"}");
+    assert_true(result_is(&t->a, "running"));
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"abort\",\"vm\":\"web\"}");
     kill(t->b.supervisors[SECONDARY], SIGCONT);
     host_wait_state(&t->a, PRIMARY, "UNPROTECTED");
     assert_true(result_is(&t->a, "failed"));
@@ -288,7 +291,7 @@ int main(void)
         ONE(protected_vm_is_not_migrated),
         ONE(refused_migration_hurts_nobody),
         ONE(is_aborted),
-        ONE(unprotect_ends_a_migration),
+        ONE(nothing_else_ends_a_migration),
         ONE(replica_that_stands_still),
         ONE(arbiter_that_is_away),
         ONE(worker_dies_while_it_hands_over),

@@ -119,6 +119,9 @@ static void the_arbiter_is_away(void **state)
     assert_int_equal(host_vm_pid(&t->a), 0);
     assert_int_equal(rename(away, arbiter), 0);
     check_started_anew(t, &t->a, before);
+    struct json_object *j = host_status(&t->a, PRIMARY);
+    assert_string_equal(json_get_text(j, "reason", "none"), ""); /* why it waited is no reason of what it is now */
+    json_object_put(j);
     agents_free(t);
 }
 

@@ -205,7 +205,7 @@ static void admin(void)
         kills("the guest shuts down", p->host);
         phase.lost_is_a_bug = false;
         primary_event(p, EVENT_VM_SHUT_DOWN);
-    } else if (p->kind == KIND_PRIMARY) {
+    } else if (p->kind == KIND_PRIMARY && p->move.kind == MOVE_NONE) { /* refused during a move */
         disturbs("unprotect", p->host);
         p->wants = false;
         primary_event(p, EVENT_UNWANT);

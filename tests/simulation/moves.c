@@ -90,13 +90,12 @@ void move_follow(struct process *p, enum protection_event event)
     if (m->kind == MOVE_NONE)
         return;
     bool never_began = m->kind == MOVE_MIGRATE && event == EVENT_LINK_DOWN && p->state == PROTECTION_CONNECTING;
-    bool let_go = m->kind == MOVE_MIGRATE && event == EVENT_UNWANT && p->state == PROTECTION_OPEN;
     bool came_back = m->epoch && (p->state == PROTECTION_OPEN || p->state == PROTECTION_CONNECTING);
     bool not_protected = m->kind == MOVE_SWITCHOVER && !m->epoch && p->state != PROTECTION_PROTECTED;
     if (p->state == PROTECTION_LOST && m->sent) {
         sim.moves++;
         m->kind = MOVE_NONE;
-    } else if (never_began || let_go || came_back || not_protected || p->state == PROTECTION_LOST) {
+    } else if (never_began || came_back || not_protected || p->state == PROTECTION_LOST) {
         fail(p);
     }
 }

@@ -47,6 +47,14 @@ static void test_vm(void **state)
           "web   ISOLATED, output is held until the arbiter or the replica answers, term 3: host-b is silent");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"AT_RISK\",\"term\":3}",
           "web   AT_RISK, not protected, output is open without the arbiter's word: the VM may run twice, term 3");
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"CONNECTING\",\"peer\":\"a\",\"origin\":\"taken over from a\",\"reason\":\"a: "
+          "refused\"}",
+          "web   CONNECTING to a, not protected, taken over from a: a: refused");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"SYNCING\",\"peer\":\"a\",\"origin\":\"taken over from a\"}",
+          "web   SYNCING to a, not yet protected, taken over from a");
+    check(status_line_vm, "{\"vm\":\"web\",\"state\":\"PROTECTED\",\"peer\":\"a\",\"origin\":\"taken over from a\"}",
+          "web   PROTECTED by a, age of the replica unknown");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"NEW_STATE\",\"reason\":\"r\"}", "web   NEW_STATE: r");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"CLAIMING\",\"outdated\":true}",
           "web   CLAIMING, asks the arbiter before it may run  [its agent is older than the installed program: `hikae "

@@ -55,6 +55,14 @@ static void add_reason(struct text *t, struct json_object *j)
         add(t, ": %s", reason);
 }
 
+/* Where the VM came from is of interest until it is protected again. */
+static void add_origin(struct text *t, struct json_object *j)
+{
+    const char *origin = json_get_text(j, "origin", "");
+    if (*origin)
+        add(t, ", %s", origin);
+}
+
 static void add_term(struct text *t, struct json_object *j)
 {
     uint64_t term = json_get_u64(j, "term", 0);
@@ -135,6 +143,7 @@ void status_line_vm(struct json_object *j, int width, char *out, size_t size)
             add(&t, " to %s", peer);
         add(&t, ", not yet protected");
         add_progress(&t, j);
+        add_origin(&t, j);
         add_reason(&t, j);
     } else {
         if (!strcmp(state, "CONNECTING") && *peer)
@@ -145,6 +154,7 @@ void status_line_vm(struct json_object *j, int width, char *out, size_t size)
                 if (plain[i].term)
                     add_term(&t, j);
             }
+        add_origin(&t, j);
         add_reason(&t, j);
     }
     add_warnings(&t, j);
