@@ -25,7 +25,7 @@ enum gate { GATE_HOLD, GATE_OPEN, GATE_SEALED };
 
 struct relay {
     struct ev_loop *loop;
-    struct relay_handlers handlers;
+    struct netbuf_handlers handlers;
     void *arg;
     struct relay_line line;
     char tap_name[16];
@@ -325,7 +325,7 @@ void relay_line_announce(const struct relay_line *l, const uint8_t mac[6])
 }
 
 struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_line *line,
-                         const struct relay_handlers *h, void *arg, struct errmsg *e)
+                         const struct netbuf_handlers *h, void *arg, struct errmsg *e)
 {
     struct relay_line own = {.tap = -1, .vm = -1};
     if (!line && relay_line_open(c, &own, e))

@@ -9,6 +9,7 @@
 #define HIKAE_NETBUF_RELAY_H
 
 #include "common/errmsg.h"
+#include "netbuf/handlers.h"
 #include "netbuf/neighbour.h"
 #include "netbuf/netbuf.h"
 
@@ -32,17 +33,9 @@ void relay_line_close(struct relay_line *l);
 /* Tells the LAN where the guest with that MAC address is now, in a way that needs no IP address (RARP). */
 void relay_line_announce(const struct relay_line *l, const uint8_t mac[6]);
 
-struct relay_handlers {
-    void (*held)(void *arg);   /* the running epoch got a frame */
-    void (*full)(void *arg);   /* no room: the guest's sending waits until something is released */
-    void (*learnt)(void *arg); /* a new address of the guest */
-    /* The VM closed the socket, or the tap is gone; once. The relay must not be closed in here. */
-    void (*lost)(const char *why, void *arg);
-};
-
 /* Starts closed: everything is held. `line`: taken over; NULL: it opens one. */
 struct relay *relay_open(struct ev_loop *loop, const struct relay_config *c, const struct relay_line *line,
-                         const struct relay_handlers *h, void *arg, struct errmsg *e);
+                         const struct netbuf_handlers *h, void *arg, struct errmsg *e);
 void relay_close(struct relay *r); /* what is held is dropped */
 
 /* Takes what the VM has sent and we have not read yet, until there is no more or no room. Called while the VM is

@@ -1,5 +1,5 @@
 #include "primary/capture.h"
-#include "netbuf/relay.h"
+#include "netbuf/outlet.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,18 +83,18 @@ static int copy_pages(struct capture *c, const struct page_ranges *dirty, const 
     return 0;
 }
 
-static void drain(struct relay *const *relays, unsigned n)
+static void drain(struct outlet *const *outlets, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        relay_drain(relays[i]);
+        outlet_drain(outlets[i]);
 }
 
-static int barrier(struct relay *const *relays, unsigned n, uint64_t epoch, struct errmsg *e)
+static int barrier(struct outlet *const *outlets, unsigned n, uint64_t epoch, struct errmsg *e)
 {
-    drain(relays, n);
+    drain(outlets, n);
     for (unsigned i = 0; i < n; i++) {
-        relay_hold(relays[i]);
-        if (relay_barrier(relays[i], epoch))
+        outlet_hold(outlets[i]);
+        if (outlet_barrier(outlets[i], epoch))
             return errmsg_set(e, "too many epochs are closed and not released");
     }
     return 0;
@@ -108,14 +108,14 @@ static int64_t lap(int64_t *mark)
     return ns;
 }
 
-static int take(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+static int take(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
                 struct page_ranges *dirty, struct capture *c, int64_t *mark, struct errmsg *e)
 {
     struct capture_times *t = &c->times;
     c->state.size = 0;
     if (ops->state_begin(vm, e))
         return -1;
-    drain(relays, relay_count); /* while the VM's process saves its state */
+    drain(outlets, outlet_count); /* while the VM's process saves its state */
     t->net = lap(mark);
     page_ranges_clear(dirty);
     if (ops->dirty(vm, dirty, e))
@@ -127,7 +127,7 @@ static int take(const struct vm_ops *ops, struct vm *vm, struct relay *const *re
     if (ops->state_end(vm, &c->state, e))
         return -1;
     t->state = lap(mark);
-    if (barrier(relays, relay_count, c->epoch, e))
+    if (barrier(outlets, outlet_count, c->epoch, e))
         return -1;
     t->net += lap(mark);
     return 0;
@@ -141,7 +141,7 @@ static int undo_pause(const struct vm_ops *ops, struct vm *vm)
     return -1;
 }
 
-int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
                        uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
 {
     c->epoch = epoch;
@@ -150,26 +150,12 @@ int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *co
     if (ops->pause(vm, e))
         return undo_pause(ops, vm);
     c->times.stop = lap(&mark);
-    int result = take(ops, vm, relays, relay_count, scratch, c, &mark, e);
+    int result = take(ops, vm, outlets, outlet_count, scratch, c, &mark, e);
     struct errmsg second;
     mark = clock_now();
     if ((!last || result) && ops->resume(vm, result ? &second : e))
         result = -1;
     c->times.resume = lap(&mark);
     c->times.total = mark - c->times.paused_at;
-    return result;
-}
-
-int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, int64_t *pause_ns, struct errmsg *e)
-{
-    int64_t start = clock_now();
-    page_ranges_clear(out);
-    if (ops->pause(vm, e))
-        return undo_pause(ops, vm);
-    int result = ops->dirty(vm, out, e);
-    struct errmsg second;
-    if (ops->resume(vm, result ? &second : e))
-        result = -1;
-    *pause_ns = clock_now() - start;
     return result;
 }

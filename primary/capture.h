@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-struct relay;
+struct outlet;
 
 struct capture_times { /* ns each; total is the guest's pause, as seen from here */
     int64_t paused_at; /* CLOCK_MONOTONIC, when the pause was asked for */
@@ -28,15 +28,11 @@ struct capture {
 struct capture *capture_new(size_t pages, struct errmsg *e);
 void capture_free(struct capture *c);
 
-/* Pauses the guest, takes the epoch into `c`, resumes it (with `last` and without failure: leaves it paused). `relays`
+/* Pauses the guest, takes the epoch into `c`, resumes it (with `last` and without failure: leaves it paused). `outlets`
  * get their barrier(epoch) while the guest is paused: promise 1. With a failure the guest has been resumed if that was
  * possible at all, and what was scanned is lost: the stream can't go on. */
-int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct relay *const *relays, unsigned relay_count,
+int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
                        uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e);
-/* The same for a round of the first sync: the guest stands still for the scan only; the pages are read later, while it
- * runs. */
-int capture_round(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, int64_t *pause_ns,
-                  struct errmsg *e);
 
 int64_t clock_now(void); /* CLOCK_MONOTONIC in ns */
 

@@ -74,8 +74,8 @@ static void account(struct worker *w, const struct capture *c)
 
 static void let_go(struct worker *w)
 {
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_let_go(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_let_go(w->outlets[i]);
 }
 
 static void checkpoint(struct worker *w)
@@ -84,7 +84,7 @@ static void checkpoint(struct worker *w)
     struct capture *capture = c->free[--c->free_count];
     struct errmsg e;
     bool first = c->flight.last == 0, last = move_is_last(w);
-    if (capture_checkpoint(w->ops, w->vm, w->relays, w->relay_count, c->flight.last + 1, last, &c->dirty, capture,
+    if (capture_checkpoint(w->ops, w->vm, w->outlets, w->outlet_count, c->flight.last + 1, last, &c->dirty, capture,
                            &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
@@ -137,8 +137,8 @@ static void next_round(struct worker *w)
         return;
     }
     struct errmsg e;
-    int64_t pause;
-    if (capture_round(w->ops, w->vm, &c->dirty, &pause, &e)) {
+    page_ranges_clear(&c->dirty);
+    if (w->ops->dirty_running(w->vm, &c->dirty, &e)) {
         fail(w, e.text);
         return;
     }
@@ -279,8 +279,8 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
         return;
     }
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_release(w->relays[i], epoch);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_release(w->outlets[i], epoch);
     hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
     if (w->state == PROTECTION_SEALED) {
         w->checkpoint.sync.bytes = sent_over_link(w) - w->checkpoint.sync.sent_before;

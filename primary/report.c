@@ -66,8 +66,8 @@ static void add_progress(struct json_object *j, const struct worker *w)
 static void add_buffer(struct json_object *j, const struct worker *w)
 {
     struct netbuf_counts sum = {0};
-    for (unsigned i = 0; i < w->relay_count; i++) {
-        struct netbuf_counts c = relay_counts(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++) {
+        struct netbuf_counts c = outlet_counts(w->outlets[i]);
         sum.frames += c.frames;
         sum.bytes += c.bytes;
         sum.released += c.released;

@@ -171,6 +171,16 @@ static int dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
     return result;
 }
 
+static int dirty_running(struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    set_paused(true); /* meanwhile, by most backends */
+    step(3 * VM_CALL_MS);
+    int result = backend->dirty_running(vm, out, e);
+    if (!result)
+        set_paused(false);
+    return done(result);
+}
+
 static int state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
 {
     step(VM_CALL_MS);
@@ -208,6 +218,7 @@ const struct vm_ops *watched_vm(const struct vm_ops *of, unsigned stall_at)
     filter.pause = pause_vm;
     filter.state_begin = state_begin;
     filter.dirty = dirty;
+    filter.dirty_running = dirty_running;
     filter.state_end = state_end;
     filter.resume = resume;
     filter.disarm = disarm;

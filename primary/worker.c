@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "netbuf/relay.h"
 #include "primary/watched.h"
 #include "vm/remains.h"
 
@@ -79,8 +80,8 @@ static void on_note(struct ev_loop *loop, ev_timer *timer, int events)
     (void)loop, (void)events;
     struct worker *w = timer->data;
     struct json_object *all = json_object_new_array();
-    for (unsigned i = 0; i < w->relay_count; i++) {
-        const struct neighbour_table *t = relay_neighbours(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++) {
+        const struct neighbour_table *t = outlet_neighbours(w->outlets[i]);
         for (size_t a = 0; a < t->count; a++) {
             char text[INET6_ADDRSTRLEN];
             inet_ntop(t->at[a].length == 4 ? AF_INET : AF_INET6, t->at[a].octets, text, sizeof text);
@@ -92,21 +93,21 @@ static void on_note(struct ev_loop *loop, ev_timer *timer, int events)
     session_note_addresses(w);
 }
 
-static void on_relay_lost(const char *why, void *arg)
+static void on_outlet_lost(const char *why, void *arg)
 {
     struct worker *w = arg;
     log_warn("the guest's network: %s", why);
-    ev_timer_start(w->loop, &w->network_lost); /* nothing is done here: the relay is still at work */
+    ev_timer_start(w->loop, &w->network_lost); /* nothing is done here: the outlet is still at work */
 }
 
 /* What the VM's last host knew of its addresses, so that the announcement after a failover can name them. */
-static void teach(struct relay *r, struct json_object *addresses)
+static void teach(struct outlet *r, struct json_object *addresses)
 {
     for (size_t i = 0; addresses && i < json_object_array_length(addresses); i++) {
         const char *text = json_object_get_string(json_object_array_get_idx(addresses, i));
         struct neighbour_address a = {.length = 4};
         if (inet_pton(AF_INET, text, a.octets) == 1 || (a.length = 16, inet_pton(AF_INET6, text, a.octets) == 1))
-            neighbour_add(relay_neighbours(r), &a);
+            neighbour_add(outlet_neighbours(r), &a);
     }
 }
 
@@ -124,38 +125,40 @@ static unsigned inherited_lines(struct relay_line lines[VM_MAX_NICS])
     return n;
 }
 
-static int open_relays(struct worker *w, struct errmsg *e)
+static int open_outlets(struct worker *w, struct errmsg *e)
 {
-    static const struct relay_handlers handlers = {
-        .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_relay_lost};
+    static const struct netbuf_handlers handlers = {
+        .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_outlet_lost};
     struct relay_line lines[VM_MAX_NICS];
     unsigned inherited = inherited_lines(lines);
     for (unsigned i = 0; i < w->info.nic_count; i++) {
         const struct vm_nic *nic = &w->info.nics[i];
-        struct relay_config c = {
-            .stream_path = nic->stream_path, .bridge = nic->bridge, .limit_bytes = w->settings->buffer_bytes};
+        struct outlet_config c = {.stream_path = nic->stream_path,
+                                  .bridge = nic->bridge,
+                                  .ifname = nic->ifname,
+                                  .limit_bytes = w->settings->buffer_bytes};
         memcpy(c.mac, nic->mac, sizeof c.mac);
-        struct relay *r = relay_open(w->loop, &c, i < inherited ? &lines[i] : NULL, &handlers, w, e);
+        struct outlet *r = outlet_open(w->loop, &c, i < inherited ? &lines[i] : NULL, &handlers, w, e);
         if (!r)
             return -1;
         teach(r, w->record.addresses);
-        w->relays[w->relay_count++] = r;
+        w->outlets[w->outlet_count++] = r;
     }
     return 0;
 }
 
-static void close_relays(struct worker *w)
+static void close_outlets(struct worker *w)
 {
-    while (w->relay_count)
-        relay_close(w->relays[--w->relay_count]);
+    while (w->outlet_count)
+        outlet_close(w->outlets[--w->outlet_count]);
 }
 
 static void on_announce(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)events;
     struct worker *w = t->data;
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_announce(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_announce(w->outlets[i]);
     if (++w->announcements >= ANNOUNCEMENTS)
         ev_timer_stop(loop, t);
 }
@@ -216,7 +219,7 @@ static int find_vm(struct worker *w, struct errmsg *e)
         return -1;
     watch_vm(w);
     struct errmsg second;
-    int result = open_relays(w, e);
+    int result = open_outlets(w, e);
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
 }
 
@@ -244,11 +247,11 @@ static int begin_vm(struct worker *w, struct errmsg *e)
     if (w->cold_boot && worker_save_record(w, "running"))
         return errmsg_set(e, "the VM's record can't be written, so it is not started");
     discard_remains(w);
-    bool runs = json_get(settings, "qmp");
+    bool runs = w->ops->is_foreign(settings);
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
-    return open_relays(w, e);
+    return open_outlets(w, e);
 }
 
 static void remove_run_dir(struct worker *w)
@@ -268,9 +271,9 @@ static void destroy_vm(struct worker *w)
 {
     char path[REMAINS_PATH_MAX];
     const char *remains = is_worth_keeping(w) ? remains_of(w, path) : NULL;
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_seal(w->relays[i]);
-    close_relays(w);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_seal(w->outlets[i]);
+    close_outlets(w);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
         w->ops->retire(w->vm, remains);
@@ -329,7 +332,7 @@ static void give_up(struct worker *w, const char *what)
     bool ran_before = w->record_runs || w->begin == BEGIN_ADOPT;
     if (w->begin == BEGIN_ADOPT && w->record_runs)
         worker_save_record(w, "running"); /* so that it is tried again */
-    if (w->vm && (!ran_before || w->cold_boot) && !json_get(w->settings->settings, "qmp"))
+    if (w->vm && (!ran_before || w->cold_boot) && !w->ops->is_foreign(w->settings->settings))
         destroy_vm(w); /* launched a moment ago, it never had any output */
     w->state = PROTECTION_ENDED;
     finish(w, ran_before ? 1 : 2); /* 1: the supervisor tries again */
@@ -387,8 +390,8 @@ static void open_gate(struct worker *w)
         give_up(w, e.text);
         return;
     }
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_let_go(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_let_go(w->outlets[i]);
     resume_vm(w);
     worker_save_record(w, "running");
     worker_answer(w, NULL);
@@ -398,8 +401,8 @@ static void open_gate(struct worker *w)
 
 static void close_gate(struct worker *w)
 {
-    for (unsigned i = 0; i < w->relay_count; i++)
-        relay_hold(w->relays[i]);
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_hold(w->outlets[i]);
 }
 
 static void end_vm(struct worker *w)
@@ -771,7 +774,7 @@ static int begin(struct worker *w, struct errmsg *e)
     char path[REMAINS_PATH_MAX];
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
     spec.remains = *w->peer ? remains_of(w, path) : NULL; /* it may have been taken over */
-    bool foreign = json_get(w->record.settings, "qmp");
+    bool foreign = w->ops->is_foreign(w->record.settings);
     if (w->vm || foreign || w->ops->clear(&spec, &second))
         return -1; /* it is there but can't be taken: it is tried again */
     if (vm_record_is_of_other_boot(&w->record)) {
@@ -841,7 +844,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     upgrade_end(&w);
     ownership_end(&w);
     checkpoint_end(&w);
-    close_relays(&w);
+    close_outlets(&w);
     if (w.vm)
         w.ops->detach(w.vm);
     watched_end(w.loop);

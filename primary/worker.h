@@ -15,7 +15,7 @@
 #include "common/link.h"
 #include "common/repeated.h"
 #include "common/state.h"
-#include "netbuf/relay.h"
+#include "netbuf/outlet.h"
 #include "primary/candidates.h"
 #include "primary/capture.h"
 #include "primary/flight.h"
@@ -131,8 +131,8 @@ struct worker {
     struct vm *vm; /* NULL: not there yet, or not any more */
     struct vm_info info;
     ev_io vm_event;
-    struct relay *relays[VM_MAX_NICS];
-    unsigned relay_count;
+    struct outlet *outlets[VM_MAX_NICS];
+    unsigned outlet_count;
     ev_timer announce; /* repeats the announcement for a while */
     unsigned announcements;
 

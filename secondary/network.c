@@ -11,6 +11,8 @@ void network_open(struct network *net, const struct vm_info *vm)
     struct errmsg e;
     while (net->n < vm->nic_count) {
         const struct vm_nic *nic = &vm->nics[net->n];
+        if (!*nic->stream_path)
+            return; /* its interface is there already: the backend made it with the replica */
         struct relay_config c = {.stream_path = nic->stream_path, .bridge = nic->bridge};
         memcpy(c.mac, nic->mac, sizeof c.mac);
         if (relay_line_open(&c, &net->lines[net->n], &e)) {

@@ -76,6 +76,18 @@ void vm_blob_free(struct vm_blob *b)
     *b = (struct vm_blob){0};
 }
 
+int vm_dirty_paused(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    int result = ops->pause(vm, e);
+    if (!result)
+        result = ops->dirty(vm, out, e);
+    /* In any case: a pause that was given up may be carried out later all the same. */
+    struct errmsg second;
+    if (ops->resume(vm, result ? &second : e))
+        result = -1;
+    return result;
+}
+
 static bool is_module_name(const char *name)
 {
     size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-");

@@ -9,7 +9,8 @@
  *
  * Guest memory is an array of pages of VM_PAGE_SIZE bytes, named by their guest frame number (gfn), 0 to
  * vm_info.pages - 1, contiguous at the address that `memory` gives. gfns that the guest has no memory
- * for are never reported by `populated` or `dirty`.
+ * for (the hole for devices below 4 GiB) are never reported by `populated` or `dirty`; what is written there in a
+ * replica is lost.
  */
 #ifndef HIKAE_VM_VM_H
 #define HIKAE_VM_VM_H
@@ -23,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 3 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 4 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -103,6 +104,9 @@ struct vm_ops {
     int (*clear)(const struct vm_spec *spec, struct errmsg *e);
 
     /* ---- running VM ---- */
+    /* By these settings, is the VM started by somebody else (then it is attached to, and never ended because something
+     * of ours failed), or launched by us? */
+    bool (*is_foreign)(struct json_object *settings);
     /* Starts the VM from its config; it runs when this returns. */
     int (*launch)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
     /* Finds a VM that already runs (or is paused) on this host, ours or not, and sets up dirty tracking. Does not
@@ -110,8 +114,8 @@ struct vm_ops {
     int (*attach)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
     /* What another host must know to make a replica: a new JSON object, owned by the caller. */
     int (*describe)(struct vm *vm, struct json_object **out, struct errmsg *e);
-    /* Once before a first sync: pauses, arms dirty tracking (all that changes from here on is reported by `dirty`),
-     * appends to `initial` what a replica needs besides memory and device state, resumes. */
+    /* Once before a first sync: arms dirty tracking (all that changes from here on is reported by `dirty`) and
+     * appends to `initial` what a replica needs besides memory and device state. May pause the VM meanwhile. */
     int (*arm)(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
     /* Adds the ranges that may hold something other than zeroes. Of a replica too. */
     int (*populated)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
@@ -121,6 +125,9 @@ struct vm_ops {
     int (*state_begin)(struct vm *vm, struct errmsg *e);
     /* Paused: adds the pages written since the last call or arm, and starts anew. */
     int (*dirty)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+    /* In a first sync, while the VM runs: as `dirty`. A backend that can't do that exactly makes the VM stand still
+     * meanwhile. */
+    int (*dirty_running)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
     /* Paused: waits for the device state and appends it. */
     int (*state_end)(struct vm *vm, struct vm_blob *out, struct errmsg *e);
     /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that
@@ -137,6 +144,9 @@ struct vm_ops {
     /* At failover: gives the replica its devices' state. It stays paused, is a VM that `attach` + `resume` will run. */
     int (*load)(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);
 };
+
+/* dirty_running for a backend that must make the VM stand still. */
+int vm_dirty_paused(const struct vm_ops *ops, struct vm *vm, struct page_ranges *out, struct errmsg *e);
 
 /* Loads backend `name` from the directory named by HIKAE_MODULE_DIR or the installed one. NULL with `e` filled: no such
  * module, or one of another ABI. Never unloaded. */

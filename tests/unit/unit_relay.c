@@ -75,7 +75,7 @@ static int lan_open(void)
 
 static void begin(struct rig *g)
 {
-    static const struct relay_handlers handlers = {
+    static const struct netbuf_handlers handlers = {
         .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_lost};
     if (*why_not)
         skip();

@@ -30,6 +30,8 @@
 
 enum { DEADLINE_MS = VM_CALL_MS };
 
+extern const struct vm_ops hikae_vm_ops;
+
 struct vm {
     char run_dir[PATH_MAX - 32];
     struct machine *machine;
@@ -515,6 +517,17 @@ static int op_load(struct vm *vm, const struct vm_blob *initial, const struct vm
     return 0;
 }
 
+static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    return vm_dirty_paused(&hikae_vm_ops, vm, out, e);
+}
+
+static bool op_is_foreign(struct json_object *settings)
+{
+    (void)settings;
+    return false;
+}
+
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "fake",
@@ -526,6 +539,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .destroy = op_destroy,
     .retire = op_retire,
     .clear = op_clear,
+    .is_foreign = op_is_foreign,
     .launch = op_launch,
     .attach = op_attach,
     .describe = op_describe,
@@ -534,6 +548,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .pause = op_pause,
     .state_begin = op_state_begin,
     .dirty = op_dirty,
+    .dirty_running = op_dirty_running,
     .state_end = op_state_end,
     .resume = op_resume,
     .disarm = op_disarm,

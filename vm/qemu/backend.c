@@ -4,6 +4,7 @@
  */
 #include "vm/qemu/qemu.h"
 
+#include "common/jsonget.h"
 #include "vm/qemu/settings.h"
 #include "vm/remains.h"
 
@@ -272,6 +273,16 @@ void qemu_destroy(struct vm *vm)
     op_retire(vm, NULL);
 }
 
+static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errmsg *e)
+{
+    return vm_dirty_paused(&hikae_vm_ops, vm, out, e);
+}
+
+static bool op_is_foreign(struct json_object *settings)
+{
+    return json_get(settings, "qmp");
+}
+
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "qemu",
@@ -283,6 +294,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .destroy = qemu_destroy,
     .retire = op_retire,
     .clear = op_clear,
+    .is_foreign = op_is_foreign,
     .launch = qemu_launch,
     .attach = qemu_attach,
     .describe = op_describe,
@@ -291,6 +303,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .pause = qemu_pause,
     .state_begin = qemu_state_begin,
     .dirty = qemu_dirty,
+    .dirty_running = op_dirty_running,
     .state_end = qemu_state_end,
     .resume = qemu_resume,
     .disarm = qemu_disarm,

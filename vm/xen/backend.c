@@ -209,6 +209,13 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     return 0;
 }
 
+/* xl makes domains. */
+static bool op_is_foreign(struct json_object *settings)
+{
+    (void)settings;
+    return true;
+}
+
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "xen",
@@ -220,6 +227,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .destroy = xen_destroy,
     .retire = op_retire,
     .clear = op_clear,
+    .is_foreign = op_is_foreign,
     .launch = xen_launch,
     .attach = xen_attach,
     .describe = xen_describe,
@@ -228,6 +236,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .pause = xen_pause,
     .state_begin = xen_state_begin,
     .dirty = xen_dirty,
+    .dirty_running = xen_dirty,
     .state_end = xen_state_end,
     .resume = xen_resume,
     .disarm = xen_disarm,

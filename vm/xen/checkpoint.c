@@ -20,7 +20,7 @@
 #include <time.h>
 
 /* LOOK_MS: the watch tells at once; this is for one that was lost. */
-enum { SUSPEND_MS = 10000, LOOK_MS = 50 };
+enum { SUSPEND_MS = VM_CALL_MS, LOOK_MS = 50 };
 
 static const uint8_t state_magic[8] = "HkXenC1", initial_magic[8] = "HkXenI1";
 

@@ -110,7 +110,7 @@ static int get_number(struct json_object *j, const char *key, uint64_t min, uint
                       struct errmsg *e)
 {
     struct json_object *v = json_get(j, key);
-    *out = json_object_is_type(v, json_type_int) ? json_get_u64(j, key, max) : 0;
+    *out = json_object_is_type(v, json_type_int) ? json_get_u64(j, key, UINT64_MAX) : 0; /* negative: too large */
     return !json_object_is_type(v, json_type_int) || *out < min || *out > max ? wrong(e, key) : 0;
 }
 

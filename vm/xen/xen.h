@@ -23,7 +23,7 @@
 
 #include <stdbool.h>
 
-enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, XEN_DEADLINE_MS = 5000 };
+enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480 };
 
 struct xen_log { /* what the libraries have to say; the last error is for our own messages */
     xentoollog_logger vtable;
