@@ -15,8 +15,10 @@
 #include <netlink/route/qdisc.h>
 #include <netlink/route/qdisc/plug.h>
 #include <netlink/route/tc.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { FILTER_PRIORITY = 1, QUEUE_FRAMES = 10000 };
 static const uint32_t INGRESS_HANDLE = 0xffff0000, PLUG_HANDLE = 0x10000;
@@ -25,6 +27,7 @@ struct traffic {
     struct nl_sock *nl;
     int ifindex, ifb;
     char ifb_name[IFNAMSIZ];
+    bool made; /* by this process, not found */
 };
 
 static int nl_error(struct errmsg *e, const char *what, const char *ifname, int status)
@@ -49,6 +52,7 @@ static int make_ifb(struct traffic *t, struct errmsg *e)
     if (status < 0 && status != -NLE_EXIST)
         return errmsg_set(e, "making the interface %s: %s (is the kernel module ifb there? modprobe ifb)", t->ifb_name,
                           nl_geterror(status));
+    t->made = status == 0;
     t->ifb = (int)if_nametoindex(t->ifb_name);
     return t->ifb ? 0 : errmsg_set(e, "%s: %s", t->ifb_name, strerror(errno));
 }
@@ -130,17 +134,33 @@ static struct rtnl_cls *filter(const struct traffic *t)
     return NULL;
 }
 
-static int make_redirection(struct traffic *t, const char *ifname, struct errmsg *e)
+static int add_redirection(struct traffic *t)
 {
     struct rtnl_cls *c = filter(t);
     struct rtnl_act *a = redirection(t);
     int status = c && a ? rtnl_mall_append_action(c, a) : -NLE_NOMEM;
     if (status == 0)
-        status = rtnl_cls_add(t->nl, c, NLM_F_CREATE | NLM_F_REPLACE);
+        status = rtnl_cls_add(t->nl, c, NLM_F_CREATE | NLM_F_EXCL);
     if (c)
         rtnl_cls_put(c);
     if (a)
         rtnl_act_put(a);
+    return status;
+}
+
+static int make_redirection(struct traffic *t, const char *ifname, struct errmsg *e)
+{
+    int status = add_redirection(t);
+    if (status == -NLE_EXIST && !t->made)
+        return 0;               /* to the ifb that was there too */
+    if (status == -NLE_EXIST) { /* it leads to one that is gone */
+        struct rtnl_cls *old = filter(t);
+        if (old) {
+            (void)rtnl_cls_delete(t->nl, old, 0);
+            rtnl_cls_put(old);
+        }
+        status = add_redirection(t);
+    }
     return status < 0 ? nl_error(e, "redirecting what comes from", ifname, status) : 0;
 }
 
@@ -164,6 +184,8 @@ struct traffic *traffic_open(const char *ifname, uint64_t limit_bytes, int *ifin
         status = 0;
     if (status == 0)
         return t;
+    if (t->made)
+        traffic_remove(t); /* a predecessor's is left alone: it may hold what must not leave */
     traffic_free(t);
     return NULL;
 }

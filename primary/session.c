@@ -186,7 +186,7 @@ static void on_record(struct worker *w, const struct record *r)
 static bool was_silent(struct worker *w)
 {
     int64_t silent_ms = (clock_now() - w->session.heard_at) / 1000000;
-    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : 10000 + w->config->detect_ms;
+    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : VM_SETUP_MS + w->config->detect_ms;
     if (silent_ms <= bound)
         return false;
     worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
