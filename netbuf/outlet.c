@@ -51,6 +51,12 @@ void outlet_drain(struct outlet *o)
         relay_drain(o->relay);
 }
 
+void outlet_poll(struct outlet *o)
+{
+    if (o->relay)
+        relay_poll(o->relay);
+}
+
 int outlet_barrier(struct outlet *o, uint64_t epoch)
 {
     return o->plug ? plug_barrier(o->plug, epoch) : relay_barrier(o->relay, epoch);

@@ -30,6 +30,7 @@ struct outlet *outlet_open(struct ev_loop *loop, const struct outlet_config *c, 
                            const struct netbuf_handlers *h, void *arg, struct errmsg *e);
 void outlet_close(struct outlet *o);
 void outlet_drain(struct outlet *o);
+void outlet_poll(struct outlet *o);                   /* relay_poll; nothing waits in a plug */
 int outlet_barrier(struct outlet *o, uint64_t epoch); /* -1: it could not be set */
 void outlet_release(struct outlet *o, uint64_t epoch);
 void outlet_hold(struct outlet *o);

@@ -204,6 +204,13 @@ static void on_tap_in(struct ev_loop *loop, ev_io *w, int events)
     }
 }
 
+void relay_poll(struct relay *r)
+{
+    on_vm_in(r->loop, &r->vm_in, EV_READ);
+    if (!r->lost)
+        on_tap_in(r->loop, &r->tap_in, EV_READ);
+}
+
 /* ---- the gate ---- */
 
 int relay_barrier(struct relay *r, uint64_t epoch)

@@ -72,12 +72,6 @@ static void account(struct worker *w, const struct capture *c)
     m->last_pages = c->n;
 }
 
-static void let_go(struct worker *w)
-{
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_let_go(w->outlets[i]);
-}
-
 static void checkpoint(struct worker *w)
 {
     struct checkpoint *c = &w->checkpoint;
@@ -88,13 +82,13 @@ static void checkpoint(struct worker *w)
                            &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
-            let_go(w);
+            network_let_go(w);
         fail(w, e.text);
         return;
     }
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
-        let_go(w);
+        network_let_go(w);
     if (!last)
         account(w, capture);
     int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;

@@ -7,11 +7,9 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
-#include "netbuf/relay.h"
 #include "primary/watched.h"
 #include "vm/remains.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,8 +21,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { ANNOUNCEMENTS = 4, LOCK_TRIES = 1000, LOCK_RETRY_US = 2000, TAKEOVER_MS = 2000 };
-static const double ANNOUNCE_S = 0.3, EXIT_S = 0.05, RESUME_RETRY_S = 1., NOTE_S = 0.5, NETWORK_LOST_S = 0.5;
+enum { LOCK_TRIES = 1000, LOCK_RETRY_US = 2000, TAKEOVER_MS = 2000 };
+static const double EXIT_S = 0.05, RESUME_RETRY_S = 1., NETWORK_LOST_S = 0.5;
 
 /* ---- the record on disk ---- */
 
@@ -48,119 +46,6 @@ int worker_save_record(struct worker *w, const char *role)
         return 0;
     log_error("the VM's record can't be written: %s", e.text); /* protection goes on; a restart would know less */
     return -1;
-}
-
-/* ---- network ---- */
-
-static void on_held(void *arg)
-{
-    struct worker *w = arg;
-    w->checkpoint.trigger.output = true;
-    checkpoint_arm(w);
-}
-
-static void on_full(void *arg)
-{
-    struct worker *w = arg;
-    log_info("the output buffer is full: checkpoint now");
-    w->checkpoint.trigger.full = true;
-    checkpoint_arm(w);
-}
-
-/* The guest decides how often: told to the secondary at most every NOTE_S. */
-static void on_learnt(void *arg)
-{
-    struct worker *w = arg;
-    if (!ev_is_active(&w->note))
-        ev_timer_start(w->loop, &w->note);
-}
-
-static void on_note(struct ev_loop *loop, ev_timer *timer, int events)
-{
-    (void)loop, (void)events;
-    struct worker *w = timer->data;
-    struct json_object *all = json_object_new_array();
-    for (unsigned i = 0; i < w->outlet_count; i++) {
-        const struct neighbour_table *t = outlet_neighbours(w->outlets[i]);
-        for (size_t a = 0; a < t->count; a++) {
-            char text[INET6_ADDRSTRLEN];
-            inet_ntop(t->at[a].length == 4 ? AF_INET : AF_INET6, t->at[a].octets, text, sizeof text);
-            json_object_array_add(all, json_object_new_string(text));
-        }
-    }
-    json_object_put(w->record.addresses);
-    w->record.addresses = all;
-    session_note_addresses(w);
-}
-
-static void on_outlet_lost(const char *why, void *arg)
-{
-    struct worker *w = arg;
-    log_warn("the guest's network: %s", why);
-    ev_timer_start(w->loop, &w->network_lost); /* nothing is done here: the outlet is still at work */
-}
-
-/* What the VM's last host knew of its addresses, so that the announcement after a failover can name them. */
-static void teach(struct outlet *r, struct json_object *addresses)
-{
-    for (size_t i = 0; addresses && i < json_object_array_length(addresses); i++) {
-        const char *text = json_object_get_string(json_object_array_get_idx(addresses, i));
-        struct neighbour_address a = {.length = 4};
-        if (inet_pton(AF_INET, text, a.octets) == 1 || (a.length = 16, inet_pton(AF_INET6, text, a.octets) == 1))
-            neighbour_add(outlet_neighbours(r), &a);
-    }
-}
-
-/* The lines that the secondary's worker, which this process was before, has opened: "TAP:VM TAP:VM ..". */
-static unsigned inherited_lines(struct relay_line lines[VM_MAX_NICS])
-{
-    const char *text = getenv("HIKAE_LINES");
-    unsigned n = 0;
-    for (int used; text && n < VM_MAX_NICS && sscanf(text, "%d:%d %n", &lines[n].tap, &lines[n].vm, &used) == 2; n++) {
-        fcntl(lines[n].tap, F_SETFD, FD_CLOEXEC);
-        fcntl(lines[n].vm, F_SETFD, FD_CLOEXEC);
-        text += used;
-    }
-    unsetenv("HIKAE_LINES");
-    return n;
-}
-
-static int open_outlets(struct worker *w, struct errmsg *e)
-{
-    static const struct netbuf_handlers handlers = {
-        .held = on_held, .full = on_full, .learnt = on_learnt, .lost = on_outlet_lost};
-    struct relay_line lines[VM_MAX_NICS];
-    unsigned inherited = inherited_lines(lines);
-    for (unsigned i = 0; i < w->info.nic_count; i++) {
-        const struct vm_nic *nic = &w->info.nics[i];
-        struct outlet_config c = {.stream_path = nic->stream_path,
-                                  .bridge = nic->bridge,
-                                  .ifname = nic->ifname,
-                                  .limit_bytes = w->settings->buffer_bytes};
-        memcpy(c.mac, nic->mac, sizeof c.mac);
-        struct outlet *r = outlet_open(w->loop, &c, i < inherited ? &lines[i] : NULL, &handlers, w, e);
-        if (!r)
-            return -1;
-        teach(r, w->record.addresses);
-        w->outlets[w->outlet_count++] = r;
-    }
-    return 0;
-}
-
-static void close_outlets(struct worker *w)
-{
-    while (w->outlet_count)
-        outlet_close(w->outlets[--w->outlet_count]);
-}
-
-static void on_announce(struct ev_loop *loop, ev_timer *t, int events)
-{
-    (void)events;
-    struct worker *w = t->data;
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_announce(w->outlets[i]);
-    if (++w->announcements >= ANNOUNCEMENTS)
-        ev_timer_stop(loop, t);
 }
 
 /* ---- the VM ---- */
@@ -219,7 +104,7 @@ static int find_vm(struct worker *w, struct errmsg *e)
         return -1;
     watch_vm(w);
     struct errmsg second;
-    int result = open_outlets(w, e);
+    int result = network_open(w, e);
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
 }
 
@@ -251,7 +136,7 @@ static int begin_vm(struct worker *w, struct errmsg *e)
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
-    return open_outlets(w, e);
+    return network_open(w, e);
 }
 
 static void remove_run_dir(struct worker *w)
@@ -271,9 +156,8 @@ static void destroy_vm(struct worker *w)
 {
     char path[REMAINS_PATH_MAX];
     const char *remains = is_worth_keeping(w) ? remains_of(w, path) : NULL;
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_seal(w->outlets[i]);
-    close_outlets(w);
+    network_seal(w);
+    network_close(w);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
         w->ops->retire(w->vm, remains);
@@ -390,8 +274,7 @@ static void open_gate(struct worker *w)
         give_up(w, e.text);
         return;
     }
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_let_go(w->outlets[i]);
+    network_let_go(w);
     resume_vm(w);
     worker_save_record(w, "running");
     worker_answer(w, NULL);
@@ -401,8 +284,7 @@ static void open_gate(struct worker *w)
 
 static void close_gate(struct worker *w)
 {
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_hold(w->outlets[i]);
+    network_hold(w);
 }
 
 static void end_vm(struct worker *w)
@@ -728,6 +610,7 @@ static int adopt(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "--adopt is for the secondary agent only");
     w->timeline = timeline ? json_parse_object(timeline, strlen(timeline)) : NULL;
     w->ownership.register_read = true;
+    network_adopt(w);
     if (find_vm(w, e))
         return -1;
     if (!json_get(w->timeline, "running"))
@@ -736,9 +619,8 @@ static int adopt(struct worker *w, struct errmsg *e)
     snprintf(w->origin, sizeof w->origin, "%s", origin ? origin : "taken over");
     w->state = PROTECTION_OPEN;
     open_gate(w);
-    on_announce(w->loop, &w->announce, 0);
+    network_announce(w);
     report_mark(w, "announced");
-    ev_timer_again(w->loop, &w->announce);
     return 0;
 }
 
@@ -790,14 +672,12 @@ static int begin(struct worker *w, struct errmsg *e)
 
 static void init_timers(struct worker *w)
 {
-    ev_timer_init(&w->announce, on_announce, ANNOUNCE_S, ANNOUNCE_S);
     ev_timer_init(&w->supervisor_retry, register_at_supervisor, 0., 0.2);
     ev_timer_init(&w->exit, on_exit_timer, EXIT_S, 0.);
     ev_timer_init(&w->resume_retry, on_resume_retry, RESUME_RETRY_S, 0.);
-    ev_timer_init(&w->note, on_note, NOTE_S, 0.);
     ev_timer_init(&w->network_lost, on_network_lost, NETWORK_LOST_S, 0.);
     w->network_lost.data = w;
-    w->announce.data = w->supervisor_retry.data = w->exit.data = w->resume_retry.data = w->note.data = w;
+    w->supervisor_retry.data = w->exit.data = w->resume_retry.data = w;
 }
 
 static int set_up(struct worker *w, struct errmsg *e)
@@ -827,6 +707,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     w.loop = ev_loop_new(EVFLAG_AUTO);
     w.settings = config_vm(w.config, options->vm);
     init_timers(&w);
+    network_init(&w);
     ownership_init(&w);
     session_init(&w);
     report_init(&w);
@@ -844,7 +725,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     upgrade_end(&w);
     ownership_end(&w);
     checkpoint_end(&w);
-    close_outlets(&w);
+    network_close(&w);
     if (w.vm)
         w.ops->detach(w.vm);
     watched_end(w.loop);

@@ -1,9 +1,9 @@
 /*
  * worker: the process that runs one VM's protection: shell around the pure cores (protection, trigger, flight,
  * encoder). Private to primary/; its parts are worker.c      life: finding the VM, carrying out the protection table's
- * actions, the supervisor's requests ownership.c   claims at the arbiter session.c     the connection to the secondary:
- * greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle, move.c  planned moves report.c
- * status
+ * actions, the supervisor's requests ownership.c   claims at the arbiter, network.c   the VM's NICs session.c     the
+ * connection to the secondary: greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle,
+ * move.c  planned moves report.c status
  */
 #ifndef HIKAE_PRIMARY_WORKER_H
 #define HIKAE_PRIMARY_WORKER_H
@@ -179,6 +179,16 @@ void worker_answer(struct worker *w, const char *error);
 void worker_peer_failed(struct worker *w);
 /* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
 bool worker_check_vm(struct worker *w);
+
+/* network.c */
+void network_init(struct worker *w);
+int network_open(struct worker *w, struct errmsg *e); /* of the NICs that have no outlet yet; output closed */
+void network_adopt(struct worker *w);                 /* those that this process inherits; output open */
+void network_let_go(struct worker *w);
+void network_hold(struct worker *w);
+void network_seal(struct worker *w);
+void network_announce(struct worker *w); /* now, and some more times */
+void network_close(struct worker *w);
 
 /* ownership.c */
 void ownership_init(struct worker *w);

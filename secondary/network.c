@@ -19,7 +19,7 @@ void network_open(struct network *net, const struct vm_info *vm)
             log_warn("%s", e.text);
             return;
         }
-        net->n++;
+        memcpy(net->macs[net->n++], nic->mac, sizeof nic->mac);
     }
 }
 
@@ -31,11 +31,13 @@ void network_announce(const struct network *net, const struct vm_info *vm)
 
 void network_inherit(const struct network *net)
 {
-    char text[VM_MAX_NICS * 24] = "";
+    char text[VM_MAX_NICS * 48] = "";
     for (unsigned i = 0; i < net->n; i++) {
         const struct relay_line *l = &net->lines[i];
         size_t used = strlen(text);
-        snprintf(text + used, sizeof text - used, "%d:%d ", l->tap, l->vm);
+        const uint8_t *m = net->macs[i];
+        snprintf(text + used, sizeof text - used, "%d:%d:%02x:%02x:%02x:%02x:%02x:%02x ", l->tap, l->vm, m[0], m[1],
+                 m[2], m[3], m[4], m[5]);
         fcntl(l->tap, F_SETFD, 0);
         fcntl(l->vm, F_SETFD, 0);
     }

@@ -12,6 +12,7 @@
 struct network {
     unsigned n; /* lines that are open: of the first n NICs */
     struct relay_line lines[VM_MAX_NICS];
+    uint8_t macs[VM_MAX_NICS][6];
 };
 
 /* Does nothing if they are open. A NIC that can't be connected now is left to the primary worker. */
