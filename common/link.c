@@ -1,10 +1,10 @@
 /*
  * link: see link.h. Theory of operation:
  *
- * CONNECTING (client only, address by address) -> HANDSHAKE -> UP -> CLOSED. One ev_io for reading, one for writing,
- * one timer for the time limit until UP, and one timer of length zero, `again`, for what has to happen from the loop
- * and not inside the caller's call: `closed`, `drained`, and going on with bytes that OpenSSL has already taken out of
- * the socket.
+ * CONNECTING (client only: a name is looked up, then address by address) -> HANDSHAKE -> UP -> CLOSED. One ev_io for
+ * reading, one for writing, one timer for the time limit until UP, and one timer of length zero, `again`, for what has
+ * to happen from the loop and not inside the caller's call: `closed`, `drained`, and going on with bytes that OpenSSL
+ * has already taken out of the socket.
  *
  * Every handler may free the link: `busy` marks that one is running, link_free then leaves the memory to `leave`.
  *
@@ -36,6 +36,8 @@ void link_turn_later(struct link *l)
 
 static void close_socket(struct link *l)
 {
+    resolve_cancel(l->resolve);
+    l->resolve = NULL;
     ev_io_stop(l->loop, &l->in);
     ev_io_stop(l->loop, &l->out);
     if (l->ssl) {
@@ -232,8 +234,10 @@ static void on_limit(struct ev_loop *loop, ev_timer *w, int events)
     (void)loop;
     (void)events;
     struct link *l = w->data;
-    errmsg_set(&l->reason, "%s: %s within %u ms", l->address,
-               l->state == LINK_CONNECTING ? "no answer" : "connected, but no TLS handshake", l->timeout_ms);
+    const char *missing = l->resolve                    ? "the name server has no answer"
+                          : l->state == LINK_CONNECTING ? "no answer"
+                                                        : "connected, but no TLS handshake";
+    errmsg_set(&l->reason, "%s: %s within %u ms", l->address, missing, l->timeout_ms);
     link_fail(l, false);
 }
 
@@ -284,25 +288,35 @@ static struct link *link_new(struct ev_loop *loop, const struct tls_identity *id
     return l;
 }
 
+static void on_resolved(struct addrinfo *found, const char *why, void *arg)
+{
+    struct link *l = arg;
+    l->resolve = NULL; /* it has ended by itself */
+    l->found = l->next = found;
+    if (!found)
+        errmsg_set(&l->reason, "%s: %s: is the address in its [peer] section right?", l->address, why);
+    connect_next(l);
+}
+
 struct link *link_connect(struct ev_loop *loop, struct tls_identity *id, const char *address, const char *port,
                           const char *fingerprint, unsigned timeout_ms, const struct link_handlers *h, void *arg,
                           struct errmsg *e)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-    int r = getaddrinfo(address, port, &hints, &found);
-    if (r) {
-        errmsg_set(e, "%s port %s: %s: is the address in its [peer] section right?", address, port, gai_strerror(r));
-        return NULL;
-    }
     struct link *l = link_new(loop, id, timeout_ms, h, arg, e);
-    if (!l) {
-        freeaddrinfo(found);
+    if (!l)
         return NULL;
-    }
     snprintf(l->expected, sizeof(l->expected), "%s", fingerprint);
-    l->found = l->next = found;
-    connect_next(l); /* a failure is told by `closed` */
-    return l;
+    snprintf(l->address, sizeof(l->address), "%.60s port %.10s", address, port);
+    l->found = l->next = resolve_numeric(address, port);
+    if (l->found) {
+        connect_next(l); /* a failure is told by `closed` */
+        return l;
+    }
+    l->resolve = resolve_begin(loop, address, port, on_resolved, l, e);
+    if (l->resolve)
+        return l;
+    destroy(l);
+    return NULL;
 }
 
 struct link *link_accept(struct ev_loop *loop, struct tls_identity *id, int fd, unsigned timeout_ms,

@@ -41,7 +41,7 @@ struct link_handlers {
 };
 
 /* Starts connecting; the outcome is `up` or `closed`. `fingerprint`: whom we expect there (trusted is not asked).
- * Resolving a name blocks. bind_name: unused. Gives up after timeout_ms. */
+ * Gives up after timeout_ms, in which a name is looked up as well, without blocking. */
 struct link *link_connect(struct ev_loop *loop, struct tls_identity *id, const char *address, const char *port,
                           const char *fingerprint, unsigned timeout_ms, const struct link_handlers *h, void *arg,
                           struct errmsg *e);

@@ -8,6 +8,7 @@
 #include "common/link.h"
 #include "common/link_queue.h"
 #include "common/link_tls.h"
+#include "common/resolve.h"
 
 #include <ev.h>
 #include <netdb.h>
@@ -32,6 +33,7 @@ struct link {
     struct tls_judge judge;
     char expected[65]; /* client: whom we want */
     char address[80];
+    struct resolve *resolve;       /* client: the name is being looked up */
     struct addrinfo *found, *next; /* client: where else to try */
     ev_io in, out;
     ev_timer limit, again;

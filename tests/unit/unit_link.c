@@ -6,12 +6,15 @@
 #include "common/link.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <ev.h>
+#include <netdb.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -312,9 +315,94 @@ static void test_nobody_listens(void **state)
     assert_false(client.closed); /* never from inside link_connect */
     RUN_UNTIL(client.closed);
     assert_non_null(strstr(client.reason, "refused: is hikae-secondary running"));
+}
+
+/* In place of the C library's: this name's server does not answer before `answers` is set. */
+#define SLOW_NAME "slow.test"
+enum { LOOKUPS_MAX = 8 };
+static atomic_bool answers;
+static atomic_int slow_lookups; /* that have not returned */
+
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!host || strcmp(host, SLOW_NAME) || (hints->ai_flags & AI_NUMERICHOST))
+        return real(host, service, hints, found);
+    while (!atomic_load(&answers))
+        usleep(1000);
+    int error = real("127.0.0.1", service, hints, found); /* memory that somebody has to free */
+    atomic_fetch_sub(&slow_lookups, 1);
+    return error;
+}
+
+static struct link *connect_to(const char *name, unsigned timeout_ms)
+{
+    if (!strcmp(name, SLOW_NAME))
+        atomic_fetch_add(&slow_lookups, 1);
+    return link_connect(loop, id_a, name, port, print_b, timeout_ms, &handlers, &client, NULL);
+}
+
+static void wait_for_lookups(void)
+{
+    atomic_store(&answers, true);
+    RUN_UNTIL(!atomic_load(&slow_lookups));
+    run_for(0.1); /* and what they do after that */
+}
+
+static void test_a_name(void **state)
+{
+    (void)state;
+    client.link = connect_to("localhost", 2000);
+    assert_non_null(client.link);
+    RUN_UNTIL(client.up && server.up);
+    assert_string_equal(link_peer_fingerprint(client.link), print_b);
+}
+
+static void test_a_name_that_is_none(void **state)
+{
+    (void)state;
+    client.link = connect_to("no.such.host.invalid", 9000);
+    assert_non_null(client.link);
+    assert_false(client.closed);
+    RUN_UNTIL(client.closed);
+    assert_non_null(strstr(client.reason, "no.such.host.invalid port"));
+    assert_non_null(strstr(client.reason, "[peer]"));
+}
+
+static void test_a_slow_name_holds_nobody(void **state)
+{
+    (void)state;
+    atomic_store(&answers, false);
+    client.link = connect_to(SLOW_NAME, 100);
+    assert_non_null(client.link);
+    assert_int_equal(atomic_load(&slow_lookups), 1); /* it was not waited for */
+    RUN_UNTIL(client.closed);
+    assert_non_null(strstr(client.reason, SLOW_NAME));
+    assert_non_null(strstr(client.reason, "name server has no answer within 100 ms"));
+    wait_for_lookups();
+    link_free(client.link, 0);
+    client.link = connect_to(SLOW_NAME, 5000);
+    RUN_UNTIL(client.up && server.up);
+}
+
+static void test_free_while_a_name_is_looked_up(void **state)
+{
+    (void)state;
     struct errmsg e;
-    assert_null(link_connect(loop, id_a, "no.such.host.invalid", "1", print_b, 100, &handlers, &client, &e));
-    assert_non_null(strstr(e.text, "no.such.host.invalid"));
+    atomic_store(&answers, false);
+    for (int i = 0; i < LOOKUPS_MAX; i++) {
+        struct link *l = connect_to(SLOW_NAME, 5000);
+        assert_non_null(l);
+        link_free(l, 0);
+    }
+    assert_null(link_connect(loop, id_a, SLOW_NAME, port, print_b, 5000, &handlers, &client, &e));
+    assert_non_null(strstr(e.text, "name server"));
+    wait_for_lookups();
+    assert_false(client.up || client.closed);
+    client.link = connect_to("localhost", 2000); /* there is room again */
+    assert_non_null(client.link);
+    RUN_UNTIL(client.up && server.up);
 }
 
 static int raw_socket(void)
@@ -545,6 +633,10 @@ int main(void)
         LINK_TEST(test_stranger_that_talks_at_once),
         LINK_TEST(test_wrong_server_is_refused),
         LINK_TEST(test_nobody_listens),
+        LINK_TEST(test_a_name),
+        LINK_TEST(test_a_name_that_is_none),
+        LINK_TEST(test_a_slow_name_holds_nobody),
+        LINK_TEST(test_free_while_a_name_is_looked_up),
         LINK_TEST(test_silence_and_no_tls),
         LINK_TEST(test_client_gives_up_on_silence),
         LINK_TEST(test_odd_clients),
