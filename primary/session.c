@@ -16,6 +16,22 @@
 enum { SMALL_RECORD = 1024 };
 enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
 
+/* For how long a peer may be silent, and may hear nothing. Making the replica may take its host a while; from READY on
+ * silence means something. */
+static int64_t silence_bound(const struct worker *w)
+{
+    return (w->session.state == SESSION_READY ? 0 : VM_SETUP_MS) + (int64_t)w->config->detect_ms;
+}
+
+/* What is sent after the peer has heard nothing for too long makes nothing good. */
+static int send_octets(struct worker *w, const void *data, size_t n)
+{
+    int64_t now = clock_now();
+    if ((now - w->session.sent_at) / 1000000 <= silence_bound(w))
+        w->session.sent_at = now;
+    return link_send(w->session.link, data, n);
+}
+
 static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t epoch, const void *payload, size_t n)
 {
     uint8_t joined[RECORD_HEADER_SIZE + SMALL_RECORD]; /* one TLS record for a small one, not two */
@@ -23,9 +39,9 @@ static int send_record(struct worker *w, uint16_t type, uint16_t flags, uint64_t
     size_t small = n <= SMALL_RECORD ? n : 0;
     if (small)
         memcpy(joined + RECORD_HEADER_SIZE, payload, small);
-    if (link_send(w->session.link, joined, RECORD_HEADER_SIZE + small))
+    if (send_octets(w, joined, RECORD_HEADER_SIZE + small))
         return -1;
-    return n > small ? link_send(w->session.link, payload, n) : 0;
+    return n > small ? send_octets(w, payload, n) : 0;
 }
 
 static void send_json(struct worker *w, uint16_t type, uint16_t flags, struct json_object *j)
@@ -181,16 +197,19 @@ static void on_record(struct worker *w, const struct record *r)
     }
 }
 
-/* The peer was silent for too long. Making the replica may take its host a while; from READY on silence means
- * something. */
+/* The peer was silent for too long, or heard nothing for so long: then it may have taken the VM over, whatever came
+ * from it before. */
 static bool was_silent(struct worker *w)
 {
-    int64_t silent_ms = (clock_now() - w->session.heard_at) / 1000000;
-    int64_t bound = w->session.state == SESSION_READY ? w->config->detect_ms : VM_SETUP_MS + w->config->detect_ms;
-    if (silent_ms <= bound)
-        return false;
-    worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
-    return true;
+    const struct session *s = &w->session;
+    int64_t now = clock_now(), silent_ms = (now - s->heard_at) / 1000000, deaf_ms = (now - s->sent_at) / 1000000;
+    int64_t bound = silence_bound(w);
+    if (silent_ms > bound)
+        worker_event(w, EVENT_LINK_DOWN, "%s is silent for %" PRId64 " ms", w->peer, silent_ms);
+    else if (deaf_ms > bound)
+        worker_event(w, EVENT_LINK_DOWN, "this process stood still: %s heard nothing for %" PRId64 " ms", w->peer,
+                     deaf_ms);
+    return silent_ms > bound || deaf_ms > bound;
 }
 
 static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
@@ -220,7 +239,7 @@ static void on_up(struct link *l, void *arg)
     struct worker *w = arg;
     link_expect_within(l, w->config->detect_ms);
     w->session.state = SESSION_HELLO;
-    w->session.heard_at = clock_now();
+    w->session.heard_at = w->session.sent_at = clock_now();
     send_hello(w);
     ev_timer_again(w->loop, &w->session.heartbeat);
 }
@@ -369,7 +388,7 @@ void session_pump(struct worker *w)
             return;
         if (c->committed)
             flight_sent(&w->checkpoint.flight, c->committed, c->digest);
-        link_send(w->session.link, c->data, c->n); /* if it fails, `closed` will say so */
+        send_octets(w, c->data, c->n); /* if it fails, `closed` will say so */
         free(c);
     }
 }

@@ -64,6 +64,7 @@ struct session {
     uint64_t sequence, echo;
     bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
+    int64_t sent_at;       /* last time that any was sent in time */
     uint64_t bytes_before; /* sent over earlier connections */
 };
 

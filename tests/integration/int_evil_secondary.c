@@ -41,7 +41,7 @@ struct fixture {
     int bye_at;                       /* enum bye_at; -1: not */
     uint8_t first[PROTO_DIGEST_SIZE]; /* digest of epoch 1 */
     uint8_t next[PROTO_DIGEST_SIZE];  /* of the first that is not acknowledged */
-    double beat_at;
+    double beat_at, heard_at;
     bool mute;
 };
 
@@ -64,6 +64,7 @@ static bool says_bye(struct evil *e, const struct record *r)
 
 static void on_record(struct evil *e, const struct record *r)
 {
+    f.heard_at = agents_now();
     if (r->type == RECORD_COMMIT && r->epoch == 1)
         memcpy(f.first, r->payload, sizeof f.first);
     if (r->type == RECORD_COMMIT && r->epoch == f.honest + 1)
@@ -97,11 +98,11 @@ static void serve(unsigned ms)
         serve(5);                                                                                                      \
     }
 
-static void set_up(uint64_t honest, int bye_at)
+static void set_up_with(const char *host, uint64_t honest, int bye_at)
 {
     f = (struct fixture){.honest = honest, .bye_at = bye_at};
-    f.agents = agents_new(&(struct agents_options){.host = "detect = 1s\n",
-                                                   .vm = "pages = 512\nrate = 1000\nframes = 2\nbridge = br0\n"});
+    f.agents = agents_new(
+        &(struct agents_options){.host = host, .vm = "pages = 512\nrate = 1000\nframes = 2\nbridge = br0\n"});
     f.a = &f.agents->a;
     f.o = observer_new();
     f.e = evil_new(&f.agents->b);
@@ -110,6 +111,11 @@ static void set_up(uint64_t honest, int bye_at)
     host_start_both(f.a);
     host_order(f.a, PRIMARY, "{\"cmd\":\"start\",\"vm\":\"web\"}");
     host_order(f.a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+}
+
+static void set_up(uint64_t honest, int bye_at)
+{
+    set_up_with("detect = 1s\n", honest, bye_at);
 }
 
 static void tear_down(void)
@@ -277,6 +283,53 @@ static void an_ack_that_waited_too_long(void **state)
     tear_down();
 }
 
+/* Stops the worker when it has said nothing for most of the time between two heartbeats; when it last did. */
+static double stop_before_its_heartbeat(pid_t worker, unsigned quiet_ms)
+{
+    for (double until = agents_now() + AGENTS_PATIENCE_S; agents_now() < until;) {
+        double before = f.heard_at;
+        SERVE_UNTIL(f.heard_at > before);
+        before = f.heard_at;
+        serve(quiet_ms);
+        assert_int_equal(kill(worker, SIGSTOP), 0);
+        serve(50);
+        if (f.heard_at <= before)
+            return before;
+        assert_int_equal(kill(worker, SIGCONT), 0);
+    }
+    fail_msg("the primary sends all the time");
+    return 0;
+}
+
+/* The worker has heard us in time when it goes on, but we have not heard it: we may have taken the VM over. */
+static void an_ack_to_one_that_was_silent(void **state)
+{
+    (void)state;
+    enum { DETECT_MS = 3000, BEAT_MS = DETECT_MS / 5 };
+    if (!agents_have_sandbox())
+        skip();
+    set_up_with("detect = 3s\n", HONEST_EPOCHS, -1);
+    SERVE_UNTIL(f.e->committed > HONEST_EPOCHS + 1); /* no more are in flight: it sends heartbeats only */
+    move_arbiter(true);
+    serve(100);
+    frames_stand_still(100);
+    uint64_t before = observer_read(f.o).frames;
+    pid_t worker = host_worker(f.a, PRIMARY);
+    double heard = stop_before_its_heartbeat(worker, BEAT_MS * 3 / 4);
+    f.mute = true;
+    evil_ack(f.e, f.honest + 1, f.next);
+    SERVE_UNTIL(agents_now() > heard + DETECT_MS / 1000. + 0.1);
+    assert_int_equal(kill(worker, SIGCONT), 0);
+    SERVE_UNTIL(host_state_is(f.a, PRIMARY, "ISOLATED"));
+    frames_stand_still(QUIET_MS);
+    assert_int_equal(observer_read(f.o).frames, before);
+    f.honest = 0;
+    f.bye_at = AT_HELLO;
+    move_arbiter(false);
+    frames_flow();
+    tear_down();
+}
+
 /* ---- the first epoch is on its way ---- */
 
 enum victim { WORKER, SUPERVISOR, BOTH, VM };
@@ -348,6 +401,7 @@ int main(void)
         cmocka_unit_test_teardown(silence_after_ready, agents_teardown),
         cmocka_unit_test_teardown(heartbeats_without_acks, agents_teardown),
         cmocka_unit_test_teardown(an_ack_that_waited_too_long, agents_teardown),
+        cmocka_unit_test_teardown(an_ack_to_one_that_was_silent, agents_teardown),
         CASE(dies_when_sealed, victim, WORKER),
         CASE(dies_when_sealed, victim, SUPERVISOR),
         CASE(dies_when_sealed, victim, BOTH),
