@@ -43,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     size_t cursor = 0;
     uint64_t compared = 0;
     memset(memory, 0xee, sizeof memory);
-    for (uint64_t first = 3; first < PAGES; first += 20) {
+    for (uint64_t first = 3; first + 9 <= PAGES; first += 20) {
         page_ranges_add(&populated, first, 9);
         memset(memory + first * PROTO_PAGE_SIZE, (int)(first % 3), 9 * PROTO_PAGE_SIZE);
     }
