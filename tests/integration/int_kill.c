@@ -37,7 +37,7 @@ struct kill_case {
  * here. */
 static const struct agents_options patient = {.host = "restart_grace = 8s\ndetect = 2s\n", .vm = "pages = 512\n"};
 static const struct agents_options large = {.host = "restart_grace = 8s\ndetect = 2s\n",
-                                            .vm = "pages = 16384\nrate = 40000\nmode = periodic\ninterval = 50\n"};
+                                            .vm = "pages = 8192\nrate = 16000\nmode = periodic\ninterval = 50\n"};
 
 static struct agents *bring_to(enum stage stage)
 {
