@@ -29,6 +29,7 @@ struct worker {
     bool left;                 /* no worker of ours any more, but still our child */
     struct json_object *status, *hist;
     ev_tstamp status_at;
+    uint64_t reports;
 };
 
 struct pending { /* a request that is not answered */
@@ -363,6 +364,14 @@ void roster_each(struct roster *r, void (*visit)(const char *vm, int pid, int pi
             visit(w->vm, (int)w->pid, w->pidfd, arg);
 }
 
+uint64_t roster_reports(const struct roster *r, int pid)
+{
+    for (const struct worker *w = r->workers; w; w = w->next)
+        if (w->pid == pid)
+            return w->reports;
+    return 0;
+}
+
 /* ---- messages ---- */
 
 static void on_register(struct roster *r, struct control_conn *c, struct json_object *message)
@@ -416,6 +425,7 @@ bool roster_message(struct roster *r, struct control_conn *c, struct json_object
         json_object_put(w->status);
         w->status = json_object_get(status);
         w->status_at = ev_time();
+        w->reports++;
     }
     if (hist) {
         json_object_put(w->hist);

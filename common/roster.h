@@ -38,6 +38,8 @@ bool roster_has(const struct roster *r, const char *vm);
 void roster_adopt(struct roster *r, const char *vm, int pid);
 /* Each worker; pidfd (borrowed) is -1 if it died before it could be watched. The roster must not be changed by it. */
 void roster_each(struct roster *r, void (*visit)(const char *vm, int pid, int pidfd, void *arg), void *arg);
+/* How often that worker has reported its status so far. */
+uint64_t roster_reports(const struct roster *r, int pid);
 /* To be called first for each message of the control server: true if it was a worker's and is dealt with.
  * {"leave":true}: the process has become something else (a worker of the other agent); it is forgotten but for being
  * reaped. */

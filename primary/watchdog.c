@@ -1,7 +1,7 @@
 #include "primary/watchdog.h"
 #include "common/log.h"
+#include "common/watch.h"
 #include "primary/capture.h"
-#include "primary/watch.h"
 #include "primary/watched.h"
 #include "vm/process.h"
 

@@ -1,5 +1,5 @@
 #include "primary/watched.h"
-#include "primary/watch.h"
+#include "common/watch.h"
 #include "vm/process.h"
 
 #include <errno.h>

@@ -6,6 +6,7 @@
 #include "common/state.h"
 #include "common/tcp.h"
 #include "secondary/cleaner.h"
+#include "secondary/watchdog.h"
 #include "vm/remains.h"
 
 #include <errno.h>
@@ -26,6 +27,7 @@ struct supervisor {
     const char *program;
     struct control_server *server;
     struct roster *roster;
+    struct watchdog *watchdog;
     int fds[LISTENERS_MAX];
     ev_io listeners[LISTENERS_MAX];
     int listener_count;
@@ -237,6 +239,7 @@ int supervisor_main(struct config *config, const char *program)
         log_error("%s", e.text);
     } else {
         watch_signals(&s);
+        s.watchdog = watchdog_new(s.loop, config, s.roster);
         ev_timer_init(&s.rested, on_rested, REST_S, 0.);
         s.rested.data = &s;
         ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);
@@ -250,6 +253,7 @@ int supervisor_main(struct config *config, const char *program)
     }
     for (int i = 0; i < s.listener_count; i++)
         close(s.fds[i]);
+    watchdog_free(s.watchdog);
     roster_free(s.roster);
     control_server_free(s.server);
     ev_loop_destroy(s.loop);

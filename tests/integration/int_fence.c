@@ -136,6 +136,7 @@ static void worker_dies_meanwhile(void **state)
 {
     (void)state;
     char what[160];
+    struct stat st;
     snprintf(what, sizeof what, "test -e %s/go", dir);
     write_command(what);
     struct agents *t = with_fence("");
@@ -146,11 +147,33 @@ static void worker_dies_meanwhile(void **state)
     agents_sleep_ms(CONTROL_MS);
     assert_int_equal(agents_running(t), 0);
     unlink(said);
-    WAIT_FOR(access(said, F_OK) == 0);
+    WAIT_FOR(stat(said, &st) == 0 && st.st_size > 0);
     was_told("now web 2 b a\n");
     allow();
     host_wait_running(&t->b);
     host_check_memory(&t->b);
+    agents_free(t);
+}
+
+/* It has the VM by the arbiter's word and does nothing with it: it is ended, and another process starts the VM. */
+static void worker_stands_still_meanwhile(void **state)
+{
+    (void)state;
+    char what[160];
+    snprintf(what, sizeof what, "test -e %s/go", dir);
+    write_command(what);
+    struct agents *t = with_fence("worker_bound = 2s\n");
+    agents_protect(t);
+    host_kill(&t->a);
+    host_wait_state(&t->b, SECONDARY, "FENCING");
+    pid_t worker = host_worker(&t->b, SECONDARY);
+    kill(worker, SIGSTOP);
+    allow();
+    WAIT_FOR(!agents_is_alive(worker));
+    host_wait_log(&t->b, SECONDARY, "has not moved");
+    host_wait_running(&t->b);
+    host_check_memory(&t->b);
+    assert_int_equal(agents_running(t), 1);
     agents_free(t);
 }
 
@@ -159,7 +182,8 @@ static void worker_dies_meanwhile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(succeeds), ONE(fails_and_then_succeeds), ONE(hangs), ONE(can_not_be_run), ONE(worker_dies_meanwhile),
+        ONE(succeeds),       ONE(fails_and_then_succeeds), ONE(hangs),
+        ONE(can_not_be_run), ONE(worker_dies_meanwhile),   ONE(worker_stands_still_meanwhile),
     };
     agents_enter_sandbox();
     if (!mkdtemp(dir))

@@ -1,5 +1,5 @@
-/* Unit tests of primary/watch.h. */
-#include "primary/watch.h"
+/* Unit tests of common/watch.h. */
+#include "common/watch.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-#include "primary/watch.h"
+#include "common/watch.h"
 
 static const int64_t MS = 1000000;
 

@@ -9,8 +9,8 @@
  * A call of the VM's backend waits for the VM's process and has a deadline of its own: a slow QEMU is no stuck worker,
  * and ending the worker would make nothing faster. So for that long the worker is excused; not if it is stopped.
  */
-#ifndef HIKAE_PRIMARY_WATCH_H
-#define HIKAE_PRIMARY_WATCH_H
+#ifndef HIKAE_COMMON_WATCH_H
+#define HIKAE_COMMON_WATCH_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
