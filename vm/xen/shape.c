@@ -241,10 +241,10 @@ static int get_uuid(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     struct vm_blob uuid = {0};
     int status = get_bytes(j, "uuid", sizeof s->uuid, &uuid, e);
-    if (status == 0 && uuid.size != sizeof s->uuid)
-        status = wrong(e, "uuid");
-    if (status == 0)
+    if (status == 0 && uuid.size == sizeof s->uuid)
         memcpy(s->uuid, uuid.data, sizeof s->uuid);
+    else if (status == 0)
+        status = wrong(e, "uuid");
     vm_blob_free(&uuid);
     return status;
 }
