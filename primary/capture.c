@@ -73,7 +73,6 @@ static int copy_pages(struct capture *c, const struct page_ranges *dirty, const 
     /* Twice what is needed: the next epoch of such a guest won't have to grow it in its pause. */
     if (dirty->pages > c->capacity && reserve(c, 2 * dirty->pages, 0, e))
         return -1;
-    c->n = 0;
     for (size_t i = 0; i < dirty->n; i++) {
         const struct page_range *r = &dirty->at[i];
         memcpy(c->pages + c->n * VM_PAGE_SIZE, memory + r->first * VM_PAGE_SIZE, r->count * VM_PAGE_SIZE);
@@ -109,10 +108,11 @@ static int64_t lap(int64_t *mark)
 }
 
 static int take(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
-                struct page_ranges *dirty, struct capture *c, int64_t *mark, struct errmsg *e)
+                bool copy, struct page_ranges *dirty, struct capture *c, int64_t *mark, struct errmsg *e)
 {
     struct capture_times *t = &c->times;
     c->state.size = 0;
+    c->n = 0;
     if (ops->state_begin(vm, e))
         return -1;
     drain(outlets, outlet_count); /* while the VM's process saves its state */
@@ -121,7 +121,7 @@ static int take(const struct vm_ops *ops, struct vm *vm, struct outlet *const *o
     if (ops->dirty(vm, dirty, e))
         return -1;
     t->scan = lap(mark);
-    if (copy_pages(c, dirty, ops->memory(vm), e))
+    if (copy && copy_pages(c, dirty, ops->memory(vm), e))
         return -1;
     t->copy = lap(mark);
     if (ops->state_end(vm, &c->state, e))
@@ -150,7 +150,7 @@ int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct outlet *c
     if (ops->pause(vm, e))
         return undo_pause(ops, vm);
     c->times.stop = lap(&mark);
-    int result = take(ops, vm, outlets, outlet_count, scratch, c, &mark, e);
+    int result = take(ops, vm, outlets, outlet_count, !last, scratch, c, &mark, e);
     struct errmsg second;
     mark = clock_now();
     if ((!last || result) && ops->resume(vm, result ? &second : e))

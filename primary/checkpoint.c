@@ -92,9 +92,12 @@ static void checkpoint(struct worker *w)
     if (!last)
         account(w, capture);
     int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;
-    uint64_t pages = capture->n;
+    uint64_t pages = last ? c->dirty.pages : capture->n;
     c->trigger.resumed_at = clock_now();
     c->trigger.output = c->trigger.full = false;
+    if (last) /* the VM stands still and waits: its pages are read where they are, and nobody will need them as a base
+               */
+        pipeline_round(c->pipeline, c->flight.last, &c->dirty, true);
     pipeline_epoch(c->pipeline, capture, first ? &c->initial : NULL);
     if (first) {
         vm_blob_free(&c->initial);

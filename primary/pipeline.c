@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Pages of a round after which what is there is handed out, however little it was compressed to. */
+enum { SPAN_PAGES = 128 };
+
 struct job {
     struct job *next;
     uint64_t epoch;
@@ -16,7 +19,7 @@ struct job {
     bool has_initial;
     struct vm_blob initial;    /* may be empty */
     struct page_ranges ranges; /* of a round */
-    bool first;
+    bool once;
     struct resync_span *span; /* instead of ranges */
 };
 
@@ -80,9 +83,11 @@ static int encode_round(struct pipeline *p, const struct job *j)
         const struct page_range *r = &j->ranges.at[i];
         for (uint64_t gfn = r->first; gfn < r->first + r->count; gfn++) {
             memcpy(page, p->config.memory + gfn * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE);
-            if (encoder_page(p->encoder, j->epoch, gfn, page, !j->first))
+            if (encoder_page(p->encoder, j->epoch, gfn, page, !j->once))
                 return -1;
-            atomic_fetch_add_explicit(&p->pages_done, 1, memory_order_relaxed);
+            uint64_t done = atomic_fetch_add_explicit(&p->pages_done, 1, memory_order_relaxed);
+            if (done % SPAN_PAGES == 0 && encoder_flush(p->encoder)) /* the replica takes these while we go on */
+                return -1;
         }
         if (is_ending(p))
             return 0;
@@ -216,12 +221,12 @@ static struct job *job_new(uint64_t epoch)
     return j;
 }
 
-void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool first)
+void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool once)
 {
     struct job *j = job_new(epoch);
     j->ranges = *ranges;
     *ranges = (struct page_ranges){0};
-    j->first = first;
+    j->once = once;
     submit(p, j);
 }
 

@@ -46,9 +46,9 @@ struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config
                               void *arg, struct errmsg *e);
 void pipeline_free(struct pipeline *p); /* ends the thread; captures still inside are freed */
 
-/* Encodes the pages of `ranges` (taken over; *ranges is empty afterwards) into the epoch under way. first: nothing was
- * sent yet. */
-void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool first);
+/* Encodes the pages of `ranges` (taken over; *ranges is empty afterwards) into the epoch under way, from the guest's
+ * memory. once: they are not remembered as what later ones may differ from. */
+void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool once);
 /* The same of what the replica does not hold, by what its host told (taken over). round_done is called after each. */
 void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *span);
 /* Encodes and closes an epoch. `initial`: only with the first one, else NULL; copied. */
