@@ -25,7 +25,10 @@ enum { CONTROL_MS = 1500 };
 static struct agents *without_arbiter(void)
 {
     struct agents *t = agents_new(
-        &(struct agents_options){.vm = "pages = 256\nrate = 2000\n", .arbiter_a = "none", .arbiter_b = "none"});
+        &(struct agents_options){.vm = "pages = 256\nrate = 2000\n",
+                                 .host = "detect = 2s\nworker_bound = 0\n", /* workers that are stopped here stay so */
+                                 .arbiter_a = "none",
+                                 .arbiter_b = "none"});
     agents_protect(t);
     return t;
 }
