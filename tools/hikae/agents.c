@@ -35,9 +35,9 @@ struct json_object *agent_call(const struct cli *c, enum agent agent, struct jso
     return NULL;
 }
 
-struct json_object *vm_in_status(struct json_object *reply, const char *vm)
+struct json_object *vm_in_status(struct json_object *reply, const char *list, const char *vm)
 {
-    struct json_object *all = reply ? json_get_array(reply, "vms") : NULL;
+    struct json_object *all = reply ? json_get_array(reply, list) : NULL;
     for (size_t i = 0; all && i < json_object_array_length(all); i++)
         if (!strcmp(json_get_text(json_object_array_get_idx(all, i), "vm", ""), vm))
             return json_object_array_get_idx(all, i);

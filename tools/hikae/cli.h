@@ -38,8 +38,8 @@ struct json_object *agent_call(const struct cli *c, enum agent agent, struct jso
                                struct errmsg *e);
 /* {"cmd":command,"vm":vm}; vm may be NULL. */
 struct json_object *agent_request(const char *command, const char *vm);
-/* That VM's part of a status reply, borrowed; NULL: there is none. `reply` may be NULL. */
-struct json_object *vm_in_status(struct json_object *reply, const char *vm);
+/* That VM's part of a status reply, in "vms" or "replicas"; borrowed, NULL: there is none. `reply` may be NULL. */
+struct json_object *vm_in_status(struct json_object *reply, const char *list, const char *vm);
 /* Add mode and interval_ms from their texts; EXIT_USAGE after printing why not. */
 int request_mode(struct json_object *request, const char *command, const char *text);
 int request_interval(struct json_object *request, const char *command, const char *text);

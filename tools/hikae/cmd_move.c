@@ -58,18 +58,33 @@ static int done(struct cli *c, const char *to)
     return EXIT_OK;
 }
 
+/* Its new host may have made us its secondary before we could look. */
+static bool is_replica_of(struct cli *c, const char *host)
+{
+    struct errmsg e;
+    struct json_object *request = agent_request("status", c->argv[0]);
+    struct json_object *reply = agent_call(c, AGENT_SECONDARY, request, ASK_MS, &e);
+    struct json_object *replica = vm_in_status(reply, "replicas", c->argv[0]);
+    bool is = replica && !strcmp(json_get_text(replica, "from", ""), host);
+    json_object_put(request);
+    json_object_put(reply);
+    return is;
+}
+
 /* -1: go on; else the exit code. `to`: where it goes, for a worker that has ended meanwhile. */
 static int judge(struct follow *f, struct cli *c, struct json_object *reply, const char *to)
 {
-    struct json_object *vm = vm_in_status(reply, c->argv[0]), *move = vm ? json_get(vm, "move") : NULL;
+    struct json_object *vm = vm_in_status(reply, "vms", c->argv[0]), *move = vm ? json_get(vm, "move") : NULL;
     const char *state = vm ? json_get_text(vm, "state", "") : "", *result = json_get_text(move, "result", "");
     if (!strcmp(state, "MOVED") || !strcmp(result, "done"))
         return done(c, to);
     if (!strcmp(result, "failed"))
         return cli_fail("%s: not moved: %s. It goes on here", c->argv[0], json_get_text(move, "error", "?"));
     if (!vm || !move)
-        return cli_fail("%s: the agent was restarted during the move (%s): see `hikae status` here and on %s",
-                        c->argv[0], vm ? state : "no such VM", to);
+        return is_replica_of(c, to)
+                   ? done(c, to)
+                   : cli_fail("%s: the agent was restarted during the move (%s): see `hikae status` here and on %s",
+                              c->argv[0], vm ? state : "no such VM", to);
     show_progress(f, c, vm, move);
     return -1;
 }
@@ -99,7 +114,7 @@ static void find_peer(struct cli *c, char to[64])
 {
     struct errmsg e;
     struct json_object *reply = ask(c, "status", ASK_MS, &e);
-    struct json_object *vm = vm_in_status(reply, c->argv[0]);
+    struct json_object *vm = vm_in_status(reply, "vms", c->argv[0]);
     snprintf(to, 64, "%s", vm ? json_get_text(vm, "peer", "") : "");
     json_object_put(reply);
 }

@@ -97,7 +97,7 @@ static int follow(struct cli *c)
         struct errmsg e;
         struct json_object *request = agent_request("status", c->argv[0]);
         struct json_object *reply = agent_call(c, AGENT_PRIMARY, request, ASK_MS, &e);
-        struct json_object *vm = vm_in_status(reply, c->argv[0]);
+        struct json_object *vm = vm_in_status(reply, "vms", c->argv[0]);
         json_object_put(request);
         if (!reply) {
             end_bar(&f);
