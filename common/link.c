@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <ev.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -366,6 +367,14 @@ int link_send(struct link *l, const void *data, size_t n)
 size_t link_queued(const struct link *l)
 {
     return l->queue.bytes;
+}
+
+size_t link_backlog(const struct link *l)
+{
+    int unacknowledged = 0;
+    if (l->fd < 0 || ioctl(l->fd, SIOCOUTQ, &unacknowledged))
+        unacknowledged = 0;
+    return l->queue.bytes + (size_t)unacknowledged;
 }
 
 uint64_t link_bytes_sent(const struct link *l)

@@ -52,6 +52,7 @@ struct link *link_accept(struct ev_loop *loop, struct tls_identity *id, int fd, 
  * keep it so with link_queued. */
 int link_send(struct link *l, const void *data, size_t n);
 size_t link_queued(const struct link *l);       /* bytes not yet handed to the kernel */
+size_t link_backlog(const struct link *l);      /* those, and what the peer's kernel has not acknowledged */
 uint64_t link_bytes_sent(const struct link *l); /* TLS bytes given to the kernel since the start, overhead included */
 const char *link_peer_fingerprint(const struct link *l); /* "" before up */
 const char *link_peer_address(const struct link *l);     /* "10.0.0.2:41234", for the log */

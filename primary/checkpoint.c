@@ -18,7 +18,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { CAPTURE_PAGES = 4096, SYNC_ENOUGH_PAGES = 2048, SYNC_ROUNDS_MAX = 8 };
+enum { CAPTURE_PAGES = 4096, SYNC_ENOUGH_PAGES = 2048, SYNC_ROUNDS_MAX = 8, BACKLOG_ENOUGH = 64 << 10 };
+static const double PACE_S = 0.001;
 
 static void set_timer(struct checkpoint *c, int64_t at)
 {
@@ -161,11 +162,29 @@ static bool is_compared(struct worker *w)
     return true;
 }
 
+/* The next round is taken when the last one is out: what is written meanwhile goes once, and the last epoch, for which
+ * the VM of a planned move stands still, finds the way free. */
+static void go_on(struct worker *w)
+{
+    if (!w->session.link || link_backlog(w->session.link) <= BACKLOG_ENOUGH)
+        next_round(w);
+    else
+        ev_timer_start(w->loop, &w->checkpoint.pace);
+}
+
+static void on_pace(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = t->data;
+    if (w->state == PROTECTION_SYNCING)
+        go_on(w);
+}
+
 static void on_round_done(void *arg)
 {
     struct worker *w = arg;
     if (w->state == PROTECTION_SYNCING && (!w->checkpoint.sync.differences || is_compared(w)))
-        next_round(w);
+        go_on(w);
 }
 
 int checkpoint_regions(struct worker *w, const struct record *r, struct proto_error *e)
@@ -257,6 +276,7 @@ void checkpoint_stop(struct worker *w)
 {
     struct checkpoint *c = &w->checkpoint;
     set_timer(c, 0);
+    ev_timer_stop(w->loop, &c->pace);
     pipeline_free(c->pipeline);
     c->pipeline = NULL;
     struct errmsg e;
@@ -308,7 +328,8 @@ int checkpoint_init(struct worker *w, struct errmsg *e)
     if (c->timer_fd < 0)
         return errmsg_set(e, "timerfd: %s", strerror(errno));
     ev_io_init(&c->timer, on_timer, c->timer_fd, EV_READ);
-    c->timer.data = w;
+    ev_timer_init(&c->pace, on_pace, PACE_S, 0.);
+    c->timer.data = c->pace.data = w;
     ev_io_start(w->loop, &c->timer);
     return 0;
 }

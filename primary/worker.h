@@ -95,6 +95,7 @@ struct checkpoint {
     struct vm_blob initial;
     struct page_ranges dirty;
     struct sync sync;
+    ev_timer pace; /* of the rounds of the first sync */
 };
 
 enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
