@@ -92,7 +92,9 @@ static void make_host(struct agents *t, struct host *h, const char *name)
     assert_non_null(id);
     tls_identity_fingerprint(id, h->fingerprint);
     tls_identity_free(id);
-    h->port = free_port();
+    do /* none of them listens yet: the system may offer a port again */
+        h->port = free_port();
+    while ((h != &t->a && h->port == t->a.port) || (h != &t->b && h->port == t->b.port));
 }
 
 static int add_peer(char *out, size_t size, const struct agents *t, const struct host *h, const struct host *other,
