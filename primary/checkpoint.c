@@ -2,9 +2,8 @@
  * checkpoint: the first sync and the cycle after it.
  *
  * First sync: arm dirty tracking, send all populated memory while the guest runs (or, to a replica that did not begin
- * empty, what differs from what its host tells of it), then rounds of what was dirtied
- * meanwhile (the guest stands still for the scan only), until little is left or rounds stop helping. All of that is
- * epoch 1, which the next checkpoint closes; from its pause on output is held.
+ * empty, what differs from what its host tells of it), then rounds of what was dirtied meanwhile, until little is left
+ * or rounds stop helping. All of that is epoch 1, which the next checkpoint closes; from its pause on output is held.
  *
  * Cycle: the trigger says when; a checkpoint needs a free capture and room in flight. A link that can't keep up thus
  * lengthens the epochs.
@@ -96,8 +95,7 @@ static void checkpoint(struct worker *w)
     uint64_t pages = last ? c->dirty.pages : capture->n;
     c->trigger.resumed_at = clock_now();
     c->trigger.output = c->trigger.full = false;
-    if (last) /* the VM stands still and waits: its pages are read where they are, and nobody will need them as a base
-               */
+    if (last) /* the VM stands still: its pages are read where they are, and nobody will need them as a base */
         pipeline_round(c->pipeline, c->flight.last, &c->dirty, true);
     pipeline_epoch(c->pipeline, capture, first ? &c->initial : NULL);
     if (first) {

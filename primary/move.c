@@ -34,14 +34,12 @@ static void begin(struct worker *w, enum move_kind kind, const char *to)
     log_info("%s to %s begins", kind == MOVE_MIGRATE ? "migration" : "switchover", to);
 }
 
-/* Between HANDOVER and the secondary's word each side may think that the other one has the VM; only an arbiter knows.
- */
+/* Between HANDOVER and the secondary's word each side may think that the other has the VM; only an arbiter knows. */
 static const char *check_arbiter(const struct worker *w)
 {
     return config_has_arbiter(w->config) ? NULL
                                          : "with arbiter = none nobody could tell whose the VM is if the connection "
-                                           "broke just then: planned moves "
-                                           "need an arbiter";
+                                           "broke just then: planned moves need an arbiter";
 }
 
 static const char being_replaced[] = "the VM's agent process is just being replaced: try again in a moment";
@@ -56,8 +54,7 @@ const char *move_switchover(struct worker *w)
         return being_replaced;
     if (w->state != PROTECTION_PROTECTED)
         return "the VM has no replica to switch over to: protect it, and wait until it is PROTECTED; or `hikae "
-               "migrate` "
-               "it";
+               "migrate` it";
     begin(w, MOVE_SWITCHOVER, w->peer);
     checkpoint_arm(w);
     return NULL;

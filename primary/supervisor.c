@@ -7,7 +7,7 @@
 #include "common/state.h"
 #include "primary/choice.h"
 #include "primary/hosts.h"
-#include "primary/watchdog.h"
+#include "primary/watching.h"
 #include "vm/remains.h"
 #include "vm/vm.h"
 
@@ -147,7 +147,7 @@ static void on_settled(struct ev_loop *loop, ev_timer *t, int events)
     struct errmsg e;
     char **names = vm_record_list(s->config->state_dir, &e);
     for (char **n = names; n && *n; n++) {
-        int pid = roster_has(s->roster, *n) ? 0 : watchdog_find(s->config, *n);
+        int pid = roster_has(s->roster, *n) ? 0 : watching_find(s->config, *n);
         if (pid)
             roster_adopt(s->roster, *n, pid);
         start_again(s, *n);
@@ -391,7 +391,7 @@ int supervisor_main(struct config *config, const char *program)
         return 1;
     }
     s.roster = roster_new(s.loop, &handlers, &s);
-    s.watchdog = watchdog_new(s.loop, config, s.roster);
+    s.watchdog = watching_new(s.loop, config, s.roster);
     s.hosts = hosts_new(s.loop, config, statuses, &s);
     watch_signals(&s);
     ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);

@@ -6,7 +6,7 @@
 #include "common/state.h"
 #include "common/tcp.h"
 #include "secondary/cleaner.h"
-#include "secondary/watchdog.h"
+#include "secondary/watching.h"
 #include "vm/remains.h"
 
 #include <errno.h>
@@ -27,6 +27,7 @@ struct supervisor {
     const char *program;
     struct control_server *server;
     struct roster *roster;
+    struct watching watching;
     struct watchdog *watchdog;
     int fds[LISTENERS_MAX];
     ev_io listeners[LISTENERS_MAX];
@@ -239,7 +240,8 @@ int supervisor_main(struct config *config, const char *program)
         log_error("%s", e.text);
     } else {
         watch_signals(&s);
-        s.watchdog = watchdog_new(s.loop, config, s.roster);
+        s.watching = (struct watching){.config = config, .roster = s.roster};
+        s.watchdog = watching_new(s.loop, &s.watching);
         ev_timer_init(&s.rested, on_rested, REST_S, 0.);
         s.rested.data = &s;
         ev_timer_init(&s.settle, on_settled, SETTLE_S, 0.);

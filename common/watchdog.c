@@ -1,11 +1,6 @@
-#include "secondary/watchdog.h"
-#include "common/log.h"
-#include "common/watch.h"
-#include "vm/process.h"
-#include "vm/vm.h"
+#include "common/watchdog.h"
 
 #include <ev.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -20,9 +15,11 @@ struct dog { /* one watched worker */
 };
 
 struct watchdog {
-    struct ev_loop *loop;
-    const struct config *config;
     struct roster *roster;
+    struct watch_bounds bounds;
+    struct watchdog_handlers handlers;
+    void *arg;
+    struct ev_loop *loop;
     struct dog *dogs;
     ev_timer timer;
 };
@@ -52,18 +49,14 @@ static void look_at(const char *vm, int pid, int pidfd, void *arg)
 {
     struct watchdog *d = arg;
     struct dog *g = dog_of(d, pid);
-    uint64_t reports = roster_reports(d->roster, pid);
+    struct watch_sample s = {0};
     g->here = true;
-    if (g->ended || pidfd < 0 || !*vm || !reports)
-        return; /* one that holds nothing (yet) is not judged */
-    struct watch_sample s = {
-        .beat = reports, .patience_ms = VM_SETUP_MS, .stopped = g->watch.still_ns && process_is_stopped(pid)};
-    struct watch_bounds b = {.worker_ms = d->config->worker_bound_ms};
-    if (watch_look(&g->watch, &s, &b, monotonic_ns()) == WATCH_WELL)
+    if (g->ended || pidfd < 0 || !*vm || !d->handlers.sample(vm, pid, g->watch.still_ns > 0, &s, d->arg))
         return;
-    log_error("the worker with the replica of VM %s (process %d) has not moved for %" PRId64
-              " ms (worker_bound = %u ms): it is ended",
-              vm, pid, g->watch.still_ns / 1000000, d->config->worker_bound_ms);
+    enum watch_verdict verdict = watch_look(&g->watch, &s, &d->bounds, monotonic_ns());
+    if (verdict == WATCH_WELL)
+        return;
+    d->handlers.stuck(vm, pid, verdict, g->watch.still_ns / 1000000, d->arg);
     syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
     g->ended = true;
 }
@@ -86,12 +79,13 @@ static void on_look(struct ev_loop *loop, ev_timer *t, int events)
     }
 }
 
-struct watchdog *watchdog_new(struct ev_loop *loop, const struct config *config, struct roster *roster)
+struct watchdog *watchdog_new(struct ev_loop *loop, struct roster *roster, const struct watch_bounds *bounds,
+                              const struct watchdog_handlers *h, void *arg)
 {
     struct watchdog *d = calloc(1, sizeof *d);
     if (!d)
         abort();
-    *d = (struct watchdog){.loop = loop, .config = config, .roster = roster};
+    *d = (struct watchdog){.loop = loop, .roster = roster, .bounds = *bounds, .handlers = *h, .arg = arg};
     ev_timer_init(&d->timer, on_look, WATCH_LOOK_MS / 1000., WATCH_LOOK_MS / 1000.);
     d->timer.data = d;
     ev_timer_start(loop, &d->timer);
