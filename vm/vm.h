@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_ABI = 4 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 5 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -58,6 +58,13 @@ struct vm_nic {
     char ifname[16];       /* plug: the host's interface of this NIC; "" when relayed */
 };
 
+/* A disk of the VM: an export of the disk server of this host (disk/server.h), which runs already. */
+struct vm_disk {
+    char socket[108]; /* where that listens for NBD */
+    char export_name[8];
+    uint64_t bytes;
+};
+
 /* How to make or find a VM. Strings are borrowed for the call. */
 struct vm_spec {
     const char *name;
@@ -66,6 +73,8 @@ struct vm_spec {
                                      `describe` gave; replica_create: what `describe` gave on the primary */
     const char *remains;          /* vm/remains.h, or NULL. replica_create: begins with that memory if it fits, and uses
                                      it up in any case; clear: keeps the memory of what it ends there */
+    const struct vm_disk *disks;  /* launch, replica_create: in the order in which the guest sees them */
+    unsigned disk_count;
 };
 
 struct vm_info {

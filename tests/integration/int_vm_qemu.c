@@ -419,7 +419,7 @@ static void foreign_refusals(void **arg)
         {HAND_GOOD "-device ivshmem-plain,memdev=iv -object memory-backend-ram,id=iv,size=1M,share=on",
          "shared with other"},
         {HAND_GOOD "-netdev user,id=n -device virtio-net-pci,netdev=n", "use -netdev stream"},
-        {HAND_GOOD "-drive driver=null-co,if=virtio", "disks are not replicated"},
+        {HAND_GOOD "-drive driver=null-co,if=virtio", "only those are replicated"},
         {HAND_GOOD "-incoming defer", "waits for an incoming migration"},
         {HAND_GOOD "-device virtio-balloon-pci", "virtio-balloon-pci"},
     };

@@ -213,6 +213,52 @@ static void malformed_descriptions(void **arg)
     }
 }
 
+/* Disks are exports of the disk server of the host that runs QEMU; nothing else may be one, whoever asks. */
+static void disks_are_ours_only(void **arg)
+{
+    (void)arg;
+    static const char *const bad[][2] = {
+        {",\"-device\",\"virtio-blk-pci,drive=other\"", "that the key disk names"},
+        {",\"-device\",\"virtio-blk-pci,drive=hikae-disk1\"", "that the key disk names"},
+        {",\"-device\",\"virtio-blk-pci,drive=hikae-disk0\",\"-device\",\"virtio-blk-pci,drive=hikae-disk0\"",
+         "that the key disk names"},
+        {",\"-device\",\"ide-hd,drive=hikae-disk0\"", "virtio-blk"},
+        {",\"-blockdev\",\"driver=file,node-name=hikae-disk0,filename=/etc/shadow\"", "by the key disk"},
+    };
+    struct template t;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(from_peer(&t, bad[i][0]), -1);
+        if (!strstr(e.text, bad[i][1]))
+            fail_msg("%s: %s", bad[i][0], e.text);
+    }
+    assert_int_equal(from_peer(&t,
+                               ",\"-device\",\"virtio-blk-pci,drive=hikae-disk0\",\"-device\",\"virtio-blk-pci,drive="
+                               "hikae-disk1,werror=report\""),
+                     0);
+    assert_int_equal(t.disk_count, 2);
+    struct template_paths p = {.name = "web",
+                               .program = "/usr/bin/qemu",
+                               .run_dir = "/run/web",
+                               .ram = "/dev/shm/web",
+                               .qmp = "/run/web/qmp.sock",
+                               .disk_socket = {"/run/disks/web/nbd.sock", "/run/disks/web/nbd.sock"},
+                               .disk_export = {"0", "1"}};
+    struct words out = {0};
+    bool found = false;
+    assert_int_equal(template_command(&t, &p, true, &out, &e), 0);
+    for (size_t i = 0; i < out.n; i++)
+        found |= !strncmp(out.at[i],
+                          "driver=nbd,node-name=hikae-disk1,server.type=unix,server.path=/run/disks/web/nbd.sock,"
+                          "export=1,",
+                          90);
+    assert_true(found);
+    p.disk_socket[1] = NULL;
+    assert_int_equal(template_command(&t, &p, true, &out, &e), -1);
+    assert_non_null(strstr(e.text, "disk 1"));
+    words_free(&out);
+    template_free(&t);
+}
+
 /* A foreign command line becomes a template, goes through JSON, and becomes a replica's command line. */
 static void from_process_to_replica(void **arg)
 {
@@ -270,6 +316,7 @@ int main(void)
         cmocka_unit_test(dangerous_words_are_refused),
         cmocka_unit_test(secrets_are_not_for_guests),
         cmocka_unit_test(malformed_descriptions),
+        cmocka_unit_test(disks_are_ours_only),
         cmocka_unit_test(from_process_to_replica),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -82,7 +82,7 @@ static int make_ram_file(struct vm *vm, const char *remains, struct errmsg *e)
     return vm->ram_fd < 0 ? errmsg_set(e, "%s: %s", vm->ram_path, strerror(errno)) : check_room(vm, e);
 }
 
-static int start_process(struct vm *vm, const char *program, bool replica, struct errmsg *e)
+static int start_process(struct vm *vm, const struct vm_spec *spec, const char *program, bool replica, struct errmsg *e)
 {
     char preload[PATH_MAX], log[PATH_MAX];
     struct words command = {0};
@@ -97,6 +97,10 @@ static int start_process(struct vm *vm, const char *program, bool replica, struc
                               vm->run_dir);
         unlink(vm->net_path[i]);
         paths.net[i] = vm->net_path[i];
+    }
+    for (unsigned i = 0; i < spec->disk_count && i < TEMPLATE_DISKS_MAX; i++) {
+        paths.disk_socket[i] = spec->disks[i].socket;
+        paths.disk_export[i] = spec->disks[i].export_name;
     }
     unlink(vm->qmp_path);
     snprintf(log, sizeof log, "%s/qemu.log", vm->run_dir);
@@ -157,7 +161,8 @@ static bool kvm_is_usable(void)
     return usable;
 }
 
-static int shape_from_settings(struct vm *vm, const struct qemu_settings *s, struct errmsg *e)
+static int shape_from_settings(struct vm *vm, const struct vm_spec *spec, const struct qemu_settings *s,
+                               struct errmsg *e)
 {
     struct words words = {0};
     struct template *t = &vm->shape;
@@ -187,6 +192,14 @@ static int shape_from_settings(struct vm *vm, const struct qemu_settings *s, str
         words_add(&words,
                   "virtio-net-pci,netdev=hikae0,mac=%s,disable-modern=on,disable-legacy=off,romfile=", nic->mac);
     }
+    for (unsigned i = 0; i < spec->disk_count;
+         i++) { /* a write that fails is the guest's to know of: it is never paused */
+        words_add(&words, "-device");
+        words_add(&words,
+                  "virtio-blk-pci,drive=" TEMPLATE_DISK_ID
+                  "%u,disable-modern=on,disable-legacy=off,werror=report,rerror=report",
+                  i);
+    }
     int status = words_split(&words, s->options, e);
     if (status == 0)
         status = template_filter(t, &words, FROM_CONFIG, getcwd(cwd, sizeof cwd) ? cwd : "/", NULL, e);
@@ -201,13 +214,13 @@ static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
         return -1;
     if (s.qmp)
         return errmsg_set(e, "VM %s has qmp set: it is started by whoever owns that QEMU, not by Hikae", vm->name);
-    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || shape_from_settings(vm, &s, e) < 0 ||
+    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || shape_from_settings(vm, spec, &s, e) < 0 ||
         make_ram_file(vm, NULL, e) < 0)
         return -1;
     vm->ours = true;
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
-    if (start_process(vm, s.qemu, false, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 || facts_write(vm, e) < 0 ||
-        qemu_prepare_state(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
+    if (start_process(vm, spec, s.qemu, false, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
+        facts_write(vm, e) < 0 || qemu_prepare_state(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
         qemu_map(vm, false, e) < 0)
         return -1;
     return qemu_resume(vm, e);
@@ -240,11 +253,14 @@ static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg 
     }
     if (template_from_json(&vm->shape, spec->settings, FROM_PEER, bridge, e) < 0)
         return -1;
+    if (vm->shape.disk_count != spec->disk_count)
+        return errmsg_set(e, "the VM's description names %u disks, its primary tells of %u", vm->shape.disk_count,
+                          spec->disk_count);
     /* After a failover the replica must be trackable itself. */
     if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || make_ram_file(vm, spec->remains, e) < 0)
         return -1;
     vm->ours = vm->replica = true;
-    if (start_process(vm, vm->shape.program, true, e) < 0)
+    if (start_process(vm, spec, vm->shape.program, true, e) < 0)
         return -1;
     return qmp_call(&vm->qmp, "migrate-set-capabilities",
                     "{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":true},"

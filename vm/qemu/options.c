@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define DISK_DEVICE "virtio-blk-pci"
+
 struct rule {
     const char *name;
     bool has_value;
@@ -212,11 +214,10 @@ static int refuse_device(const char *value, size_t n, struct errmsg *e)
         {"VGA", "its video memory is outside the tracked memory; use -vga none"},
         {"virtio-vga", "its video memory is outside the tracked memory; use -vga none"},
         {"qxl", "its video memory is outside the tracked memory; use -vga none"},
-        {"virtio-blk", "disks are not replicated yet"},
-        {"virtio-scsi", "disks are not replicated yet"},
-        {"ide-", "disks are not replicated yet"},
-        {"scsi-", "disks are not replicated yet"},
-        {"nvme", "disks are not replicated yet"},
+        {"virtio-scsi", "only disks that the key disk names are replicated, and the guest sees those as virtio-blk"},
+        {"ide-", "only disks that the key disk names are replicated, and the guest sees those as virtio-blk"},
+        {"scsi-", "only disks that the key disk names are replicated, and the guest sees those as virtio-blk"},
+        {"nvme", "only disks that the key disk names are replicated, and the guest sees those as virtio-blk"},
         {"pc-dimm", "only memory in one piece is tracked"},
         {"nvdimm", "only memory in one piece is tracked"},
         {"virtio-mem", "only memory in one piece is tracked"},
@@ -230,10 +231,24 @@ static int refuse_device(const char *value, size_t n, struct errmsg *e)
                       (int)n, value);
 }
 
+/* A disk of the VM, by its number: they come in order, each once. */
+static int take_disk(struct option_context *c, const char *value, struct errmsg *e)
+{
+    char drive[64], expected[64];
+    snprintf(expected, sizeof expected, TEMPLATE_DISK_ID "%u", c->t->disk_count);
+    if (!comma_value(value, "drive", drive, sizeof drive) || strcmp(drive, expected) != 0)
+        return errmsg_set(e, "-device %s: only disks that the key disk names are replicated", value);
+    if (c->t->disk_count == TEMPLATE_DISKS_MAX)
+        return errmsg_set(e, "more than %d disks", TEMPLATE_DISKS_MAX);
+    c->t->disk_count++;
+    return 0;
+}
+
 static int take_device(struct option_context *c, const struct rule *r, const char *value, struct errmsg *e)
 {
-    static const char *const known[] = {"virtio-net-pci", "virtio-rng-pci", "e1000",          "pcie-root-port",
-                                        "pvpanic",        "i6300esb",       "isa-debug-exit", NULL};
+    static const char *const known[] = {"virtio-net-pci", "virtio-rng-pci", "e1000",
+                                        "pcie-root-port", "pvpanic",        "i6300esb",
+                                        "isa-debug-exit", DISK_DEVICE,      NULL};
     size_t n = strcspn(value, ","), i = 0;
     char text[64];
     while (known[i] && (strlen(known[i]) != n || memcmp(known[i], value, n) != 0))
@@ -242,6 +257,8 @@ static int take_device(struct option_context *c, const struct rule *r, const cha
         return refuse_device(value, n, e);
     if (!is_plain(value))
         return errmsg_set(e, "-device %s: unexpected character", value);
+    if (strncmp(value, DISK_DEVICE, n) == 0 && take_disk(c, value, e) < 0)
+        return -1;
     for (const char *rom = value; (rom = strstr(rom, "romfile=")); rom++)
         if (rom[8] != ',' && rom[8] != '\0')
             return errmsg_set(e, "-device %s: a ROM file can't be replicated: use romfile= (empty)", value);
@@ -331,6 +348,6 @@ int option_take(struct option_context *c, const char *name, const char *value, s
     static const char *const disks[] = {"drive", "blockdev", "hda", "hdb", "cdrom", "fda", "pflash", NULL};
     for (size_t i = 0; disks[i]; i++)
         if (strcmp(disks[i], name) == 0)
-            return errmsg_set(e, "-%s: disks are not replicated yet", name);
+            return errmsg_set(e, "-%s: give the VM its disks by the key disk: only those are replicated", name);
     return errmsg_set(e, "-%s is not among the QEMU options that can be replicated: see hikae-qemu(7)", name);
 }

@@ -234,6 +234,25 @@ static void add_args(const struct template *t, const struct template_paths *p, b
     }
 }
 
+/* A disk server that is started anew is found again: meanwhile requests wait, for as long as a guest's kernel does. */
+static int add_disks(const struct template *t, const struct template_paths *p, size_t longest, struct words *out,
+                     struct errmsg *e)
+{
+    for (unsigned i = 0; i < t->disk_count; i++) {
+        if (!p->disk_socket[i])
+            return errmsg_set(e, "disk %u of the VM has no disk server", i);
+        if (strlen(p->disk_socket[i]) > longest || strchr(p->disk_socket[i], ','))
+            return errmsg_set(e, "%s: too long for a unix socket, or with a comma: choose another run_dir",
+                              p->disk_socket[i]);
+        words_add(out, "-blockdev");
+        words_add(out,
+                  "driver=nbd,node-name=" TEMPLATE_DISK_ID
+                  "%u,server.type=unix,server.path=%s,export=%s,reconnect-delay=120,discard=unmap",
+                  i, p->disk_socket[i], p->disk_export[i]);
+    }
+    return 0;
+}
+
 int template_command(const struct template *t, const struct template_paths *p, bool replica, struct words *out,
                      struct errmsg *e)
 {
@@ -255,6 +274,8 @@ int template_command(const struct template *t, const struct template_paths *p, b
         words_add(out, "-netdev");
         words_add(out, "stream,id=%s,server=on,addr.type=unix,addr.path=%s", t->nics[i].id, p->net[i]);
     }
+    if (add_disks(t, p, longest, out, e) < 0)
+        return -1;
     if (strlen(p->qmp) > longest)
         return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", p->qmp);
     static const char *const always[] = {"-display", "none", "-only-migratable", "-no-shutdown", "-qmp"};

@@ -17,7 +17,10 @@
 
 struct json_object;
 
-enum { TEMPLATE_NICS_MAX = 8, TEMPLATE_MEMORY_MIN = 1 << 20 };
+enum { TEMPLATE_NICS_MAX = 8, TEMPLATE_DISKS_MAX = 8, TEMPLATE_MEMORY_MIN = 1 << 20 };
+
+/* Names of the block devices that -device refers to: this and the number of the disk. */
+#define TEMPLATE_DISK_ID "hikae-disk"
 
 struct template_nic {
     char id[32]; /* of the netdev */
@@ -34,6 +37,7 @@ struct template
     struct words args;
     unsigned nic_count;
     struct template_nic nics[TEMPLATE_NICS_MAX];
+    unsigned disk_count; /* those that `args` has devices for: 0 to disk_count - 1 */
 };
 
 enum template_source {
@@ -66,6 +70,7 @@ int template_from_json(struct template *t, struct json_object *j, enum template_
 struct template_paths {
     const char *name, *program, *run_dir, *ram, *qmp;
     const char *net[TEMPLATE_NICS_MAX];
+    const char *disk_socket[TEMPLATE_DISKS_MAX], *disk_export[TEMPLATE_DISKS_MAX]; /* of NBD */
 };
 /* The whole command line, program first. */
 int template_command(const struct template *t, const struct template_paths *p, bool replica, struct words *out,
