@@ -34,9 +34,8 @@ static void on_event(void *arg, const char *event, struct json_object *data)
     } else if (strcmp(event, "SHUTDOWN") == 0) {
         /* By the guest. A QEMU that was told to end (SIGTERM, quit) says so too, but that VM was killed. */
         vm->shut_down = json_object_object_get_ex(data, "guest", &value) && json_object_get_boolean(value);
-    } else if (strcmp(event, "MIGRATION") == 0 && json_object_object_get_ex(data, "status", &value)) {
-        vm->migration_failed = strcmp(json_object_get_string(value), "failed") == 0;
-        vm->migration_done = vm->migration_failed || strcmp(json_object_get_string(value), "completed") == 0;
+    } else {
+        qmp_migration_event(&vm->migration, event, data);
     }
 }
 
@@ -48,7 +47,7 @@ struct vm *qemu_new(const struct vm_spec *spec, struct errmsg *e)
         return NULL;
     }
     vm->qmp = (struct qmp){.fd = -1, .eof = true, .event = on_event, .arg = vm};
-    vm->pidfd = vm->event_fd = vm->ram_fd = vm->state_fd = vm->state_read_fd = -1;
+    vm->pidfd = vm->event_fd = vm->ram_fd = vm->saved.fd = vm->saved.read_fd = -1;
     track_init(&vm->track);
     if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||
         snprintf(vm->run_dir, sizeof vm->run_dir, "%s", spec->run_dir) >= (int)sizeof vm->run_dir - 16) {
@@ -132,24 +131,6 @@ int qemu_map(struct vm *vm, bool writable, struct errmsg *e)
     return 0;
 }
 
-int qemu_prepare_state(struct vm *vm, int64_t deadline, struct errmsg *e)
-{
-    char path[64];
-    struct json_object *result, *id;
-    vm->state_read_fd = memfd_create("hikae-state", MFD_CLOEXEC);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", vm->state_read_fd);
-    /* QEMU looks for a descriptor of exactly the access mode it wants. */
-    vm->state_fd = vm->state_read_fd < 0 ? -1 : open(path, O_WRONLY | O_CLOEXEC);
-    if (vm->state_fd < 0)
-        return errmsg_set(e, "memfd: %s", strerror(errno));
-    unsigned sent = qmp_send(&vm->qmp, "add-fd", NULL, vm->state_fd, deadline, e);
-    if (!sent || qmp_wait(&vm->qmp, sent, &result, deadline, e) < 0)
-        return -1;
-    vm->fdset = json_object_object_get_ex(result, "fdset-id", &id) ? json_object_get_int64(id) : -1;
-    json_object_put(result);
-    return 0;
-}
-
 static enum vm_state op_state(struct vm *vm)
 {
     if (vm->gone)
@@ -207,7 +188,8 @@ static int op_describe(struct vm *vm, struct json_object **out, struct errmsg *e
 
 void qemu_detach(struct vm *vm)
 {
-    int fds[] = {vm->pidfd, vm->event_fd, vm->ram_fd, vm->state_fd, vm->state_read_fd};
+    int fds[] = {vm->pidfd, vm->event_fd, vm->ram_fd};
+    qmp_state_close(&vm->saved);
     qmp_close(&vm->qmp);
     track_close(&vm->track);
     if (vm->memory)

@@ -124,7 +124,7 @@ static int attach_ours(struct vm *vm, struct facts *f, struct errmsg *e)
         facts_net_path(vm->run_dir, i, vm->net_path[i]);
     vm->ours = true;
     if (qemu_open_pidfd(vm, e) < 0 || qemu_connect(vm, deadline, e) < 0 || check_not_incoming(vm, deadline, e) < 0 ||
-        (f->replica && facts_write(vm, e) < 0) || qemu_prepare_state(vm, deadline, e) < 0 ||
+        (f->replica && facts_write(vm, e) < 0) || qmp_state_open(&vm->saved, &vm->qmp, deadline, e) < 0 ||
         qemu_setup_tracking(vm, deadline, e) < 0)
         return -1;
     return qemu_map(vm, false, e);
@@ -224,7 +224,7 @@ static int attach_foreign(struct vm *vm, const struct qemu_settings *s, struct e
         read_command_line(vm, s->bridge, e) < 0 || qemu_connect(vm, deadline, e) < 0 ||
         check_not_incoming(vm, deadline, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
         query_memory(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
-        qemu_prepare_state(vm, deadline, e) < 0)
+        qmp_state_open(&vm->saved, &vm->qmp, deadline, e) < 0)
         return -1;
     return qemu_map(vm, false, e);
 }

@@ -12,9 +12,10 @@
 #define HIKAE_VM_QEMU_QEMU_H
 
 #include "vm/process.h"
-#include "vm/qemu/qmp.h"
 #include "vm/qemu/template.h"
 #include "vm/qemu/track.h"
+#include "vm/qmp/qmp.h"
+#include "vm/qmp/state.h"
 #include "vm/vm.h"
 
 #include <limits.h>
@@ -39,16 +40,13 @@ struct vm {
     unsigned long long start_time;
     int pidfd, event_fd; /* epoll of QMP socket and pidfd */
     struct qmp qmp;
-    bool running, shut_down, gone;         /* by events and query-status */
-    bool migration_done, migration_failed; /* by events: of `arm` or `load` */
+    bool running, shut_down, gone;  /* by events and query-status */
+    struct qmp_migration migration; /* of `arm` or `load` */
+    struct qmp_state saved;
 
     int ram_fd;
     uint8_t *memory;
     struct track track;
-    int state_fd; /* memfd of the saved device state, as opened for QEMU: offset shared with it */
-    int state_read_fd;
-    long long fdset;
-    unsigned save_id; /* the QMP command that saves, while it is under way; else 0 */
 };
 
 /* ---- backend.c ---- */
@@ -59,8 +57,6 @@ int qemu_connect(struct vm *vm, int64_t deadline, struct errmsg *e);
 int qemu_open_pidfd(struct vm *vm, struct errmsg *e);
 /* Maps shape.memory bytes of ram_fd as vm->memory. */
 int qemu_map(struct vm *vm, bool writable, struct errmsg *e);
-/* Gives QEMU the file that device states are saved to. After each connect. */
-int qemu_prepare_state(struct vm *vm, int64_t deadline, struct errmsg *e);
 void qemu_detach(struct vm *vm);
 void qemu_destroy(struct vm *vm);
 

@@ -1,7 +1,7 @@
 /*
  * qmp: see qmp.h. QEMU without pretty=on writes one JSON object per line, so a line is the unit of reading.
  */
-#include "vm/qemu/qmp.h"
+#include "vm/qmp/qmp.h"
 
 #include <errno.h>
 #include <json-c/json.h>

@@ -4,8 +4,8 @@
  *
  * Deadlines are absolute, in milliseconds of qmp_now_ms().
  */
-#ifndef HIKAE_VM_QEMU_QMP_H
-#define HIKAE_VM_QEMU_QMP_H
+#ifndef HIKAE_VM_QMP_QMP_H
+#define HIKAE_VM_QMP_QMP_H
 
 #include "common/errmsg.h"
 
