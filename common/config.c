@@ -15,7 +15,7 @@
  * looks at each line before inih does. */
 enum { LINE_BYTES = 16384, KEY_BYTES = 48 };
 
-enum kind { K_NAME, K_TEXT, K_PORT, K_MS, K_SIZE, K_MODE, K_ISOLATED, K_FINGERPRINT, K_EARLY, K_COUNT };
+enum kind { K_NAME, K_TEXT, K_PORT, K_MS, K_SIZE, K_MODE, K_ISOLATED, K_FINGERPRINT, K_EARLY, K_COUNT, K_DISKS };
 
 struct key {
     const char *name;
@@ -40,6 +40,7 @@ static const struct key host_keys[] = {
     {"etcd_cert", K_TEXT, HOST(etcd_cert), 0, 0},
     {"etcd_key", K_TEXT, HOST(etcd_key), 0, 0},
     {"spool_dir", K_TEXT, HOST(spool_dir), 0, 0},
+    {"disk_dir", K_TEXT, HOST(disk_dir), 0, 0},
     {"detect", K_MS, HOST(detect_ms), 50, 60000},
     {"restart_grace", K_MS, HOST(restart_grace_ms), 0, 10000},
     {"spare_after", K_MS, HOST(spare_after_ms), 0, 3600000},
@@ -71,6 +72,7 @@ static const struct key vm_keys[] = {
     {"fence", K_TEXT, VM(fence), 0, 0},
     {"isolated", K_ISOLATED, VM(isolated), 0, 0},
     {"open_after", K_MS, VM(open_after_ms), 2000, 600000},
+    {"disk", K_DISKS, 0, 0, 0},
     {0},
 };
 static const struct key fault_keys[] = {
@@ -186,6 +188,34 @@ static int set_number(struct parser *p, const struct key *k, const char *value, 
     return 0;
 }
 
+/* A disk that two VMs write to, or one VM twice, is lost. */
+static bool disk_is_taken(const struct config *c, const char *path)
+{
+    for (size_t i = 0; i < c->vm_count; i++)
+        for (unsigned d = 0; d < c->vms[i].disk_count; d++)
+            if (!strcmp(c->vms[i].disks[d], path))
+                return true;
+    return false;
+}
+
+static int set_disks(struct parser *p, struct config_vm *vm, const char *value)
+{
+    char *words = config_need(strdup(value)), *rest;
+    int bad = 0;
+    for (char *word = strtok_r(words, " \t", &rest); word && !bad; word = strtok_r(NULL, " \t", &rest)) {
+        if (*word != '/')
+            bad = FAIL(p, p->line, "disk: '%s' is no absolute path", word);
+        else if (disk_is_taken(p->c, word))
+            bad = FAIL(p, p->line, "disk: %s is there twice: each disk belongs to one VM", word);
+        else if (vm->disk_count == CONFIG_DISKS_MAX)
+            bad = FAIL(p, p->line, "disk: a VM has at most %d disks", (int)CONFIG_DISKS_MAX);
+        else
+            config_vm_add_disk(vm, word);
+    }
+    free(words);
+    return bad || vm->disk_count ? bad : FAIL(p, p->line, "disk has no value");
+}
+
 static int set_value(struct parser *p, const struct key *k, const char *value, void *base)
 {
     void *at = (char *)base + k->offset;
@@ -215,6 +245,8 @@ static int set_value(struct parser *p, const struct key *k, const char *value, v
         if (config_parse_port(value))
             return FAIL(p, p->line, "port = %s: must be from 1 to 65535", value);
         break;
+    case K_DISKS:
+        return set_disks(p, base, value);
     case K_TEXT:
         if (!*value && strcmp(k->name, "accept"))
             return FAIL(p, p->line, "%s has no value", k->name);
@@ -226,7 +258,7 @@ static int set_value(struct parser *p, const struct key *k, const char *value, v
 
 static int unknown_key(struct parser *p, const struct key *keys, const char *name)
 {
-    char known[256] = "";
+    char known[320] = "";
     for (const struct key *k = keys; k->name; k++) {
         strcat(known, " ");
         strcat(known, k->name);
@@ -339,6 +371,8 @@ static int check_whole(struct parser *p)
     struct config *c = p->c;
     if (!c->spool_dir)
         c->spool_dir = config_need(strdup(c->state_dir));
+    if (!c->disk_dir && asprintf(&c->disk_dir, "%s/images", c->state_dir) < 0)
+        abort();
     for (size_t i = 0; i < c->peer_count; i++) {
         if (!strcmp(c->peers[i].name, c->name))
             return errmsg_set(p->e, "%s: [peer %s] has the name of this host: name the other one", c->path, c->name);

@@ -26,6 +26,8 @@ enum trigger_mode { TRIGGER_PERIODIC, TRIGGER_ON_OUTPUT };
 /* What a primary does with the VM's output when neither the secondary nor the arbiter answers. */
 enum isolated_policy { ISOLATED_FREEZE, ISOLATED_OPEN };
 
+enum { CONFIG_DISKS_MAX = 8 };
+
 struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed over to here) has the defaults */
     char *name;
     char *backend;                /* default "qemu" */
@@ -40,8 +42,10 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     char *spares; /* peers that may hold the replica when the wanted one stays away, blank-separated; NULL: none */
     char *fence;  /* in place of [host] fence; NULL: as there */
     enum isolated_policy isolated; /* isolated = freeze | open; default freeze */
-    unsigned open_after_ms;        /* open_after: for how long no claim is answered before `open` opens; 2 s to 10 min,
-                                      default 5000 */
+    char **disks;           /* disk: files, volumes, block devices, absolute paths, disk 0 first; disk_count of them */
+    unsigned disk_count;    /* 0 to 8 */
+    unsigned open_after_ms; /* open_after: for how long no claim is answered before `open` opens; 2 s to 10 min,
+                               default 5000 */
 };
 
 struct config {
@@ -56,12 +60,13 @@ struct config {
     char *arbiter;                        /* "file:DIR", "etcd:https://HOST:PORT,..", "none" */
     char *etcd_ca, *etcd_cert, *etcd_key; /* PEM files; NULL: none */
     char *spool_dir;                      /* where staging spills to, default state_dir */
-    unsigned detect_ms;                   /* detection time T, default 500, 50 to 60000 */
-    unsigned restart_grace_ms;            /* after a connection reset, before claiming; default 60, 0 to 10000 */
-    unsigned spare_after_ms;  /* so long a secondary is tried before a spare is; default 10000, 0 to 3600000 */
-    unsigned pause_bound_ms;  /* a worker that has not moved for so long with its VM paused is replaced; default 1000,
-                                 0: never */
-    unsigned worker_bound_ms; /* the same in any other case; default 5000 */
+    char *disk_dir;            /* where a replica's disks are made if none are named, default state_dir/images */
+    unsigned detect_ms;        /* detection time T, default 500, 50 to 60000 */
+    unsigned restart_grace_ms; /* after a connection reset, before claiming; default 60, 0 to 10000 */
+    unsigned spare_after_ms;   /* so long a secondary is tried before a spare is; default 10000, 0 to 3600000 */
+    unsigned pause_bound_ms;   /* a worker that has not moved for so long with its VM paused is replaced; default 1000,
+                                  0: never */
+    unsigned worker_bound_ms;  /* the same in any other case; default 5000 */
     char *fence; /* command that must succeed on the host that takes over, before the VM runs there; NULL: none */
     unsigned fence_timeout_ms; /* fence_timeout: of one attempt, 1 s to 10 min, default 30 s */
     unsigned keep_memory_ms;   /* keep_memory: how long the memory of a VM or replica that was given up is kept for a

@@ -30,12 +30,21 @@ void config_vm_defaults(struct config_vm *vm, const char *name)
     };
 }
 
+void config_vm_add_disk(struct config_vm *vm, const char *path)
+{
+    vm->disks = config_need(reallocarray(vm->disks, vm->disk_count + 1, sizeof *vm->disks));
+    vm->disks[vm->disk_count++] = config_need(strdup(path));
+}
+
 void config_vm_clear(struct config_vm *vm)
 {
     free(vm->name);
     free(vm->backend);
     free(vm->fence);
     free(vm->spares);
+    for (unsigned i = 0; i < vm->disk_count; i++)
+        free(vm->disks[i]);
+    free(vm->disks);
     json_object_put(vm->settings);
 }
 

@@ -2,9 +2,9 @@
  * epoch: the grammar of a stream as data, its digests, and the small records. Pure. Both agents and no verifier use it:
  * hikae-verify has its own.
  *
- * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = PAGES* DEVICE+ COMMIT, all with epoch e; e = 1, 2, 3,
- * ... Secondary -> primary:  HELLO READY ACK* BYE?        HEARTBEAT and NOTE anywhere after HELLO, both ways, outside
- * the digest
+ * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = (PAGES | DISK)* DEVICE+ COMMIT, all with epoch e;
+ * e = 1, 2, 3, ... Secondary -> primary:  HELLO READY (REGIONS | BLOCKS)* ACK* BYE?        HEARTBEAT and NOTE anywhere
+ * after HELLO, both ways, outside the digest
  */
 #ifndef HIKAE_PROTO_EPOCH_H
 #define HIKAE_PROTO_EPOCH_H
@@ -13,7 +13,7 @@
 
 struct json_object;
 
-/* The digest of an epoch: XXH3-128 over header and payload of each PAGES and DEVICE record, in order, seeded by
+/* The digest of an epoch: XXH3-128 over header and payload of each PAGES, DISK and DEVICE record, in order, seeded by
  * nothing. */
 struct digest;
 struct digest *digest_new(void);

@@ -6,6 +6,7 @@
 
 #include "proto/cursor.h"
 
+#include "proto/disk.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
 #include "proto/regions.h"
@@ -50,13 +51,15 @@ static const struct record_kind {
     [RECORD_BYE] = {"BYE", BYE_HEAD_SIZE, BYE_HEAD_SIZE + PROTO_REASON_MAX},
     [RECORD_READY] = {"READY", JSON_MIN, JSON_MAX},
     [RECORD_NOTE] = {"NOTE", JSON_MIN, JSON_MAX},
+    [RECORD_DISK] = {"DISK", DISK_HEAD_SIZE, DISK_PAYLOAD_MAX},
     [RECORD_HANDOVER] = {"HANDOVER", JSON_MIN, HANDOVER_MAX},
     [RECORD_REGIONS] = {"REGIONS", REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
+    [RECORD_BLOCKS] = {"BLOCKS", BLOCKS_HEAD_SIZE + REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
-_Static_assert(KINDS == RECORD_REGIONS + 1, "every record type has its row");
+_Static_assert(KINDS == RECORD_BLOCKS + 1, "every record type has its row");
 _Static_assert(RECORD_HEADER_SIZE == 2 + 2 + 4 + 8, "type, flags, length, epoch");
 _Static_assert(COMMIT_SIZE == PROTO_DIGEST_SIZE + 4 + 4, "digest, records, reserved");
 _Static_assert(HEARTBEAT_SIZE == 8 + 8, "sequence, echo");
@@ -73,6 +76,11 @@ const char *record_name(uint16_t type)
 {
     const struct record_kind *k = kind_of(type);
     return k ? k->name : "unknown";
+}
+
+bool record_is_content(uint16_t type)
+{
+    return type == RECORD_PAGES || type == RECORD_DISK || type == RECORD_DEVICE;
 }
 
 uint32_t record_limit(uint16_t type)

@@ -29,15 +29,18 @@ enum record_type {
     RECORD_COMMIT = 5, /* digest of the epoch */
     RECORD_ACK = 6,    /* secondary: epoch and digest */
     RECORD_HEARTBEAT = 7,
-    RECORD_BYE = 8,   /* reason code, text; last record of a side */
-    RECORD_READY = 9, /* JSON, secondary: the replica stands, send the first epoch; JSON, both ways: */
-    RECORD_NOTE = 10, /* JSON, optional: small facts, e.g. the guest's addresses */
-    RECORD_HANDOVER =
-        12, /* JSON, primary: the VM stands still here since its last epoch, take it over. 11 is reserved */
-    RECORD_REGIONS = 13, /* secondary: what a replica holds that did not begin empty */
+    RECORD_BYE = 8,       /* reason code, text; last record of a side */
+    RECORD_READY = 9,     /* JSON, secondary: the replica stands, send the first epoch; JSON, both ways: */
+    RECORD_NOTE = 10,     /* JSON, optional: small facts, e.g. the guest's addresses */
+    RECORD_DISK = 11,     /* what was written to a disk */
+    RECORD_HANDOVER = 12, /* JSON, primary: the VM stands still here since its last epoch, take it over */
+    RECORD_REGIONS = 13,  /* secondary: what a replica holds that did not begin empty */
+    RECORD_BLOCKS = 14,   /* secondary: what its disks hold */
 };
 
 const char *record_name(uint16_t type); /* "PAGES"; "unknown" */
+/* Is it part of an epoch's content, and so of its digest and count? (PAGES, DISK, DEVICE) */
+bool record_is_content(uint16_t type);
 /* Most payload bytes of that type; 0: unknown type. */
 uint32_t record_limit(uint16_t type);
 

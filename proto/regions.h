@@ -1,6 +1,6 @@
 /*
  * regions: REGIONS, in which a secondary whose replica did not begin empty says what it holds, region by region
- * (PROTOCOL.md section 3.8). Pure.
+ * (PROTOCOL.md section 3.9). Pure.
  */
 #ifndef HIKAE_PROTO_REGIONS_H
 #define HIKAE_PROTO_REGIONS_H

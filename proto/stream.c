@@ -3,9 +3,9 @@
  * It knows the heads of DEVICE pieces (an epoch must not be committed with half a blob), but not what is in pages and
  * blobs: pages_check and blob_decode do.
  *
- *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
+ *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES, DISK-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
  *               IDLE -HANDOVER-> HANDED, after which no epoch comes any more
- *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS (before the first ACK), ACK-> IDLE ..
+ *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS, BLOCKS (before the first ACK), ACK-> IDLE ..
  *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
 #include "proto/epoch.h"
@@ -29,11 +29,11 @@ enum state {
 };
 
 static const char *const state_names[STATES] = {
-    [START] = "before HELLO",   [GREETED] = "after HELLO",   [IDLE] = "between epochs", [IN_PAGES] = "in PAGES",
+    [START] = "before HELLO",   [GREETED] = "after HELLO",   [IDLE] = "between epochs", [IN_PAGES] = "in PAGES or DISK",
     [IN_DEVICES] = "in DEVICE", [HANDED] = "after HANDOVER", [ENDED] = "after BYE",
 };
 
-enum { TYPES = RECORD_REGIONS + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
+enum { TYPES = RECORD_BLOCKS + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
 
 /* next[side][state][type] */
 static const uint8_t next_state[SIDES][STATES][TYPES] = {
@@ -43,6 +43,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
             [GREETED] =
                 {[RECORD_CONFIG] = IDLE, [RECORD_HEARTBEAT] = GREETED, [RECORD_NOTE] = GREETED, [RECORD_BYE] = ENDED},
             [IDLE] = {[RECORD_PAGES] = IN_PAGES,
+                      [RECORD_DISK] = IN_PAGES,
                       [RECORD_DEVICE] = IN_DEVICES,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
@@ -50,6 +51,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                       [RECORD_BYE] = ENDED},
             [HANDED] = {[RECORD_HEARTBEAT] = HANDED, [RECORD_NOTE] = HANDED, [RECORD_BYE] = ENDED},
             [IN_PAGES] = {[RECORD_PAGES] = IN_PAGES,
+                          [RECORD_DISK] = IN_PAGES,
                           [RECORD_DEVICE] = IN_DEVICES,
                           [RECORD_HEARTBEAT] = IN_PAGES,
                           [RECORD_NOTE] = IN_PAGES,
@@ -67,6 +69,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                 {[RECORD_READY] = IDLE, [RECORD_HEARTBEAT] = GREETED, [RECORD_NOTE] = GREETED, [RECORD_BYE] = ENDED},
             [IDLE] = {[RECORD_ACK] = IDLE,
                       [RECORD_REGIONS] = IDLE,
+                      [RECORD_BLOCKS] = IDLE,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
                       [RECORD_BYE] = ENDED},
@@ -216,8 +219,7 @@ static int check_epoch_number(const struct stream_check *s, const struct record 
 {
     if (r->type == RECORD_HANDOVER && !s->committed)
         return proto_fail(e, "HANDOVER before the first epoch");
-    bool numbered =
-        r->type == RECORD_PAGES || r->type == RECORD_DEVICE || r->type == RECORD_COMMIT || r->type == RECORD_ACK;
+    bool numbered = record_is_content(r->type) || r->type == RECORD_COMMIT || r->type == RECORD_ACK;
     uint64_t due = numbered ? s->committed + 1 : r->type == RECORD_HANDOVER ? s->committed : 0;
     if (r->epoch == due)
         return 0;
@@ -232,8 +234,8 @@ static int check(struct stream_check *s, const struct record *r, struct proto_er
                           s->from == STREAM_FROM_PRIMARY ? "primary" : "secondary", state_names[s->state]);
     if (check_epoch_number(s, r, e) || check_fixed_sizes(r, e))
         return -1;
-    if (r->type == RECORD_REGIONS && s->committed)
-        return proto_fail(e, "REGIONS after the first ACK");
+    if ((r->type == RECORD_REGIONS || r->type == RECORD_BLOCKS) && s->committed)
+        return proto_fail(e, "%s after the first ACK", record_name(r->type));
     struct commit ack;
     switch (r->type) {
     case RECORD_DEVICE:
@@ -242,6 +244,7 @@ static int check(struct stream_check *s, const struct record *r, struct proto_er
         add_to_epoch(s, r);
         break;
     case RECORD_PAGES:
+    case RECORD_DISK:
         add_to_epoch(s, r);
         break;
     case RECORD_COMMIT:

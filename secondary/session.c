@@ -478,6 +478,9 @@ static void on_record(struct worker *w, const struct record *r)
     case RECORD_BYE:
         on_bye(w, r);
         break;
+    case RECORD_DISK:
+        turn_away(w, BYE_PROTOCOL, "DISK, but CONFIG told of no disks");
+        break;
     default:
         break;
     }

@@ -74,6 +74,7 @@ static void begin(void)
     if (f.s)
         sample_free(f.s);
     f.s = sample_new();
+    f.s->diskless = true;
     f.sent = 0;
     evil_connect(f.e, f.b);
 }

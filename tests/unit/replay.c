@@ -1,7 +1,8 @@
 /*
- * replay: see replay.h. Pages of an epoch are staged as they came and applied at its COMMIT.
+ * replay: see replay.h. Pages and disk writes of an epoch are staged as they came and applied at its COMMIT.
  */
 #include "replay.h"
+#include "sample.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@ struct replay {
     uint64_t pages;
     uint8_t *memory;
     struct octets staged; /* PAGES payloads of the epoch, back to back */
+    struct octets writes; /* DISK payloads, each behind its length, a size_t */
+    uint8_t disks[SAMPLE_DISKS][SAMPLE_DISK_BYTES];
     bool in_epoch;
     struct device_piece blob;
     struct octets encoded;                               /* the blob that comes in */
@@ -57,6 +60,7 @@ void replay_free(struct replay *r)
     stream_check_free(r->check);
     free(r->memory);
     free(r->staged.data);
+    free(r->writes.data);
     free(r->encoded.data);
     for (unsigned kind = 0; kind < DEVICE_KINDS; kind++) {
         free(r->now[kind].data);
@@ -83,6 +87,37 @@ static int take_piece(struct replay *r, const struct record *record, struct prot
     return blob_decode(p.encoding, r->encoded.data, r->encoded.n, base->data, base->n, next->data, next->n, e);
 }
 
+static int take_write(struct replay *r, const struct record *record, struct proto_error *e)
+{
+    static uint8_t room[DISK_DATA_MAX];
+    struct disk_extent x;
+    size_t n = record->length;
+    if (disk_read(record->payload, n, &sample_disk_sizes, &x, e))
+        return -1;
+    if (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, room, e))
+        return -1;
+    append(&r->writes, &n, sizeof n);
+    append(&r->writes, record->payload, n);
+    return 0;
+}
+
+static void commit_writes(struct replay *r)
+{
+    static uint8_t room[DISK_DATA_MAX];
+    for (size_t at = 0, n; at < r->writes.n; at += n) {
+        struct disk_extent x;
+        memcpy(&n, r->writes.data + at, sizeof n);
+        at += sizeof n;
+        if (disk_read(r->writes.data + at, n, &sample_disk_sizes, &x, NULL))
+            abort();
+        if (x.encoding == DISK_AS_ZEROES)
+            memset(r->disks[x.disk] + x.offset, 0, x.length);
+        else
+            memcpy(r->disks[x.disk] + x.offset, disk_decode(&x, room, NULL), x.length);
+    }
+    r->writes.n = 0;
+}
+
 static void commit(struct replay *r)
 {
     struct pages_entry entry;
@@ -90,6 +125,7 @@ static void commit(struct replay *r)
     while (pages_next(r->staged.data, r->staged.n, &offset, &entry, NULL) > 0)
         page_apply(entry.encoding, entry.data, entry.length, r->memory + entry.gfn * PROTO_PAGE_SIZE);
     r->staged.n = 0;
+    commit_writes(r);
     for (unsigned kind = 0; kind < DEVICE_KINDS; kind++) {
         if (!r->next[kind].capacity)
             continue;
@@ -103,13 +139,15 @@ static int take(struct replay *r, const struct record *record, struct proto_erro
 {
     if (stream_check_record(r->check, record, e))
         return -1;
-    r->in_epoch |= record->type == RECORD_PAGES || record->type == RECORD_DEVICE;
+    r->in_epoch |= record_is_content(record->type);
     switch (record->type) {
     case RECORD_PAGES:
         if (pages_check(record->payload, record->length, r->pages, e))
             return -1;
         append(&r->staged, record->payload, record->length);
         return 0;
+    case RECORD_DISK:
+        return take_write(r, record, e);
     case RECORD_DEVICE:
         return take_piece(r, record, e);
     case RECORD_COMMIT:
@@ -136,6 +174,11 @@ int replay_feed(struct replay *r, const uint8_t *data, size_t n, struct proto_er
 const uint8_t *replay_memory(const struct replay *r)
 {
     return r->memory;
+}
+
+const uint8_t *replay_disk(const struct replay *r, unsigned disk)
+{
+    return r->disks[disk];
 }
 
 uint64_t replay_committed(const struct replay *r)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const struct disk_sizes sample_disk_sizes = {SAMPLE_DISKS, {SAMPLE_DISK_BYTES, SAMPLE_DISK_BYTES}};
+
 static void *must(void *p)
 {
     if (!p)
@@ -53,7 +55,7 @@ void sample_record(struct sample *s, uint16_t type, uint16_t flags, uint64_t epo
     record_header_write(header, type, flags, (uint32_t)n, epoch);
     sample_octets(s, header, sizeof header);
     sample_octets(s, payload, n);
-    if (type == RECORD_PAGES || type == RECORD_DEVICE) {
+    if (record_is_content(type)) {
         digest_add(s->digest, header, sizeof header);
         digest_add(s->digest, payload, n);
         s->records++;
@@ -79,7 +81,9 @@ void sample_begin(struct sample *s)
 {
     sample_json(s, RECORD_HELLO,
                 "{\"version\":1,\"features\":[\"x\"],\"host\":\"a\",\"vm\":\"web\",\"term\":3,\"agent\":\"sample\"}");
-    sample_json(s, RECORD_CONFIG, "{\"backend\":\"fake\",\"pages\":24,\"replica\":{},\"spec\":{}}");
+    sample_json(s, RECORD_CONFIG,
+                "{\"backend\":\"fake\",\"pages\":24,\"replica\":{},\"spec\":{},"
+                "\"disks\":[{\"bytes\":20480},{\"bytes\":20480}]}");
 }
 
 /* Changes `page` in the way that page number `i` is for. */
@@ -135,6 +139,24 @@ static void sample_pages(struct sample *s, uint64_t epoch)
     sample_record(s, RECORD_PAGES, 0, epoch, payload, at);
 }
 
+/* Runs that overlap, on both disks: text, noise, and zeroes over some of it. */
+static void sample_disk_writes(struct sample *s, uint64_t epoch)
+{
+    uint8_t payload[DISK_HEAD_SIZE + SAMPLE_DISK_BYTES];
+    uint64_t seed = 0x2545f4914f6cdd1d ^ epoch;
+    for (unsigned i = 0; i < 12; i++) {
+        unsigned disk = (unsigned)(sample_random(&seed) % SAMPLE_DISKS);
+        uint32_t length = 1 + (uint32_t)(sample_random(&seed) % 6000);
+        uint64_t offset = sample_random(&seed) % (SAMPLE_DISK_BYTES - length);
+        uint8_t *at = s->disks[disk] + offset;
+        for (uint32_t o = 0; o < length; o++)
+            at[o] = i % 3 == 0 ? (uint8_t)sample_random(&seed) : i % 3 == 1 ? (uint8_t)(o / 100 + epoch) : 0;
+        size_t n = disk_encode(disk, offset, at, length, payload);
+        s->disk_encodings[payload[2]]++;
+        sample_record(s, RECORD_DISK, 0, epoch, payload, n);
+    }
+}
+
 static void sample_device(struct sample *s, enum device_kind kind, uint64_t epoch, const uint8_t *blob, size_t n,
                           const uint8_t *base)
 {
@@ -157,6 +179,8 @@ void sample_epoch(struct sample *s, uint64_t epoch)
 {
     uint8_t heartbeat[HEARTBEAT_SIZE], base[sizeof s->state];
     heartbeat_write(heartbeat, epoch, 0);
+    if (!s->diskless)
+        sample_disk_writes(s, epoch);
     sample_pages(s, epoch);
     sample_record(s, RECORD_HEARTBEAT, 0, 0, heartbeat, sizeof heartbeat);
     if (epoch == 1)

@@ -33,21 +33,22 @@ static void test_everything(void **state)
 {
     (void)state;
     struct errmsg e = {""};
-    struct config *c =
-        load("# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
-             "state_dir = /s\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
-             "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
-             "restart_grace = 50ms\nkeep_memory = 90s\nfence = /bin/f off\nfence_timeout = 5s\nstaging = 1G\nrecord = "
-             "/rec\npause_bound = "
-             "3s\nworker_bound = 0\n"
-             "[fault]\nrelease = early\ndrop_page = 500\nstall = 7\n"
-             "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
-             "AB:AB:abababababababababababababababababababababababababababababab\n"
-             "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
-             "buffer = 4M\ndelta_cache = 64K\nisolated = open\nfence = /bin/g\nopen_after = 3s\nmemory = 512M\noptions "
-             "= -device "
-             "foo,id=x ; -bar \"#\"",
-             &e);
+    struct config *c = load(
+        "# comment\n; comment\n[host]\nname = host-a\nlisten=10.0.0.1\nport = 7000\nrun_dir = /r\n"
+        "state_dir = /s\ndisk_dir = /d\nkey = /k\ncertificate = /c\narbiter = file:/a\nspool_dir = /p\ndetect = 2s\n"
+        "etcd_ca = /ca\netcd_cert = /ec\netcd_key = /ek\n"
+        "restart_grace = 50ms\nkeep_memory = 90s\nfence = /bin/f off\nfence_timeout = 5s\nstaging = 1G\nrecord = "
+        "/rec\npause_bound = "
+        "3s\nworker_bound = 0\n"
+        "[fault]\nrelease = early\ndrop_page = 500\nstall = 7\n"
+        "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
+        "AB:AB:abababababababababababababababababababababababababababababab\n"
+        "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
+        "buffer = 4M\ndelta_cache = 64K\nisolated = open\ndisk = /dev/vg/a  /b.img\nfence = /bin/g\nopen_after = "
+        "3s\nmemory = 512M\noptions "
+        "= -device "
+        "foo,id=x ; -bar \"#\"",
+        &e);
     if (!c)
         fail_msg("%s", e.text);
     assert_string_equal(c->name, "host-a");
@@ -85,6 +86,10 @@ static void test_everything(void **state)
     assert_int_equal(vm->isolated, ISOLATED_OPEN);
     assert_int_equal(vm->open_after_ms, 3000);
     assert_true(vm->buffer_bytes == 4 << 20 && vm->delta_cache_bytes == 64 << 10);
+    assert_string_equal(c->disk_dir, "/d");
+    assert_int_equal(vm->disk_count, 2);
+    assert_string_equal(vm->disks[0], "/dev/vg/a");
+    assert_string_equal(vm->disks[1], "/b.img");
     struct json_object *options;
     assert_int_equal(json_object_object_length(vm->settings), 2);
     assert_true(json_object_object_get_ex(vm->settings, "options", &options));
@@ -102,6 +107,7 @@ static void test_defaults(void **state)
     assert_string_equal(c->run_dir, "/run/hikae");
     assert_string_equal(c->key, "/tmp/key.pem");
     assert_string_equal(c->spool_dir, c->state_dir);
+    assert_string_equal(c->disk_dir, "/var/lib/hikae/images");
     assert_null(c->etcd_ca);
     assert_null(c->etcd_cert);
     assert_null(c->etcd_key);
@@ -114,6 +120,7 @@ static void test_defaults(void **state)
     assert_string_equal(vm->name, "other");
     assert_string_equal(vm->backend, "qemu");
     assert_int_equal(vm->mode, TRIGGER_ON_OUTPUT);
+    assert_int_equal(vm->disk_count, 0);
     assert_int_equal(vm->interval_ms, 20);
     assert_int_equal(vm->isolated, ISOLATED_FREEZE);
     assert_int_equal(vm->open_after_ms, 5000);
@@ -192,6 +199,11 @@ static void test_errors_name_the_line(void **state)
         {"[vm a]\nopen_after = 1s\n", ":2: open_after = 1s: must be from 2000 to 600000 ms"},
         {"[vm a]\nmode = always\n", ":2: mode = always: must be periodic or on-output"},
         {"[vm a]\ninterval = 0\n", ":2: interval = 0: must be from 1 to 10000 ms"},
+        {"[vm a]\ndisk = img\n", ":2: disk: 'img' is no absolute path"},
+        {"[vm a]\ndisk =\n", ":2: disk has no value"},
+        {"[vm a]\ndisk = /a /b /a\n", ":2: disk: /a is there twice"},
+        {"[vm a]\ndisk = /a\n[vm b]\ndisk = /a\n", ":4: disk: /a is there twice"},
+        {"[vm a]\ndisk = /1 /2 /3 /4 /5 /6 /7 /8 /9\n", ":2: disk: a VM has at most 8 disks"},
         {"[fault]\nrelease = late\n", ":2: release = late: must be early"},
         {"[fault]\ndrop_page = x\n", ":2: drop_page = x: not a number"},
     };

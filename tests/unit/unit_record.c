@@ -122,9 +122,11 @@ static void test_lengths(void **state)
         uint16_t type;
         uint32_t least, most;
     } table[] = {
-        {RECORD_HELLO, 2, 16384}, {RECORD_CONFIG, 2, 262144}, {RECORD_PAGES, 0, 1048576}, {RECORD_DEVICE, 16, 1048576},
-        {RECORD_COMMIT, 24, 24},  {RECORD_ACK, 24, 24},       {RECORD_HEARTBEAT, 16, 16}, {RECORD_BYE, 4, 259},
-        {RECORD_READY, 2, 65536}, {RECORD_NOTE, 2, 65536},    {RECORD_HANDOVER, 2, 4096}, {RECORD_REGIONS, 24, 1048576},
+        {RECORD_HELLO, 2, 16384},     {RECORD_CONFIG, 2, 262144},   {RECORD_PAGES, 0, 1048576},
+        {RECORD_DEVICE, 16, 1048576}, {RECORD_COMMIT, 24, 24},      {RECORD_ACK, 24, 24},
+        {RECORD_HEARTBEAT, 16, 16},   {RECORD_BYE, 4, 259},         {RECORD_READY, 2, 65536},
+        {RECORD_NOTE, 2, 65536},      {RECORD_HANDOVER, 2, 4096},   {RECORD_REGIONS, 24, 1048576},
+        {RECORD_DISK, 16, 262160},    {RECORD_BLOCKS, 32, 1048576},
     };
     struct proto_error e;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
@@ -144,13 +146,13 @@ static void test_unknown_types(void **state)
     (void)state;
     struct proto_error e;
     assert_int_equal(frame(0, 0, 0, 0, &e), -1);
-    assert_int_equal(frame(11, 0, 4, 4, &e), -1);
-    assert_string_equal(e.text, "unknown mandatory record type 11");
-    assert_int_equal(frame(11, RECORD_OPTIONAL, 4, 4, &e), 0); /* skipped */
-    assert_int_equal(frame(11, RECORD_OPTIONAL | 0x123, RECORD_PAYLOAD_MAX, RECORD_PAYLOAD_MAX, &e), 0);
-    assert_int_equal(frame(11, RECORD_OPTIONAL, RECORD_PAYLOAD_MAX + 1, 0, &e), -1);
-    assert_string_equal(record_name(11), "unknown");
-    assert_int_equal(record_limit(11), 0);
+    assert_int_equal(frame(15, 0, 4, 4, &e), -1);
+    assert_string_equal(e.text, "unknown mandatory record type 15");
+    assert_int_equal(frame(15, RECORD_OPTIONAL, 4, 4, &e), 0); /* skipped */
+    assert_int_equal(frame(15, RECORD_OPTIONAL | 0x123, RECORD_PAYLOAD_MAX, RECORD_PAYLOAD_MAX, &e), 0);
+    assert_int_equal(frame(15, RECORD_OPTIONAL, RECORD_PAYLOAD_MAX + 1, 0, &e), -1);
+    assert_string_equal(record_name(15), "unknown");
+    assert_int_equal(record_limit(15), 0);
 }
 
 static void test_flags(void **state)

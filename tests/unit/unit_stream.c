@@ -32,7 +32,7 @@ static void end(void)
 static int put(uint16_t type, uint64_t epoch, const void *payload, size_t n)
 {
     struct record r = {.type = type, .length = (uint32_t)n, .epoch = epoch, .payload = payload};
-    if (type == RECORD_PAGES || type == RECORD_DEVICE) {
+    if (record_is_content(type)) {
         uint8_t header[RECORD_HEADER_SIZE];
         record_header_write(header, type, 0, (uint32_t)n, epoch);
         digest_add(digest, header, sizeof header);
@@ -58,6 +58,12 @@ static int put_pages(uint64_t epoch)
 {
     uint8_t payload[PAGES_ENTRY_SIZE];
     return put(RECORD_PAGES, epoch, payload, pages_entry_write(payload, epoch, PAGE_ZERO, NULL, 0));
+}
+
+static int put_disk(uint64_t epoch)
+{
+    uint8_t payload[DISK_HEAD_SIZE];
+    return put(RECORD_DISK, epoch, payload, disk_encode_zeroes(0, 0, 4096, payload));
 }
 
 static int put_piece(enum device_kind kind, uint64_t epoch, uint32_t total, uint32_t offset, size_t n)
@@ -120,6 +126,8 @@ static void test_sample_passes(void **state)
     sample_whole(s);
     for (unsigned encoding = 0; encoding < PAGE_ENCODINGS; encoding++)
         assert_true(s->encodings[encoding] > 0); /* the sample has them all */
+    for (unsigned kind = 0; kind < DISK_ENCODINGS; kind++)
+        assert_true(s->disk_encodings[kind] > 0);
     struct framer *f = framer_new();
     struct stream_check *c = stream_check_new(STREAM_FROM_PRIMARY);
     uint8_t *memory = calloc(SAMPLE_PAGES, PROTO_PAGE_SIZE);
@@ -153,8 +161,10 @@ static void test_well_formed(void **state)
     assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0); /* no page changed */
     assert_int_equal(put_commit(2), 0);
     assert_int_equal(put_heartbeat(), 0);
+    assert_int_equal(put_disk(3), 0);
     assert_int_equal(put_pages(3), 0);
     assert_int_equal(put_json(RECORD_NOTE), 0);
+    assert_int_equal(put_disk(3), 0);
     assert_int_equal(put_pages(3), 0);
     assert_int_equal(put_piece(DEVICE_INITIAL, 3, 0, 0, 0), 0);
     assert_int_equal(put_piece(DEVICE_STATE, 3, 30, 0, 10), 0);
@@ -212,7 +222,8 @@ static void test_secondary(void **state)
     assert_int_equal(stream_check_committed(check), 2);
     assert_refused(put_ack(2), "3 is due"); /* replayed */
     end();
-    static const uint16_t primary_only[] = {RECORD_CONFIG, RECORD_PAGES, RECORD_DEVICE, RECORD_COMMIT, RECORD_HANDOVER};
+    static const uint16_t primary_only[] = {RECORD_CONFIG, RECORD_PAGES,  RECORD_DISK,
+                                            RECORD_DEVICE, RECORD_COMMIT, RECORD_HANDOVER};
     for (size_t i = 0; i < sizeof primary_only / sizeof primary_only[0]; i++) {
         start(STREAM_FROM_SECONDARY);
         assert_int_equal(put_json(RECORD_HELLO), 0);
@@ -226,28 +237,35 @@ static void test_secondary(void **state)
     end();
 }
 
-static void test_regions(void **state)
+/* What is in them is for regions_check and blocks_check. */
+static void telling(uint16_t type)
 {
-    (void)state;
-    static const uint8_t payload[24]; /* what is in it is for regions_check */
+    static const uint8_t payload[32];
     start(STREAM_FROM_SECONDARY);
     assert_int_equal(put_json(RECORD_HELLO), 0);
-    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "may not come after HELLO");
+    assert_refused(put(type, 0, payload, sizeof payload), "may not come after HELLO");
     end();
     start(STREAM_FROM_SECONDARY);
     assert_int_equal(put_json(RECORD_HELLO), 0);
     assert_int_equal(put_json(RECORD_READY), 0);
-    assert_int_equal(put(RECORD_REGIONS, 0, payload, sizeof payload), 0);
+    assert_int_equal(put(type, 0, payload, sizeof payload), 0);
     assert_int_equal(put_heartbeat(), 0);
-    assert_int_equal(put(RECORD_REGIONS, 0, payload, sizeof payload), 0);
+    assert_int_equal(put(type, 0, payload, sizeof payload), 0);
     assert_int_equal(put_ack(1), 0);
-    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "after the first ACK");
+    assert_refused(put(type, 0, payload, sizeof payload), "after the first ACK");
     end();
     start(STREAM_FROM_PRIMARY);
     assert_int_equal(put_json(RECORD_HELLO), 0);
     assert_int_equal(put_json(RECORD_CONFIG), 0);
-    assert_refused(put(RECORD_REGIONS, 0, payload, sizeof payload), "from the primary");
+    assert_refused(put(type, 0, payload, sizeof payload), "from the primary");
     end();
+}
+
+static void test_telling(void **state)
+{
+    (void)state;
+    telling(RECORD_REGIONS);
+    telling(RECORD_BLOCKS);
 }
 
 static void test_refusal_first(void **state)
@@ -302,6 +320,9 @@ static void test_epoch_numbers(void **state)
         assert_refused(put_pages(wrong[i].epoch), "2 is due");
         end();
         start_primary();
+        assert_refused(put_disk(wrong[i].epoch), "2 is due");
+        end();
+        start_primary();
         assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
         assert_refused(put_commit(wrong[i].epoch), "2 is due");
         end();
@@ -327,6 +348,12 @@ static void test_commit(void **state)
     digest_add(digest, "x", 1);
     assert_refused(put_commit(2), "digest");
     assert_int_equal(stream_check_committed(check), 1);
+    end();
+    start_primary(); /* a disk write counts as a page does */
+    assert_int_equal(put_disk(2), 0);
+    assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
+    records--;
+    assert_refused(put_commit(2), "counts 1 records, 2 came");
     end();
     start_primary(); /* a record was lost on the way */
     assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
@@ -354,6 +381,10 @@ static void test_blobs(void **state)
     start_primary();
     assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
     assert_refused(put_pages(2), "in DEVICE"); /* PAGES after DEVICE */
+    end();
+    start_primary();
+    assert_int_equal(put_piece(DEVICE_STATE, 2, 10, 0, 10), 0);
+    assert_refused(put_disk(2), "in DEVICE"); /* DISK after DEVICE */
     end();
     start(STREAM_FROM_PRIMARY); /* epoch 1 needs both */
     assert_int_equal(put_json(RECORD_HELLO), 0);
@@ -475,7 +506,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),
         cmocka_unit_test(test_handover),      cmocka_unit_test(test_secondary),
-        cmocka_unit_test(test_regions),       cmocka_unit_test(test_refusal_first),
+        cmocka_unit_test(test_telling),       cmocka_unit_test(test_refusal_first),
         cmocka_unit_test(test_before_hello),  cmocka_unit_test(test_twice),
         cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),
         cmocka_unit_test(test_blobs),         cmocka_unit_test(test_fixed_sizes),

@@ -59,6 +59,8 @@ static void test_sample_passes(void **state)
     assert_true(replay_is_complete(r));
     assert_int_equal(replay_committed(r), SAMPLE_EPOCHS);
     assert_memory_equal(replay_memory(r), s->memory, sizeof s->memory);
+    for (unsigned i = 0; i < SAMPLE_DISKS; i++)
+        assert_memory_equal(replay_disk(r, i), s->disks[i], SAMPLE_DISK_BYTES);
     replay_free(r);
     assert_int_equal(verify(s->data, s->n, "-v --complete --memory-digest", said), 0);
     XXH128_canonical_t sum;
@@ -105,6 +107,14 @@ static void put_piece(struct sample *s, unsigned kind, unsigned encoding, uint32
     uint8_t payload[DEVICE_HEAD_SIZE + 64] = {0};
     device_head_write(payload, (enum device_kind)kind, (enum blob_encoding)encoding, total, encoded, offset);
     sample_record(s, RECORD_DEVICE, 0, 2, payload, DEVICE_HEAD_SIZE + n);
+}
+
+static void put_disk(struct sample *s, unsigned disk, unsigned kind, uint32_t length, uint64_t offset, size_t n)
+{
+    uint8_t payload[DISK_HEAD_SIZE + 64] = {0};
+    disk_encode_zeroes(disk, offset, length, payload);
+    payload[2] = (uint8_t)kind;
+    sample_record(s, RECORD_DISK, 0, 2, payload, DISK_HEAD_SIZE + n);
 }
 
 static void put_bye(struct sample *s, unsigned reason)
@@ -212,7 +222,7 @@ static void damage(struct sample *s, unsigned which)
         put_piece(s, DEVICE_STATE, BLOB_RAW, DEVICE_BLOB_MAX + 1, DEVICE_BLOB_MAX + 1, 0, 4);
         break;
     case 27: /* records */
-        sample_record(s, 11, 0, 0, zero, 4);
+        sample_record(s, 15, 0, 0, zero, 4);
         break;
     case 28:
         sample_record(s, RECORD_HEARTBEAT, 1, 0, heartbeat, sizeof heartbeat);
@@ -261,6 +271,47 @@ static void damage(struct sample *s, unsigned which)
     case 41: /* of another epoch */
         sample_record(s, RECORD_HANDOVER, 0, 2, "{}", 2);
         break;
+    case 42: /* DISK */
+        put_disk(s, SAMPLE_DISKS, DISK_AS_ZEROES, 4096, 0, 0);
+        break;
+    case 43:
+        put_disk(s, 0, DISK_ENCODINGS, 4096, 0, 0);
+        break;
+    case 44:
+        put_disk(s, 0, DISK_AS_ZEROES, 4096, SAMPLE_DISK_BYTES - 4095, 0);
+        break;
+    case 45:
+        put_disk(s, 0, DISK_AS_ZEROES, 4096, UINT64_MAX - 100, 0);
+        break;
+    case 46:
+        put_disk(s, 0, DISK_AS_ZEROES, 0, 0, 0);
+        break;
+    case 47:
+        put_disk(s, 0, DISK_AS_ZEROES, 4096, 0, 1);
+        break;
+    case 48:
+        put_disk(s, 0, DISK_AS_DATA, 10, 0, 9);
+        break;
+    case 49:
+        put_disk(s, 0, DISK_AS_LZ4, 4096, 0, 20);
+        break;
+    case 50:
+        put_disk(s, 0, DISK_AS_LZ4, 20, 0, 20);
+        break;
+    case 51:
+        put_disk(s, 0, DISK_AS_ZEROES, SAMPLE_DISK_BYTES + 1, 0, 0);
+        break;
+    case 52: /* reserved octet */
+        put_disk(s, 0, DISK_AS_ZEROES, 4096, 0, 0);
+        s->data[s->n - DISK_HEAD_SIZE + 3] = 1;
+        break;
+    case 53: /* after DEVICE */
+        put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
+        put_disk(s, 0, DISK_AS_ZEROES, 4096, 0, 0);
+        break;
+    case 54: /* from a secondary */
+        sample_record(s, RECORD_BLOCKS, 0, 0, "0123456789abcdef0123456789abcdef", 32);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
         put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
@@ -269,7 +320,7 @@ static void damage(struct sample *s, unsigned which)
     }
 }
 
-enum { DAMAGES = 43 };
+enum { DAMAGES = 56 };
 
 static void test_each_violation(void **state)
 {
@@ -290,6 +341,36 @@ static void test_each_violation(void **state)
         const char *offset = strstr(said, "offset ");
         assert_non_null(offset);
         assert_true(strtoull(offset + 7, NULL, 10) >= 16 + good);
+        sample_free(s);
+    }
+}
+
+/* CONFIG tells what disks there are. */
+static void test_each_config(void **state)
+{
+    (void)state;
+    char said[8192], json[256];
+    static const char *const disks[] = {
+        "{}",
+        "[]",
+        "[1]",
+        "[{}]",
+        "[{\"bytes\":0}]",
+        "[{\"bytes\":4097}]",
+        "[{\"bytes\":-4096}]",
+        "[{\"bytes\":\"1\"}]",
+        "[{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},"
+        "{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096}]"};
+    for (size_t i = 0; i <= sizeof disks / sizeof disks[0]; i++) {
+        bool good = i == sizeof disks / sizeof disks[0];
+        struct sample *s = sample_new();
+        sample_begin(s);
+        s->n = RECORD_HEADER_SIZE + ((size_t)s->data[4] | (size_t)s->data[5] << 8); /* HELLO */
+        snprintf(json, sizeof json, "{\"backend\":\"fake\",\"pages\":24,\"replica\":{},\"disks\":%s}",
+                 good ? "[{\"bytes\":4096}]" : disks[i]);
+        sample_json(s, RECORD_CONFIG, json);
+        assert_int_equal(verify(s->data, s->n, "", said), good ? 0 : 1);
+        assert_true(good || strstr(said, "CONFIG"));
         sample_free(s);
     }
 }
@@ -328,7 +409,7 @@ static bool is_covered(const struct sample *s, size_t at)
                         ((size_t)s->data[record + 6] << 16);
         unsigned type = s->data[record];
         if (at < record + length)
-            return s->data[record + 1] == 0 && type >= RECORD_PAGES && type <= RECORD_COMMIT;
+            return s->data[record + 1] == 0 && ((type >= RECORD_PAGES && type <= RECORD_COMMIT) || type == RECORD_DISK);
         record += length;
     }
     return false;
@@ -380,6 +461,7 @@ int main(void)
         cmocka_unit_test(test_sample_passes),  cmocka_unit_test(test_cut_anywhere),
         cmocka_unit_test(test_each_violation), cmocka_unit_test(test_each_begin),
         cmocka_unit_test(test_flipped_bits),   cmocka_unit_test(test_no_recording),
+        cmocka_unit_test(test_each_config),
     };
     const char *folder = getenv("TMPDIR");
     snprintf(path, sizeof path, "%.40s/hikae-XXXXXX", folder ? folder : "/tmp");

@@ -1,5 +1,5 @@
 /*
- * content: PROTOCOL.md sections 4 and 5, read once more.
+ * content: PROTOCOL.md sections 4, 5 and 6, read once more.
  */
 #include "verify.h"
 
@@ -12,6 +12,8 @@
 
 enum { ZERO, UNCHANGED, RAW, LZ4, DELTA, DELTA_LZ4 };
 enum { BLOB_RAW, BLOB_LZ4, BLOB_DELTA_LZ4 };
+enum { DISK_DATA, DISK_LZ4, DISK_ZEROES };
+enum { DISK_HEAD = 16, DISK_OCTETS_MAX = 262144 };
 enum { ENTRY_HEAD = 8, DEVICE_HEAD = 16, BLOB_OCTETS_MAX = 67108864, LINE = 64, WORD = 8 };
 
 const char *const encoding_names[ENCODINGS] = {"ZERO", "UNCHANGED", "RAW", "LZ4", "DELTA", "DELTA_LZ4"};
@@ -150,6 +152,44 @@ bool pages_replay(const uint8_t *at, size_t n, struct memory *m)
         replay(at[5], at + ENTRY_HEAD, length, page);
         at += ENTRY_HEAD + length;
     }
+    return true;
+}
+
+/* ---- disk ---- */
+
+static bool data_is_valid(unsigned kind, const uint8_t *data, size_t n, size_t length, struct complaint *c)
+{
+    if (kind == DISK_ZEROES)
+        return n == 0 || complain(c, "ZEROES with %zu octets of data", n);
+    if (length > DISK_OCTETS_MAX)
+        return complain(c, "%zu octets in one record", length);
+    if (kind == DISK_DATA)
+        return n == length || complain(c, "DATA of %zu octets with %zu octets", length, n);
+    if (n < 1 || n >= length)
+        return complain(c, "LZ4 of %zu octets in %zu", length, n);
+    uint8_t *room = malloc(length);
+    bool ok = room && unpack(data, n, room, length);
+    free(room);
+    return ok || complain(c, "no LZ4 block of %zu octets", length);
+}
+
+bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct tally *t, struct complaint *c)
+{
+    uint64_t disk = little(at, 2), length = little(at + 4, 4), offset = little(at + 8, 8);
+    struct complaint why;
+    if (disk >= d->count)
+        return complain(c, "DISK: number %" PRIu64 " of %u", disk, d->count);
+    if (at[2] > DISK_ZEROES)
+        return complain(c, "DISK: unknown kind %u", at[2]);
+    if (at[3])
+        return complain(c, "DISK with a reserved octet");
+    if (!length || length > d->octets[disk] || offset > d->octets[disk] - length)
+        return complain(c, "DISK: %" PRIu64 " octets at %" PRIu64 " of a disk of %" PRIu64, length, offset,
+                        d->octets[disk]);
+    if (!data_is_valid(at[2], at + DISK_HEAD, n - DISK_HEAD, (size_t)length, &why))
+        return complain(c, "DISK: %.180s", why.text);
+    t->disk_octets += n - DISK_HEAD;
+    t->disk_written += length;
     return true;
 }
 

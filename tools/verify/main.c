@@ -41,6 +41,8 @@ static struct json_object *tally_json(const struct tally *t)
     json_object_object_add(j, "records", json_object_new_uint64(t->records));
     json_object_object_add(j, "octets", json_object_new_uint64(t->octets));
     json_object_object_add(j, "device_octets", json_object_new_uint64(t->blob_octets));
+    json_object_object_add(j, "disk_octets", json_object_new_uint64(t->disk_octets));
+    json_object_object_add(j, "disk_written", json_object_new_uint64(t->disk_written));
     json_object_object_add(j, "pages", pages);
     return j;
 }
@@ -80,7 +82,7 @@ static void print_row(const char *label, const struct tally *t, const char *dige
     printf("%8s %8" PRIu64, label, t->records);
     for (unsigned i = 0; i < ENCODINGS; i++)
         printf(" %9" PRIu64, t->entries[i]);
-    printf(" %9" PRIu64 " %12" PRIu64 "  %s\n", t->blob_octets, t->octets, digest);
+    printf(" %9" PRIu64 " %10" PRIu64 " %12" PRIu64 "  %s\n", t->blob_octets, t->disk_octets, t->octets, digest);
 }
 
 static void print_text(const char *path, const struct options *o, const struct verdict *v)
@@ -89,7 +91,7 @@ static void print_text(const char *path, const struct options *o, const struct v
     printf("%8s %8s", "epoch", "records");
     for (unsigned i = 0; i < ENCODINGS; i++)
         printf(" %9s", encoding_names[i]);
-    printf(" %9s %12s  %s\n", "device", "octets", "digest");
+    printf(" %9s %10s %12s  %s\n", "device", "disk", "octets", "digest");
     for (size_t i = 0; i < v->epoch_count && o->verbose; i++) {
         snprintf(label, sizeof label, "%" PRIu64, v->epochs[i].epoch);
         print_row(label, &v->epochs[i], "ok");

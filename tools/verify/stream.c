@@ -1,5 +1,5 @@
 /*
- * stream: walks a recorded stream record by record (PROTOCOL.md sections 2, 3 and 8). An epoch's pages are replayed
+ * stream: walks a recorded stream record by record (PROTOCOL.md sections 2, 3 and 9). An epoch's pages are replayed
  * only when its COMMIT is right, as a secondary does.
  */
 #include "verify.h"
@@ -11,19 +11,36 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { HELLO = 1, CONFIG, PAGES, DEVICE, COMMIT, ACK, HEARTBEAT, BYE, READY, NOTE, HANDOVER = 12, REGIONS, TYPES };
+enum {
+    HELLO = 1,
+    CONFIG,
+    PAGES,
+    DEVICE,
+    COMMIT,
+    ACK,
+    HEARTBEAT,
+    BYE,
+    READY,
+    NOTE,
+    DISK,
+    HANDOVER,
+    REGIONS,
+    BLOCKS,
+    TYPES
+};
 enum { FILE_HEAD = 16, HEAD = 16, OPTIONAL_FLAG = 0x8000, ANY_MAX = 1048576 };
 
 static const struct {
     const char *name;
     uint32_t least, most;
 } types[TYPES] = {
-    [HELLO] = {"HELLO", 2, 16384},       [CONFIG] = {"CONFIG", 2, 262144},
-    [PAGES] = {"PAGES", 0, 1048576},     [DEVICE] = {"DEVICE", 16, 1048576},
-    [COMMIT] = {"COMMIT", 24, 24},       [ACK] = {"ACK", 24, 24},
-    [HEARTBEAT] = {"HEARTBEAT", 16, 16}, [BYE] = {"BYE", 4, 259},
-    [READY] = {"READY", 2, 65536},       [NOTE] = {"NOTE", 2, 65536},
-    [HANDOVER] = {"HANDOVER", 2, 4096},  [REGIONS] = {"REGIONS", 24, 1048576},
+    [HELLO] = {"HELLO", 2, 16384},        [CONFIG] = {"CONFIG", 2, 262144},
+    [PAGES] = {"PAGES", 0, 1048576},      [DEVICE] = {"DEVICE", 16, 1048576},
+    [COMMIT] = {"COMMIT", 24, 24},        [ACK] = {"ACK", 24, 24},
+    [HEARTBEAT] = {"HEARTBEAT", 16, 16},  [BYE] = {"BYE", 4, 259},
+    [READY] = {"READY", 2, 65536},        [NOTE] = {"NOTE", 2, 65536},
+    [DISK] = {"DISK", 16, 262160},        [HANDOVER] = {"HANDOVER", 2, 4096},
+    [REGIONS] = {"REGIONS", 24, 1048576}, [BLOCKS] = {"BLOCKS", 32, 1048576},
 };
 
 /* Where the payload of a PAGES record of the epoch lies. */
@@ -55,6 +72,8 @@ static void tally_add(struct tally *to, const struct tally *from)
     to->records += from->records;
     to->octets += from->octets;
     to->blob_octets += from->blob_octets;
+    to->disk_octets += from->disk_octets;
+    to->disk_written += from->disk_written;
     for (unsigned i = 0; i < ENCODINGS; i++) {
         to->entries[i] += from->entries[i];
         to->page_octets[i] += from->page_octets[i];
@@ -133,6 +152,28 @@ static bool hello_is_valid(struct json_object *j, struct complaint *c)
     return (term >= 0 && term < (int64_t)1 << 53) || complain(c, "HELLO with term %" PRId64, term);
 }
 
+static bool disks_are_valid(struct disks *d, struct json_object *list, struct complaint *c)
+{
+    static const struct member members[] = {{"bytes", json_type_int}, {NULL, json_type_null}};
+    if (!json_object_is_type(list, json_type_array))
+        return complain(c, "CONFIG: \"disks\" is no array");
+    size_t n = json_object_array_length(list);
+    if (n < 1 || n > DISKS)
+        return complain(c, "CONFIG with %zu disks", n);
+    for (; d->count < n; d->count++) {
+        struct json_object *one = json_object_array_get_idx(list, d->count);
+        if (!json_object_is_type(one, json_type_object))
+            return complain(c, "CONFIG: a disk is no object");
+        if (!has_members(one, "CONFIG: a disk", members, c))
+            return false;
+        int64_t octets = number(one, "bytes");
+        if (octets < 1 || octets % 4096)
+            return complain(c, "CONFIG with a disk of %" PRId64 " octets", octets);
+        d->octets[d->count] = (uint64_t)octets;
+    }
+    return true;
+}
+
 static bool config_is_valid(struct walk *w, struct json_object *j, struct complaint *c)
 {
     static const struct member members[] = {
@@ -143,7 +184,8 @@ static bool config_is_valid(struct walk *w, struct json_object *j, struct compla
     if (pages < 1 || pages > (int64_t)1 << 40)
         return complain(c, "CONFIG with %" PRId64 " pages", pages);
     w->v->pages = (uint64_t)pages;
-    return true;
+    struct json_object *disks;
+    return !json_object_object_get_ex(j, "disks", &disks) || disks_are_valid(&w->v->disks, disks, c);
 }
 
 static bool json_is_valid(struct walk *w, unsigned type, const uint8_t *at, size_t n, struct complaint *c)
@@ -161,8 +203,8 @@ static bool json_is_valid(struct walk *w, unsigned type, const uint8_t *at, size
 static bool part_of_epoch(struct walk *w, const struct head *h, const uint8_t *record, struct complaint *c)
 {
     const uint8_t *payload = record + HEAD;
-    if (h->type == PAGES && w->in_devices)
-        return complain(c, "PAGES after DEVICE in epoch %" PRIu64, h->epoch);
+    if (h->type != DEVICE && w->in_devices)
+        return complain(c, "%s after DEVICE in epoch %" PRIu64, types[h->type].name, h->epoch);
     w->in_epoch = true;
     w->in_devices = h->type == DEVICE;
     XXH3_128bits_update(w->hash, record, HEAD + (size_t)h->length);
@@ -170,6 +212,8 @@ static bool part_of_epoch(struct walk *w, const struct head *h, const uint8_t *r
     w->epoch.octets += HEAD + (uint64_t)h->length;
     if (h->type == DEVICE)
         return device_is_valid(&w->blobs, payload, h->length, &w->epoch, c);
+    if (h->type == DISK)
+        return disk_is_valid(payload, h->length, &w->v->disks, &w->epoch, c);
     w->spans = grown(w->spans, &w->span_capacity, w->span_count, sizeof *w->spans);
     w->spans[w->span_count++] = (struct span){payload, h->length};
     return pages_are_valid(payload, h->length, w->v->pages, &w->epoch, c);
@@ -215,10 +259,10 @@ static bool commit(struct walk *w, const uint8_t *payload, struct complaint *c)
 static bool may_come(const struct walk *w, const struct head *h, struct complaint *c)
 {
     const char *name = types[h->type].name;
-    bool numbered = h->type == PAGES || h->type == DEVICE || h->type == COMMIT;
+    bool numbered = h->type == PAGES || h->type == DISK || h->type == DEVICE || h->type == COMMIT;
     if (w->ended)
         return complain(c, "%s after BYE", name);
-    if (h->type == ACK || h->type == READY || h->type == REGIONS)
+    if (h->type == ACK || h->type == READY || h->type == REGIONS || h->type == BLOCKS)
         return complain(c, "%s from a primary", name);
     if (!w->greeted && h->type != HELLO && h->type != BYE)
         return complain(c, "%s before HELLO", name);
@@ -269,6 +313,7 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
         w->ended = true;
         return bye_is_valid(payload, c);
     case PAGES:
+    case DISK:
     case DEVICE:
         return part_of_epoch(w, h, record, c);
     default: /* HEARTBEAT */

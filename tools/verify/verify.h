@@ -9,17 +9,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PAGE_OCTETS = 4096, ENCODINGS = 6, BLOB_KINDS = 2 };
+enum { PAGE_OCTETS = 4096, ENCODINGS = 6, BLOB_KINDS = 2, DISKS = 8 };
 extern const char *const encoding_names[ENCODINGS];
 
 /* What was seen, in one epoch or in all. */
 struct tally {
     uint64_t epoch;
-    uint64_t records;                /* PAGES and DEVICE */
+    uint64_t records;                /* PAGES, DISK and DEVICE */
     uint64_t octets;                 /* of these records, with headers */
     uint64_t entries[ENCODINGS];     /* page entries */
     uint64_t page_octets[ENCODINGS]; /* data of these entries */
     uint64_t blob_octets;            /* encoded device blobs */
+    uint64_t disk_octets;            /* encoded disk writes */
+    uint64_t disk_written;           /* octets of disks that they set */
 };
 
 /* ---- memory.c: a guest's memory of which most is zero ---- */
@@ -32,7 +34,7 @@ uint8_t *memory_page(struct memory *m, uint64_t gfn);
 /* XXH3-128 of pages 0 to pages - 1, as 32 hex digits: what `xxhsum -H128` says of a file that holds the memory. */
 void memory_digest(const struct memory *m, uint64_t pages, char out[33]);
 
-/* ---- content.c: what is in PAGES and DEVICE ---- */
+/* ---- content.c: what is in PAGES, DISK and DEVICE ---- */
 
 /* One line that says what is wrong. */
 struct complaint {
@@ -45,6 +47,13 @@ uint64_t little(const uint8_t *at, unsigned octets);
 bool pages_are_valid(const uint8_t *at, size_t n, uint64_t pages, struct tally *t, struct complaint *c);
 /* Applies a valid one. false: out of memory. */
 bool pages_replay(const uint8_t *at, size_t n, struct memory *m);
+
+struct disks { /* of CONFIG */
+    unsigned count;
+    uint64_t octets[DISKS];
+};
+/* Checks a DISK payload and adds to `t`. */
+bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct tally *t, struct complaint *c);
 
 struct blob { /* a device blob of one kind */
     uint8_t *data;
@@ -71,6 +80,7 @@ struct verdict {
     bool complete; /* ends between two epochs */
     char end[160]; /* how it ends, for people */
     uint64_t pages, records, octets;
+    struct disks disks;
     struct tally total;
     struct tally *epochs; /* one for each committed, if asked for; owned by the caller */
     size_t epoch_count;

@@ -1,0 +1,66 @@
+/*
+ * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, and as a BLOCKS payload.
+ * Then the octets as what a guest writes: encoded, they come back as they were.
+ */
+#include "sample.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+static uint8_t room[DISK_DATA_MAX];
+
+static void as_payload(const uint8_t *data, size_t n)
+{
+    static uint8_t disks[SAMPLE_DISKS][SAMPLE_DISK_BYTES];
+    struct disk_extent x;
+    struct proto_error e;
+    if (disk_read(data, n, &sample_disk_sizes, &x, &e))
+        return;
+    uint8_t *at = disks[x.disk] + x.offset;
+    if (x.encoding == DISK_AS_ZEROES) {
+        memset(at, 0, x.length);
+        return;
+    }
+    const uint8_t *decoded = disk_decode(&x, room, &e);
+    if (decoded)
+        memcpy(at, decoded, x.length);
+}
+
+static void as_telling(const uint8_t *data, size_t n)
+{
+    struct blocks_told told;
+    struct proto_error e;
+    unsigned disk;
+    blocks_told_init(&told, &sample_disk_sizes);
+    if (blocks_check(&told, data, n, &disk, &e))
+        return;
+    struct regions_run run;
+    uint64_t end = told.disks[disk].head.end;
+    for (size_t at = REGIONS_HEAD_SIZE; regions_next(data + BLOCKS_HEAD_SIZE, n - BLOCKS_HEAD_SIZE, &at, &run);)
+        if (run.first + run.count > end || run.digests + run.count * PROTO_DIGEST_SIZE > data + n)
+            abort();
+}
+
+static void as_write(const uint8_t *data, size_t n)
+{
+    static uint8_t payload[DISK_PAYLOAD_MAX];
+    struct disk_extent x;
+    if (!n || n > SAMPLE_DISK_BYTES)
+        return;
+    size_t size = disk_encode(1, SAMPLE_DISK_BYTES - n, data, (uint32_t)n, payload);
+    if (size > DISK_HEAD_SIZE + n || disk_read(payload, size, &sample_disk_sizes, &x, NULL) || x.length != n)
+        abort();
+    memset(room, 0, n);
+    if (memcmp(x.encoding == DISK_AS_ZEROES ? room : disk_decode(&x, room, NULL), data, n) != 0)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+    as_payload(data, n);
+    as_telling(data, n);
+    as_write(data, n);
+    return 0;
+}
