@@ -32,7 +32,8 @@ static int find_program(const char *name, char *out, size_t size, struct errmsg 
             return 0;
         path += n + (path[n] == ':');
     }
-    return errmsg_set(e, "%s is not installed (Debian: apt install qemu-system-x86)", name);
+    return errmsg_set(e, "%s is not installed (Debian: apt install %s)", name,
+                      strncmp(name, "qemu", 4) == 0 ? "qemu-system-x86" : name);
 }
 
 extern char **environ;

@@ -4,16 +4,13 @@
  */
 #include "vm/vm.h"
 
+#include "common/module.h"
+
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#ifndef HIKAE_MODULE_DIR
-#define HIKAE_MODULE_DIR "/usr/lib/hikae"
-#endif
 
 int page_ranges_add(struct page_ranges *r, uint64_t first, uint64_t count)
 {
@@ -94,34 +91,15 @@ static bool is_module_name(const char *name)
     return n > 0 && n < 32 && name[n] == '\0';
 }
 
-/* Where modules lie: the environment's word, else the build tree that this program runs from, else the installed
- * folder. */
-static int module_path(const char *name, char *out, size_t size)
-{
-    const char *dir = getenv("HIKAE_MODULE_DIR");
-    if (dir && *dir)
-        return snprintf(out, size, "%s/hikae-vm-%s.so", dir, name) < (int)size ? 0 : -1;
-    char exe[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (n > 0) {
-        exe[n] = '\0';
-        char *slash = strrchr(exe, '/');
-        if (slash)
-            *slash = '\0';
-        if (snprintf(out, size, "%s/../lib/hikae-vm-%s.so", exe, name) < (int)size && access(out, R_OK) == 0)
-            return 0;
-    }
-    return snprintf(out, size, "%s/hikae-vm-%s.so", HIKAE_MODULE_DIR, name) < (int)size ? 0 : -1;
-}
-
 const struct vm_ops *vm_backend(const char *name, struct errmsg *e)
 {
-    char path[PATH_MAX];
+    char file[64], path[PATH_MAX];
     if (!is_module_name(name)) {
         errmsg_set(e, "backend \"%s\": a backend's name is made of a-z, 0-9 and '-', e.g. qemu", name);
         return NULL;
     }
-    if (module_path(name, path, sizeof path) < 0) {
+    snprintf(file, sizeof file, "hikae-vm-%s.so", name);
+    if (module_path(file, path, sizeof path) < 0) {
         errmsg_set(e, "backend %s: HIKAE_MODULE_DIR is too long", name);
         return NULL;
     }

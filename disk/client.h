@@ -1,0 +1,51 @@
+/*
+ * client: a disk server as the primary worker sees it: which disks there are, and the log of what the guest writes to
+ * them.
+ *
+ * Two threads may use one: the loop's everything but disk_next and disk_release, which are the reader's (the encoder
+ * thread). disk_track and disk_disconnect only while the reader does nothing with it: they take the log away.
+ *
+ * A checkpoint:   disk_set_pausing(true); pause the VM; mark = disk_mark(); disk_set_pausing(false); resume
+ * and later, on the encoder thread:   while (disk_next(mark) == 1) encode; disk_release
+ * All that the guest wrote before the pause, and nothing that it writes after, is before `mark`.
+ */
+#ifndef HIKAE_DISK_CLIENT_H
+#define HIKAE_DISK_CLIENT_H
+
+#include "disk/log.h"
+
+struct disk_client;
+
+/* Connects to the server of `dir`. NULL with `e`: none runs there, or it does not answer. Nothing is tracked yet. */
+struct disk_client *disk_connect(const char *dir, struct errmsg *e);
+void disk_disconnect(struct disk_client *c); /* tracking ends, no guest's write waits any more; NULL is allowed */
+
+int disk_fd(const struct disk_client *c);    /* for the loop; readable: disk_events has something to say */
+unsigned disk_events(struct disk_client *c); /* DISK_EVENT_* of disk/log.h, each told once, but GONE always */
+unsigned disk_count(const struct disk_client *c);
+uint64_t disk_bytes(const struct disk_client *c, unsigned disk);
+
+/* on: what is written from here on is in the log, which starts empty; what was written before is in the stores when it
+ * returns 0. Again while it is on: the same, with a new log (after BROKEN). off: nothing is logged. -1 with `e`:
+ * another client tracks, or the server is gone. */
+int disk_track(struct disk_client *c, bool on, struct errmsg *e);
+
+/* The functions below need tracking on; without it they do nothing and return 0. */
+
+/* Set before the VM is paused, cleared when it stands still (or runs again). A flush that arrives meanwhile is answered
+ * at once and done on the way (see disk_owes_flush), and no write waits for room in the log. */
+void disk_set_pausing(struct disk_client *c, bool pausing);
+uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far */
+uint64_t disk_used(const struct disk_client *c); /* octets of the log that are in use: not yet released */
+/* Is a flush that was answered during a pause not done yet? The epoch's output waits for it: DISK_EVENT_FLUSHED. */
+bool disk_owes_flush(const struct disk_client *c);
+
+/* A descriptor of the disk's store, with a file position of its own, read-only or also for writing. The caller closes
+ * it. */
+int disk_store_open(struct disk_client *c, unsigned disk, bool writable, struct errmsg *e);
+
+/* The reader: as write_log_next and write_log_release. */
+int disk_next(struct disk_client *c, uint64_t upto, struct disk_write *out);
+void disk_release(struct disk_client *c);
+
+#endif

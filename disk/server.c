@@ -1,0 +1,323 @@
+#include "disk/server.h"
+
+#include "common/file.h"
+#include "common/jsonget.h"
+#include "common/module.h"
+#include "disk/server/backing.h"
+#include "disk/socket.h"
+#include "vm/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { START_MS = 15000, TERM_MS = 5000, KILL_MS = 30000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
+
+struct stores {
+    char *path[DISK_MAX]; /* absolute: nbdkit runs elsewhere */
+    unsigned n;
+};
+
+/* ---- its folder ---- */
+
+static void path_in(const char *dir, const char *name, char out[PATH_MAX])
+{
+    snprintf(out, PATH_MAX, "%s/%s", dir, name);
+}
+
+/* Starting and stopping take turns. The lock is the descriptor's: closed, it is free. */
+static int lock_folder(const char *dir, struct errmsg *e)
+{
+    char path[PATH_MAX];
+    path_in(dir, "lock", path);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0 && flock(fd, LOCK_EX) == 0)
+        return fd;
+    errmsg_set(e, "%s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+bool disk_server_exists(const char *dir)
+{
+    char path[PATH_MAX];
+    path_in(dir, "disks.json", path);
+    return access(path, F_OK) == 0;
+}
+
+static void clear_folder(const char *dir)
+{
+    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock"};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        path_in(dir, names[i], path);
+        unlink(path);
+    }
+}
+
+/* ---- which stores ---- */
+
+static void free_stores(struct stores *s)
+{
+    for (unsigned i = 0; i < s->n; i++)
+        free(s->path[i]);
+    s->n = 0;
+}
+
+static int add_store(struct stores *s, const char *path, struct errmsg *e)
+{
+    if (s->n == DISK_MAX)
+        return errmsg_set(e, "a VM has at most %d disks", DISK_MAX);
+    char *whole = realpath(path, NULL);
+    if (!whole && errno == ENOENT)
+        return errmsg_set(e, "disk %s does not exist: make it (truncate -s SIZE %s; lvcreate) or correct `disk`", path,
+                          path);
+    if (!whole)
+        return errmsg_set(e, "disk %s: %s", path, strerror(errno));
+    for (unsigned i = 0; i < s->n; i++)
+        if (strcmp(s->path[i], whole) == 0) {
+            free(whole);
+            return errmsg_set(e, "disk %s is named twice", path);
+        }
+    s->path[s->n++] = whole;
+    return 0;
+}
+
+static int note_stores(const char *dir, const struct stores *s, struct errmsg *e)
+{
+    char path[PATH_MAX];
+    struct json_object *j = json_object_new_object(), *list = json_object_new_array();
+    for (unsigned i = 0; i < s->n; i++)
+        json_object_array_add(list, json_object_new_string(s->path[i]));
+    json_object_object_add(j, "disks", list);
+    const char *text = json_object_to_json_string(j);
+    path_in(dir, "disks.json", path);
+    int status = file_write_atomic(path, text, strlen(text), 0600, e);
+    json_object_put(j);
+    return status;
+}
+
+static int noted_stores(const char *dir, struct stores *s, struct errmsg *e)
+{
+    char path[PATH_MAX];
+    size_t n;
+    path_in(dir, "disks.json", path);
+    char *text = file_read_all(path, NOTES_MAX, &n, e);
+    if (!text)
+        return -1;
+    struct json_object *j = json_parse_object(text, n), *list = json_get_array(j, "disks");
+    int status = list && json_object_array_length(list) > 0
+                     ? 0
+                     : errmsg_set(e, "%s does not name the VM's disks: stop the VM and start it again", path);
+    for (size_t i = 0; status == 0 && i < json_object_array_length(list); i++)
+        status = add_store(s, json_object_get_string(json_object_array_get_idx(list, i)), e);
+    json_object_put(j);
+    free(text);
+    return status;
+}
+
+/* Has the server that runs these stores, whatever their paths? */
+static bool are_served(const struct stores *s, const struct disk_hello *hello)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        uint64_t device, inode;
+        if (s->n != hello->count || backing_identify(s->path[i], &device, &inode) < 0 ||
+            device != hello->disk[i].device || inode != hello->disk[i].inode)
+            return false;
+    }
+    return true;
+}
+
+/* ---- start ---- */
+
+/* What the server said before it ended: nbdkit's first error. */
+static int explain(const char *log_path, struct errmsg *e)
+{
+    static const char mark[] = "nbdkit: error: ";
+    char line[600];
+    FILE *f = fopen(log_path, "re");
+    errmsg_set(e, "the disk server ended as soon as it was started (its messages: %s)", log_path);
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, mark, sizeof mark - 1) != 0)
+            continue;
+        errmsg_set(e, "%s", line + sizeof mark - 1);
+        break;
+    }
+    if (f)
+        fclose(f);
+    return -1;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static bool has_ended(int pidfd, int wait_ms)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    return poll(&p, 1, wait_ms) > 0;
+}
+
+/* control.sock comes last of all that it makes. */
+static int wait_until_it_serves(const char *dir, const char *log_path, pid_t pid, struct errmsg *e)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = 1;
+    if (pidfd < 0)
+        return explain(log_path, e);
+    for (int64_t end = now_ms() + START_MS; status == 1;) {
+        struct disk_hello hello;
+        int fd = disk_socket_connect(dir, &hello, e);
+        if (fd >= 0) {
+            close(fd);
+            status = 0;
+        } else if (errno != ENOENT && errno != ECONNREFUSED) {
+            status = -1;
+        } else if (has_ended(pidfd, 5)) {
+            status = explain(log_path, e);
+        } else if (now_ms() > end) {
+            status = errmsg_set(e, "the disk server does not serve after %d s (its messages: %s)", START_MS / 1000,
+                                log_path);
+        }
+    }
+    if (status < 0)
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    close(pidfd);
+    return status;
+}
+
+static int spawn(const char *dir, const struct stores *s, struct errmsg *e)
+{
+    char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 8];
+    struct sockaddr_un nbd;
+    char *command[8 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", (char *)"-U", nbd.sun_path, module, dir_word};
+    if (disk_socket_address(dir, "nbd.sock", &nbd, e) < 0)
+        return -1;
+    if (module_path("hikae-disk.so", module, sizeof module) < 0 || access(module, R_OK) < 0)
+        return errmsg_set(e, "%s: %s; is it installed, or HIKAE_MODULE_DIR right?", module, strerror(errno));
+    snprintf(dir_word, sizeof dir_word, "dir=%s", dir);
+    for (unsigned i = 0; i < s->n; i++) {
+        snprintf(disk_words[i], sizeof disk_words[i], "disk=%s", s->path[i]);
+        command[6 + i] = disk_words[i];
+    }
+    path_in(dir, "server.log", log);
+    unlink(nbd.sun_path);
+    pid_t pid = process_spawn(command, NULL, log, e);
+    return pid < 0 ? -1 : wait_until_it_serves(dir, log, pid, e);
+}
+
+static int start_unless_running(const char *dir, const struct stores *s, bool anew, struct errmsg *e)
+{
+    struct disk_hello hello;
+    int fd = disk_socket_connect(dir, &hello, e);
+    if (fd >= 0) {
+        close(fd);
+        return are_served(s, &hello)
+                   ? 0
+                   : errmsg_set(e, "a disk server with other disks than %s%s runs in %s: stop the VM first", s->path[0],
+                                s->n > 1 ? " .." : "", dir);
+    }
+    if (errno != ENOENT && errno != ECONNREFUSED)
+        return -1;
+    if (anew && note_stores(dir, s, e) < 0)
+        return -1;
+    int status = spawn(dir, s, e);
+    if (status < 0 && anew)
+        clear_folder(dir);
+    return status;
+}
+
+int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e)
+{
+    struct stores stores = {.n = 0};
+    int status = dir_make(dir, 0700, e), lock = status == 0 ? lock_folder(dir, e) : -1;
+    if (lock < 0)
+        return -1;
+    if (!paths)
+        status = noted_stores(dir, &stores, e);
+    for (unsigned i = 0; status == 0 && i < n; i++)
+        status = add_store(&stores, paths[i], e);
+    if (status == 0)
+        status = start_unless_running(dir, &stores, paths != NULL, e);
+    free_stores(&stores);
+    close(lock);
+    return status;
+}
+
+/* ---- stop ---- */
+
+/* The process at the other end. The connection still stands after the pidfd was made, so the number was not reused. */
+static int open_server(int fd, pid_t *pid)
+{
+    struct ucred peer;
+    socklen_t n = sizeof peer;
+    struct pollfd hangup = {.fd = fd, .events = POLLRDHUP};
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
+        return -1;
+    *pid = peer.pid;
+    int pidfd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+    if (pidfd >= 0 && poll(&hangup, 1, 0) > 0 && hangup.revents & (POLLRDHUP | POLLHUP)) {
+        close(pidfd);
+        errno = ESRCH;
+        return -1;
+    }
+    return pidfd;
+}
+
+static int end_process(int pidfd, pid_t pid, struct errmsg *e)
+{
+    syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0);
+    if (has_ended(pidfd, TERM_MS))
+        return 0;
+    syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    if (has_ended(pidfd, KILL_MS))
+        return 0;
+    return errmsg_set(e, "the disk server (process %d) does not end: its store does not answer", (int)pid);
+}
+
+static int stop_running(const char *dir, struct errmsg *e)
+{
+    int fd = disk_socket_open(dir, e), status = 0;
+    pid_t pid = 0;
+    if (fd < 0)
+        return errno == ENOENT || errno == ECONNREFUSED ? 0 : -1;
+    int pidfd = open_server(fd, &pid);
+    if (pidfd >= 0) {
+        status = end_process(pidfd, pid, e);
+        close(pidfd);
+    } else if (errno != ESRCH) {
+        status = errmsg_set(e, "the disk server in %s: %s", dir, strerror(errno));
+    }
+    close(fd);
+    return status;
+}
+
+int disk_server_stop(const char *dir, struct errmsg *e)
+{
+    if (access(dir, F_OK) < 0)
+        return 0;
+    int lock = lock_folder(dir, e);
+    if (lock < 0)
+        return -1;
+    int status = stop_running(dir, e);
+    if (status == 0)
+        clear_folder(dir);
+    close(lock);
+    return status;
+}

@@ -1,0 +1,26 @@
+/*
+ * server: starting and ending a VM's disk server, for agents. It is an nbdkit process with our plugin (disk/server/),
+ * in a session of its own: it outlives agents as the VM does. In its folder: nbd.sock (exports "0", "1", ..),
+ * control.sock (disk/client.h), server.log.
+ */
+#ifndef HIKAE_DISK_SERVER_H
+#define HIKAE_DISK_SERVER_H
+
+#include "common/errmsg.h"
+
+#include <stdbool.h>
+
+/* Starts the server of these stores (paths of files or block devices, 1 to DISK_MAX, in the order of the disks) in
+ * `dir`, which is made if need be, unless one runs there with the very same stores; returns when it serves. -1 with
+ * `e`: a store is missing, a directory, read-only, in use, or its size is no multiple of 4096; another server with
+ * other stores runs there; nbdkit is not installed. paths NULL and n 0: those that the server of `dir` had; they are
+ * noted there until disk_server_stop. */
+int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e);
+/* Ends the server of `dir`; returns when it has closed its stores. 0 also if there is none. What was written is in the
+ * stores, but flushed only as far as the guest asked for it. */
+int disk_server_stop(const char *dir, struct errmsg *e);
+
+/* Was a server started in `dir` and not stopped since? It may have died. */
+bool disk_server_exists(const char *dir);
+
+#endif

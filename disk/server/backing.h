@@ -1,0 +1,29 @@
+/*
+ * backing: a disk's store, a file or a block device: opened for us alone, or refused in words that say what to do.
+ */
+#ifndef HIKAE_DISK_SERVER_BACKING_H
+#define HIKAE_DISK_SERVER_BACKING_H
+
+#include "common/errmsg.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { DISK_BLOCK = 4096 }; /* a disk's size is a multiple of it */
+
+struct backing {
+    int fd;
+    bool is_device;
+    uint64_t bytes;
+    uint64_t device, inode; /* which one it is: see disk_hello */
+};
+
+/* Opens it for reading and writing and locks it: against other disk servers (flock), QEMU (its locks are OFD locks)
+ * and, a block device, against mounts and other exclusive users. -1 with `e`: missing, neither file nor block device,
+ * read-only, in use, empty or of a size that is no multiple of DISK_BLOCK. */
+int backing_open(struct backing *b, const char *path, struct errmsg *e);
+void backing_close(struct backing *b);
+/* Which store `path` is, without opening it. -1: there is none. */
+int backing_identify(const char *path, uint64_t *device, uint64_t *inode);
+
+#endif

@@ -1,0 +1,265 @@
+/*
+ * plugin: hikae-disk.so, the disk server as an nbdkit plugin: NBD requests become calls of set.h. Parameters: dir=DIR,
+ * where control.sock is made, and disk=PATH, once for each disk; exports are named "0", "1", ...
+ */
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "disk/server/control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+enum { REQUEST_MAX = 32 << 20 };
+
+static char *dir, *paths[DISK_MAX];
+static unsigned path_count;
+static struct disk_set *set;
+static struct control *control;
+
+/* ---- the server's life ---- */
+
+static int config(const char *key, const char *value)
+{
+    char **to = NULL;
+    if (strcmp(key, "dir") == 0 && !dir) {
+        to = &dir;
+    } else if (strcmp(key, "disk") == 0 && path_count < DISK_MAX) {
+        to = &paths[path_count++];
+    } else {
+        nbdkit_error("%s=%s: write dir=DIR once and disk=PATH up to %d times", key, value, DISK_MAX);
+        return -1;
+    }
+    *to = nbdkit_absolute_path(value);
+    return *to ? 0 : -1;
+}
+
+static int config_complete(void)
+{
+    if (dir && path_count > 0)
+        return 0;
+    nbdkit_error("write dir=DIR and disk=PATH");
+    return -1;
+}
+
+static int get_ready(void)
+{
+    struct errmsg e;
+    set = disk_set_open((const char *const *)paths, path_count, &e);
+    if (!set)
+        nbdkit_error("%s", e.text);
+    return set ? 0 : -1;
+}
+
+static int after_fork(void)
+{
+    struct errmsg e;
+    control = disk_set_start(set, &e) == 0 ? control_start(dir, set, &e) : NULL;
+    if (!control)
+        nbdkit_error("%s", e.text);
+    return control ? 0 : -1;
+}
+
+static void unload(void)
+{
+    control_stop(control);
+    disk_set_close(set);
+    free(dir);
+    for (unsigned i = 0; i < path_count; i++)
+        free(paths[i]);
+}
+
+/* ---- exports ---- */
+
+static int list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+    (void)readonly, (void)is_tls;
+    char name[16];
+    for (unsigned i = 0; i < disk_set_count(set); i++) {
+        snprintf(name, sizeof name, "%u", i);
+        if (nbdkit_add_export(exports, name, NULL) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static const char *default_export(int readonly, int is_tls)
+{
+    (void)readonly, (void)is_tls;
+    return "0";
+}
+
+/* A connection's handle is the number of its disk. */
+static void *open_export(int readonly)
+{
+    (void)readonly;
+    const char *name = nbdkit_export_name();
+    char *end;
+    if (!name)
+        return NULL;
+    unsigned long disk = strtoul(*name ? name : "0", &end, 10);
+    if (*end == '\0' && disk < disk_set_count(set))
+        return (void *)(uintptr_t)(disk + 1);
+    nbdkit_error("there is no export \"%s\"; there are 0 to %u", name, disk_set_count(set) - 1);
+    return NULL;
+}
+
+static unsigned disk_of(void *handle)
+{
+    return (unsigned)(uintptr_t)handle - 1;
+}
+
+static int64_t get_size(void *handle)
+{
+    return (int64_t)disk_set_backing(set, disk_of(handle))->bytes;
+}
+
+static int block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
+{
+    (void)handle;
+    *minimum = 1;
+    *preferred = DISK_BLOCK;
+    *maximum = REQUEST_MAX;
+    return 0;
+}
+
+static int yes(void *handle)
+{
+    (void)handle;
+    return 1;
+}
+
+static int can_fua(void *handle)
+{
+    (void)handle;
+    return NBDKIT_FUA_NATIVE;
+}
+
+static int can_cache(void *handle)
+{
+    (void)handle;
+    return NBDKIT_CACHE_NATIVE;
+}
+
+static int can_extents(void *handle)
+{
+    return !disk_set_backing(set, disk_of(handle))->is_device;
+}
+
+/* ---- requests: nbdkit has checked that they are within the disk ---- */
+
+static int answer(int error)
+{
+    if (error)
+        nbdkit_set_error(error);
+    return error ? -1 : 0;
+}
+
+static int on_pread(void *handle, void *out, uint32_t n, uint64_t offset, uint32_t flags)
+{
+    (void)flags;
+    return answer(disk_set_read(set, disk_of(handle), out, n, offset));
+}
+
+static int on_pwrite(void *handle, const void *data, uint32_t n, uint64_t offset, uint32_t flags)
+{
+    return answer(disk_set_write(set, disk_of(handle), data, n, offset, flags & NBDKIT_FLAG_FUA));
+}
+
+/* EOPNOTSUPP: nbdkit writes zeroes instead, or, if they were to be fast, says so. */
+static int on_zero(void *handle, uint32_t n, uint64_t offset, uint32_t flags)
+{
+    return answer(
+        disk_set_zero(set, disk_of(handle), n, offset, flags & NBDKIT_FLAG_MAY_TRIM, flags & NBDKIT_FLAG_FUA));
+}
+
+static int on_trim(void *handle, uint32_t n, uint64_t offset, uint32_t flags)
+{
+    return answer(disk_set_trim(set, disk_of(handle), n, offset, flags & NBDKIT_FLAG_FUA));
+}
+
+static int on_flush(void *handle, uint32_t flags)
+{
+    (void)flags;
+    return answer(disk_set_flush(set, disk_of(handle)));
+}
+
+static int on_cache(void *handle, uint32_t n, uint64_t offset, uint32_t flags)
+{
+    (void)flags;
+    return answer(posix_fadvise(disk_set_backing(set, disk_of(handle))->fd, (off_t)offset, n, POSIX_FADV_WILLNEED));
+}
+
+/* Where the store has holes. What is written meanwhile may be told either way. */
+static int on_extents(void *handle, uint32_t n, uint64_t offset, uint32_t flags, struct nbdkit_extents *extents)
+{
+    int fd = disk_set_backing(set, disk_of(handle))->fd;
+    uint64_t end = offset + n;
+    while (offset < end) {
+        off_t data = lseek(fd, (off_t)offset, SEEK_DATA);
+        if (data < 0 && errno != ENXIO) /* ENXIO: no data from here on */
+            return answer(errno);
+        uint64_t hole_end = data < 0 ? end : (uint64_t)data;
+        if (hole_end > offset &&
+            nbdkit_add_extent(extents, offset, hole_end - offset, NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO) < 0)
+            return -1;
+        offset = hole_end;
+        if (offset >= end)
+            break;
+        off_t hole = lseek(fd, (off_t)offset, SEEK_HOLE);
+        if (hole < 0)
+            return answer(errno);
+        if (nbdkit_add_extent(extents, offset, (uint64_t)hole - offset, 0) < 0)
+            return -1;
+        offset = (uint64_t)hole;
+        if (flags & NBDKIT_FLAG_REQ_ONE)
+            break;
+    }
+    return 0;
+}
+
+static struct nbdkit_plugin plugin = {
+    .name = "hikae-disk",
+    .version = HIKAE_VERSION,
+    .longname = "Hikae's disk server",
+    .description = "serves a VM's disks; an agent of Hikae follows what is written to them",
+    .config_help = "dir=DIR     (required) where control.sock is made\n"
+                   "disk=PATH   (required) a file or a block device; again for each further disk",
+    .config = config,
+    .config_complete = config_complete,
+    .get_ready = get_ready,
+    .after_fork = after_fork,
+    .unload = unload,
+    .list_exports = list_exports,
+    .default_export = default_export,
+    .open = open_export,
+    .get_size = get_size,
+    .block_size = block_size,
+    .can_write = yes,
+    .can_flush = yes,
+    .can_trim = yes,
+    .can_zero = yes,
+    .can_fast_zero = yes,
+    .can_multi_conn = yes, /* one set for all connections: a flush on any is of all */
+    .can_fua = can_fua,
+    .can_cache = can_cache,
+    .can_extents = can_extents,
+    .pread = on_pread,
+    .pwrite = on_pwrite,
+    .zero = on_zero,
+    .trim = on_trim,
+    .flush = on_flush,
+    .cache = on_cache,
+    .extents = on_extents,
+    .errno_is_preserved = 1,
+};
+
+struct nbdkit_plugin *plugin_init(void);
+
+NBDKIT_REGISTER_PLUGIN(plugin)

@@ -1,0 +1,47 @@
+/*
+ * set: a VM's disks as the server has them: their stores, who tracks what is written to them, and the order of it all.
+ * Knows neither NBD nor sockets. Any number of threads use one.
+ *
+ * A write locks its range, goes into the store (the page cache), then into the log, unlocks, and is answered. So store
+ * and log see overlapping writes in one order (promise 2: the replica's disk becomes the very same), and whoever starts
+ * to track and then reads the store has all that is not in the log.
+ *
+ * A flush is an fdatasync before the answer; FUA likewise. While the VM is being paused, a flush (QEMU flushes in each
+ * pause) is answered at once but owed: it begins at once on a thread of its own, and what arrives later waits for its
+ * end. So the store still sees what was flushed before what came after, and the pause does not feel the store. The
+ * epoch's output waits for it (disk_owes_flush).
+ */
+#ifndef HIKAE_DISK_SERVER_SET_H
+#define HIKAE_DISK_SERVER_SET_H
+
+#include "disk/log.h"
+#include "disk/server/backing.h"
+
+struct disk_set;
+
+/* Opens all stores or none. NULL with `e`. Starts no thread. */
+struct disk_set *disk_set_open(const char *const *paths, unsigned n, struct errmsg *e);
+/* Starts the thread that does the owed flushes (after the process has forked for the last time). */
+int disk_set_start(struct disk_set *s, struct errmsg *e);
+/* When no request is under way. Owed flushes are done before it returns. NULL is allowed. */
+void disk_set_close(struct disk_set *s);
+
+unsigned disk_set_count(const struct disk_set *s);
+const struct backing *disk_set_backing(const struct disk_set *s, unsigned disk);
+
+/* From here on every write is in `log` (taken over; NULL: nothing is tracked). The former log is closed, its waiting
+ * writers go on, and freed. From one thread. */
+void disk_set_track(struct disk_set *s, struct write_log *log);
+
+/* All return 0 or an errno for the guest; offset and length have been checked by the caller. `fua`: durable when it
+ * returns. */
+int disk_set_read(struct disk_set *s, unsigned disk, void *out, size_t n, uint64_t offset);
+int disk_set_write(struct disk_set *s, unsigned disk, const void *data, size_t n, uint64_t offset, bool fua);
+/* punch: the store may free the room. EOPNOTSUPP: the store can't; nothing was done. */
+int disk_set_zero(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset, bool punch, bool fua);
+/* The guest does not need this any more. It reads as zeroes afterwards, or, where the store can't free room, as before.
+ */
+int disk_set_trim(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset, bool fua);
+int disk_set_flush(struct disk_set *s, unsigned disk);
+
+#endif
