@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 15000, TERM_MS = 5000, KILL_MS = 30000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
+enum { START_MS = 15000, TERM_MS = 1000, KILL_MS = 30000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
 
 struct stores {
     char *path[DISK_MAX]; /* absolute: nbdkit runs elsewhere */
@@ -280,6 +280,8 @@ static int open_server(int fd, pid_t *pid)
     return pidfd;
 }
 
+/* nbdkit answers what it has been asked and waits for its clients to hang up. A VM that doesn't is no longer anybody's:
+ * nothing is lost with the process, what it has written is the kernel's. */
 static int end_process(int pidfd, pid_t pid, struct errmsg *e)
 {
     syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0);
