@@ -42,6 +42,15 @@ static int explain_open(const char *path, struct errmsg *e)
     }
 }
 
+/* A device may be opened for writing and yet be read-only: its writes would fail. */
+static int check_writable(const struct backing *b, const char *path, struct errmsg *e)
+{
+    int read_only = 0;
+    if (b->is_device && ioctl(b->fd, BLKROGET, &read_only) == 0 && read_only)
+        return errmsg_set(e, "disk %s is read-only (blockdev --setrw %s)", path, path);
+    return 0;
+}
+
 static int lock(int fd, const char *path, struct errmsg *e)
 {
     struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -88,6 +97,8 @@ int backing_open(struct backing *b, const char *path, struct errmsg *e)
         return explain_open(path, e);
     int status = fstat(b->fd, &s) < 0 ? explain_open(path, e) : lock(b->fd, path, e);
     identify(&s, &b->device, &b->inode);
+    if (status == 0)
+        status = check_writable(b, path, e);
     if (status == 0)
         status = measure(b, path, &s, e);
     if (status < 0)

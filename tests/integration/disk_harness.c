@@ -132,7 +132,7 @@ pid_t guest_begin(const struct lab *l, unsigned disk, const char *script)
     assert_true(fputs(script, f) >= 0);
     assert_int_equal(fclose(f), 0);
     snprintf(url, sizeof url, "nbd+unix:///%u?socket=%s/nbd.sock", disk, l->run);
-    const char *const command[] = {"qemu-io", "-f", "raw", "-d", "unmap", url, NULL};
+    const char *const command[] = {"qemu-io", "-f", "raw", "-t", "writeback", "-d", "unmap", url, NULL};
     return run_begin(in, said, command);
 }
 
