@@ -3,6 +3,7 @@
 #include "vm/xen/bitmap.h"
 #include "vm/xen/shape.h"
 #include "vm/xen/skeleton.h"
+#include "vm/xen/state.h"
 
 #include <json-c/json.h>
 #include <setjmp.h>
@@ -73,9 +74,40 @@ static void test_shape_there_and_back(void **unused)
     shape_free(&t);
 }
 
-static void refused(const char *key, const char *value)
+/* An HVM domain's shape, with a card that its device model emulates. */
+static struct shape hvm_sample(void)
 {
-    struct shape s = sample(), t;
+    struct shape s = sample();
+    s.is_hvm = true;
+    s.hvm = (struct shape_hvm){.transparent = true, .direct_boot = true, .hpet = true, .timer_mode = 1, .serials = 1};
+    strcpy(s.hvm.model, "7.2.22");
+    strcpy(s.nics[0].model, "virtio-net");
+    s.nics[0].emulated = true;
+    return s;
+}
+
+static void test_hvm_there_and_back(void **unused)
+{
+    (void)unused;
+    struct shape s = hvm_sample(), t;
+    struct json_object *j = shape_to_json(&s);
+    if (shape_from_json(&t, j, &error) < 0)
+        fail_msg("%s", error.text);
+    assert_true(t.is_hvm && t.hvm.transparent && t.hvm.direct_boot && t.hvm.hpet);
+    assert_false(t.hvm.platform_pci || t.hvm.vpt_align);
+    assert_int_equal(t.hvm.timer_mode, 1);
+    assert_int_equal(t.hvm.serials, 1);
+    assert_string_equal(t.hvm.model, "7.2.22");
+    assert_string_equal(t.nics[0].model, "virtio-net");
+    assert_true(t.nics[0].emulated);
+    json_object_put(j);
+    shape_free(&s);
+    shape_free(&t);
+}
+
+static void refused_of(struct shape s, const char *key, const char *value)
+{
+    struct shape t;
     struct json_object *j = shape_to_json(&s), *v = json_tokener_parse(value);
     json_object_object_add(j, key, v);
     error.text[0] = '\0';
@@ -85,6 +117,32 @@ static void refused(const char *key, const char *value)
     json_object_put(j);
     shape_free(&s);
     shape_free(&t);
+}
+
+static void refused(const char *key, const char *value)
+{
+    refused_of(sample(), key, value);
+}
+
+static void test_hvm_refuses(void **unused)
+{
+    (void)unused;
+    static const char *const wrong[] = {
+        "{}",
+        /* words that would end up on a command line */
+        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": true, \"vpt_align\": true, "
+        "\"timer_mode\": 1, \"serials\": 1, \"model\": \"7 -monitor\"}",
+        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": true, \"vpt_align\": true, "
+        "\"timer_mode\": 1, \"serials\": 5, \"model\": \"7.2.22\"}",
+        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": 1, \"vpt_align\": true, "
+        "\"timer_mode\": 1, \"serials\": 1, \"model\": \"7.2.22\"}",
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        refused_of(hvm_sample(), "hvm", wrong[i]);
+    refused_of(hvm_sample(), "nics",
+               "[{\"devid\": 0, \"mac\": \"00:16:3e:01:02:03\", \"bridge\": \"br0\", \"emulated\": true, "
+               "\"model\": \"e1000,romfile=/etc/shadow\"}]");
+    refused_of(hvm_sample(), "ram", "[[0, 1048833]]"); /* a page more than 4 GiB and 1 MiB */
 }
 
 static void test_shape_refuses(void **unused)
@@ -152,6 +210,54 @@ static void test_skeleton(void **unused)
     shape_free(&s);
 }
 
+/* An HVM domain's has a state of the device model, between libxc's part and the end. */
+static void test_hvm_skeleton(void **unused)
+{
+    (void)unused;
+    struct shape s = sample(), h = hvm_sample();
+    struct vm_blob pvh = {0}, hvm = {0};
+    assert_int_equal(skeleton_write(&s, 4, 17, &pvh), 0);
+    assert_int_equal(skeleton_write(&h, 4, 17, &hvm), 0);
+    assert_int_equal(hvm.size, pvh.size + 24);
+    assert_int_equal(word(&hvm, pvh.size - 8), 3); /* EMULATOR_CONTEXT */
+    assert_int_equal(word(&hvm, pvh.size - 4), 16);
+    assert_int_equal(word(&hvm, pvh.size), 2);             /* of QEMU */
+    assert_int_equal(word(&hvm, hvm.size - 8), 0);         /* END */
+    assert_memory_equal(hvm.data, pvh.data, pvh.size - 8); /* all else alike */
+    vm_blob_free(&pvh);
+    vm_blob_free(&hvm);
+    shape_free(&s);
+    shape_free(&h);
+}
+
+static void test_state(void **unused)
+{
+    (void)unused;
+    static const char context[] = "context", model[] = "QEVM and more";
+    struct vm_blob b = {0};
+    struct state_parts parts;
+    size_t head = state_begin(&b);
+    assert_int_equal(vm_blob_append(&b, context, sizeof context), 0);
+    state_context_ends(&b, head);
+    assert_true(state_take_apart(&b, false, &parts));
+    assert_false(state_take_apart(&b, true, &parts)); /* an HVM domain's needs both */
+    assert_int_equal(vm_blob_append(&b, model, sizeof model), 0);
+    assert_false(state_take_apart(&b, false, &parts));
+    assert_true(state_take_apart(&b, true, &parts));
+    assert_int_equal(parts.context_size, sizeof context);
+    assert_memory_equal(parts.context, context, sizeof context);
+    assert_int_equal(parts.model_size, sizeof model);
+    assert_memory_equal(parts.model, model, sizeof model);
+    uint32_t wrong[] = {0, (uint32_t)(sizeof context + sizeof model + 1), UINT32_MAX};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        memcpy(b.data + 8, &wrong[i], sizeof wrong[i]);
+        assert_false(state_take_apart(&b, true, &parts));
+    }
+    b.size = 16;
+    assert_false(state_take_apart(&b, false, &parts));
+    vm_blob_free(&b);
+}
+
 static void test_bitmap(void **unused)
 {
     (void)unused;
@@ -183,6 +289,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shape_there_and_back),
         cmocka_unit_test(test_shape_refuses),
+        cmocka_unit_test(test_hvm_there_and_back),
+        cmocka_unit_test(test_hvm_refuses),
+        cmocka_unit_test(test_hvm_skeleton),
+        cmocka_unit_test(test_state),
         cmocka_unit_test(test_skeleton),
         cmocka_unit_test(test_bitmap),
     };

@@ -43,7 +43,7 @@ static int find_domain(struct vm *vm, const struct vm_spec *spec, struct errmsg 
 
 /* ---- what is refused ---- */
 
-static int refuse(const struct vm *vm, struct errmsg *e, const char *why)
+int xen_refuse(const struct vm *vm, struct errmsg *e, const char *why)
 {
     return errmsg_set(e, "domain %u (%s) can't be protected: %s", vm->domid, vm->name, why);
 }
@@ -51,49 +51,56 @@ static int refuse(const struct vm *vm, struct errmsg *e, const char *why)
 static int check_kind(const struct vm *vm, const xc_domaininfo_t *info, struct errmsg *e)
 {
     if (vm->domid == 0)
-        return refuse(vm, e, "it is dom0");
+        return xen_refuse(vm, e, "it is dom0");
     if (!(info->flags & XEN_DOMINF_hvm_guest))
-        return refuse(vm, e, "it is a PV guest, which Xen can't track the memory of; make it type=\"pvh\"");
+        return xen_refuse(vm, e,
+                          "it is a PV guest, which Xen can't track the memory of; make it type=\"pvh\" or \"hvm\"");
     if (!(info->flags & XEN_DOMINF_hap))
-        return refuse(vm, e, "it runs without hardware-assisted paging (hap)");
+        return xen_refuse(vm, e, "it runs without hardware-assisted paging (hap)");
     if (info->paged_pages || info->shr_pages)
-        return refuse(vm, e, "its memory is paged or shared");
+        return xen_refuse(vm, e, "its memory is paged or shared");
     return 0;
 }
 
 static int check_devices(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
 {
     if (c->num_pcidevs || c->num_dtdevs || c->num_rdms || c->num_usbdevs)
-        return refuse(vm, e, "it has a device passed through to it");
+        return xen_refuse(vm, e, "it has a device passed through to it");
     if (c->num_disks)
-        return refuse(vm, e, "it has a disk, which Hikae does not replicate for Xen yet");
+        return xen_refuse(vm, e, "it has a disk, which Hikae does not replicate for Xen yet");
     if (c->num_vtpms || c->num_p9s || c->num_pvcallsifs || c->num_vdispls || c->num_vsnds || c->num_channels ||
         c->num_usbctrls || c->num_vfbs || c->num_vkbs)
-        return refuse(vm, e, "it has devices other than network interfaces (vfb, vkb, vtpm, p9, channel, usb ..)");
+        return xen_refuse(vm, e, "it has devices other than network interfaces (vfb, vkb, vtpm, p9, channel, usb ..)");
     if (c->num_nics > VM_MAX_NICS)
-        return refuse(vm, e, "it has more than 8 network interfaces");
+        return xen_refuse(vm, e, "it has more than 8 network interfaces");
     for (int i = 0; i < c->num_nics; i++) {
         const libxl_device_nic *n = &c->nics[i];
         if (n->backend_domid != 0)
-            return refuse(vm, e, "the backend of its network is not in dom0: its output can't be held here");
+            return xen_refuse(vm, e, "the backend of its network is not in dom0: its output can't be held here");
         if (!n->bridge || strlen(n->bridge) >= sizeof vm->shape.nics[0].bridge)
-            return refuse(vm, e, "a network interface of it is on no bridge");
+            return xen_refuse(vm, e, "a network interface of it is on no bridge");
+        if (n->ifname)
+            return xen_refuse(vm, e, "a network interface of it has a name of its own (vifname)");
+        if (n->model && !shape_is_card(n->model))
+            return xen_refuse(vm, e,
+                              "a network interface of it is of an unknown model (known: e1000, e1000e, rtl8139, "
+                              "virtio-net, vmxnet3 ..)");
     }
     return 0;
 }
 
 static int check_build(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
 {
-    if (c->c_info.type != LIBXL_DOMAIN_TYPE_PVH)
-        return refuse(vm, e, "it is an HVM guest; so far only type=\"pvh\" is supported");
     if (c->b_info.max_memkb != c->b_info.target_memkb)
-        return refuse(vm, e, "its memory may be ballooned: set maxmem to the same as memory");
+        return xen_refuse(vm, e, "its memory may be ballooned: set maxmem to the same as memory");
+    if (c->b_info.avail_vcpus.size && libxl_bitmap_count_set(&c->b_info.avail_vcpus) != c->b_info.max_vcpus)
+        return xen_refuse(vm, e, "some of its vCPUs are switched off: set maxvcpus to the same as vcpus");
     if (c->b_info.max_vcpus > SHAPE_VCPUS_MAX)
-        return refuse(vm, e, "it has more than 128 vCPUs");
+        return xen_refuse(vm, e, "it has more than 128 vCPUs");
     if (c->b_info.num_vnuma_nodes)
-        return refuse(vm, e, "it has virtual NUMA nodes");
+        return xen_refuse(vm, e, "it has virtual NUMA nodes");
     if (!libxl_defbool_is_default(c->b_info.nested_hvm) && libxl_defbool_val(c->b_info.nested_hvm))
-        return refuse(vm, e, "it has nested virtualization (nestedhvm)");
+        return xen_refuse(vm, e, "it has nested virtualization (nestedhvm)");
     return 0;
 }
 
@@ -106,9 +113,9 @@ static int check_guest(const struct vm *vm, struct errmsg *e)
     bool can = value && strcmp(value, "1") == 0;
     free(value);
     return can ? 0
-               : refuse(vm, e,
-                        "the guest does not say that it can suspend itself (control/feature-suspend): is it "
-                        "still booting, or without Xen's drivers?");
+               : xen_refuse(vm, e,
+                            "the guest does not say that it can suspend itself (control/feature-suspend): is it "
+                            "still booting, or without Xen's drivers?");
 }
 
 /* ---- its shape ---- */
@@ -126,6 +133,9 @@ static void read_config(struct shape *s, const libxl_domain_config *c)
         s->nics[i].devid = c->nics[i].devid;
         memcpy(s->nics[i].mac, c->nics[i].mac, sizeof s->nics[i].mac);
         snprintf(s->nics[i].bridge, sizeof s->nics[i].bridge, "%s", c->nics[i].bridge);
+        if (c->c_info.type == LIBXL_DOMAIN_TYPE_HVM && c->nics[i].nictype == LIBXL_NIC_TYPE_VIF_IOEMU &&
+            c->nics[i].model)
+            snprintf(s->nics[i].model, sizeof s->nics[i].model, "%s", c->nics[i].model);
     }
 }
 
@@ -231,11 +241,12 @@ static int read_shape(struct vm *vm, struct errmsg *e)
         status = check_devices(vm, &c, e);
     if (status == 0)
         read_config(&vm->shape, &c);
+    if (status == 0 && c.c_info.type == LIBXL_DOMAIN_TYPE_HVM)
+        status = hvm_read(vm, &c, e);
     libxl_domain_config_dispose(&c);
-    return status < 0 || check_guest(vm, e) < 0 || read_params(vm, e) < 0 || read_policy(vm, e) < 0 ||
-                   layout_find(vm, e) < 0
-               ? -1
-               : 0;
+    if (status == 0)
+        status = vm->shape.is_hvm ? hvm_read_guest(vm, e) : check_guest(vm, e);
+    return status < 0 || read_params(vm, e) < 0 || read_policy(vm, e) < 0 || layout_find(vm, e) < 0 ? -1 : 0;
 }
 
 static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
@@ -245,7 +256,8 @@ static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
         return -1;
     if (!xen_info(vm, &info))
         return errmsg_set(e, "the domain of VM %s is gone", vm->name);
-    if (check_kind(vm, &info, e) < 0 || read_shape(vm, e) < 0 || layout_map(vm, false, e) < 0)
+    if (check_kind(vm, &info, e) < 0 || read_shape(vm, e) < 0 || layout_map(vm, false, e) < 0 ||
+        (vm->shape.is_hvm && model_open(vm, e) < 0))
         return -1;
     return facts_write(vm, e);
 }

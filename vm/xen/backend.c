@@ -64,6 +64,7 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
     vm->log.vtable.vmessage = on_message;
     vm->log.vtable.destroy = on_destroy;
     vm->domid = XEN_NO_DOMAIN;
+    model_init(vm);
     vm->dirty = (xc_hypercall_buffer_t){HYPERCALL_BUFFER_INIT_NO_BOUNCE};
     if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||
         snprintf(vm->run_dir, sizeof vm->run_dir, "%s", spec->run_dir) >= (int)sizeof vm->run_dir) {
@@ -79,6 +80,7 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
 
 void xen_detach(struct vm *vm)
 {
+    model_close(vm);
     if (vm->xc)
         layout_unmap(vm);
     if (vm->ctx)
@@ -156,13 +158,17 @@ static void op_info(const struct vm *vm, struct vm_info *out)
 {
     const libxl_version_info *version = libxl_get_version_info(vm->ctx);
     *out = (struct vm_info){.pages = vm->span, .nic_count = vm->shape.nic_count};
-    snprintf(out->note, sizeof out->note, "Xen %d.%d, domain %u, PVH, cooperative", version->xen_version_major,
-             version->xen_version_minor, vm->domid);
+    const struct shape *s = &vm->shape;
+    snprintf(out->note, sizeof out->note, "Xen %d.%d, domain %u, %s%s, %s", version->xen_version_major,
+             version->xen_version_minor, vm->domid, s->is_hvm ? "HVM with QEMU " : "PVH", s->hvm.model,
+             s->hvm.transparent ? "transparent" : "cooperative");
     for (unsigned i = 0; i < vm->shape.nic_count; i++) {
         struct vm_nic *nic = &out->nics[i];
         memcpy(nic->mac, vm->shape.nics[i].mac, sizeof nic->mac);
         memcpy(nic->bridge, vm->shape.nics[i].bridge, sizeof nic->bridge);
-        snprintf(nic->ifname, sizeof nic->ifname, "vif%u.%d", vm->domid, vm->shape.nics[i].devid);
+        /* What the guest sends comes in by Xen's interface, or by the tap of the card that is emulated for it. */
+        snprintf(nic->ifname, sizeof nic->ifname, "vif%u.%d%s", vm->domid, s->nics[i].devid,
+                 s->nics[i].emulated ? "-emu" : "");
     }
 }
 

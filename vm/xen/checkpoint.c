@@ -4,10 +4,17 @@
  * Cooperative: the guest is asked through xenstore to suspend itself, as for a migration. It stands still of its own
  * accord, with its devices' rings quiet and its own records of event channels ready to be made anew: the only state
  * from which a copy of it elsewhere runs. Here it is told that nothing came of it (fast resume) and goes on.
+ *
+ * Transparent (HVM without Xen's drivers): the hypervisor suspends the guest, which notices nothing. A mere pause would
+ * not do: a request to the device model may be in flight then, which no context carries; the suspension waits for it.
+ *
+ * In both, an HVM domain's device model is stopped as long as the guest stands still, and its state is part of the
+ * domain's.
  */
 #include "vm/xen/xen.h"
 
 #include "vm/xen/bitmap.h"
+#include "vm/xen/state.h"
 
 #include <xen/hvm/params.h>
 #include <xenguest.h>
@@ -20,9 +27,9 @@
 #include <time.h>
 
 /* LOOK_MS: the watch tells at once; this is for one that was lost. */
-enum { SUSPEND_MS = VM_CALL_MS, LOOK_MS = 50 };
+enum { SUSPEND_MS = VM_CALL_MS, LOOK_MS = 50, FORCED_LOOK_NS = 100000 };
 
-static const uint8_t state_magic[8] = "HkXenC1", initial_magic[8] = "HkXenI1";
+static const uint8_t initial_magic[8] = "HkXenI1";
 
 static int64_t now_ms(void)
 {
@@ -52,7 +59,7 @@ static int save_initial(struct vm *vm, struct vm_blob *initial, struct errmsg *e
 
 int xen_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e)
 {
-    if (save_initial(vm, initial, e) < 0)
+    if (save_initial(vm, initial, e) < 0 || (vm->shape.is_hvm && model_track(vm, true, e) < 0))
         return -1;
     /* An agent that died may have left it on; this counts from now. */
     (void)xc_shadow_control(vm->xc, vm->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
@@ -68,7 +75,10 @@ int xen_disarm(struct vm *vm, struct errmsg *e)
         return 0;
     vm->armed = false;
     xc_domaininfo_t info;
-    return xen_info(vm, &info) ? log_dirty(vm, XEN_DOMCTL_SHADOW_OP_OFF, e) : 0;
+    if (!xen_info(vm, &info))
+        return 0;
+    int model = vm->shape.is_hvm ? model_track(vm, false, e) : 0;
+    return log_dirty(vm, XEN_DOMCTL_SHADOW_OP_OFF, e) < 0 || model < 0 ? -1 : 0;
 }
 
 int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e)
@@ -104,10 +114,9 @@ static int look(struct vm *vm, struct errmsg *e)
     return errmsg_set(e, "the guest has shut down");
 }
 
-int xen_pause(struct vm *vm, struct errmsg *e)
+static int suspend_by_guest(struct vm *vm, struct errmsg *e)
 {
     int64_t deadline = now_ms() + SUSPEND_MS;
-    vm->pausing = true;
     int done = look(vm, e);
     if (done == 0 && ask(vm, "suspend", e) < 0)
         done = -1;
@@ -117,23 +126,49 @@ int xen_pause(struct vm *vm, struct errmsg *e)
             xen_drain_watches(vm);
         done = look(vm, e);
     }
-    if (done > 0)
-        return 0;
-    vm->pausing = false;
-    if (done == 0) {
-        (void)ask(vm, "", NULL); /* if it has seen the request it will suspend all the same: `state` wakes it */
-        errmsg_set(e, "the guest does not suspend itself within %d s", SUSPEND_MS / 1000);
+    if (done != 0)
+        return done < 0 ? -1 : 0;
+    (void)ask(vm, "", NULL); /* if it has seen the request it will suspend all the same: `state` wakes it */
+    return errmsg_set(e, "the guest does not suspend itself within %d s", SUSPEND_MS / 1000);
+}
+
+static int suspend_by_force(struct vm *vm, struct errmsg *e)
+{
+    int64_t deadline = now_ms() + SUSPEND_MS;
+    int done = look(vm, e);
+    if (done == 0 && xc_domain_shutdown(vm->xc, vm->domid, SHUTDOWN_suspend) < 0)
+        return xen_error(vm, e, "suspending the domain");
+    while (done == 0 && now_ms() < deadline) {
+        done = look(vm, e);
+        if (done == 0) /* until its device model has answered what the guest has asked it */
+            nanosleep(&(struct timespec){.tv_nsec = FORCED_LOOK_NS}, NULL);
     }
-    return -1;
+    if (done != 0)
+        return done < 0 ? -1 : 0;
+    return errmsg_set(e, "the domain is not suspended within %d s: does its device model hang?", SUSPEND_MS / 1000);
+}
+
+int xen_pause(struct vm *vm, struct errmsg *e)
+{
+    vm->pausing = true;
+    int status = vm->shape.hvm.transparent ? suspend_by_force(vm, e) : suspend_by_guest(vm, e);
+    if (status == 0 && vm->shape.is_hvm)
+        status = model_stop(vm, e);
+    if (status < 0)
+        vm->pausing = false;
+    return status;
 }
 
 int xen_wake(struct vm *vm, struct errmsg *e)
 {
-    if (xc_domain_resume(vm->xc, vm->domid, 1) < 0)
+    /* The device model first: whoever finds the domain running finds that running too. */
+    int model = vm->shape.is_hvm ? model_continue(vm, e) : 0;
+    bool asked = !vm->shape.hvm.transparent; /* then it is told that it is where it was */
+    if (xc_domain_resume(vm->xc, vm->domid, asked) < 0)
         return xen_error(vm, e, "resuming the domain");
     /* So that xenstored tells of the next suspension. The guest runs meanwhile. */
     (void)xs_resume_domain(vm->xs, vm->domid);
-    return 0;
+    return model;
 }
 
 int xen_resume(struct vm *vm, struct errmsg *e)
@@ -165,34 +200,39 @@ int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 
 int xen_state_begin(struct vm *vm, struct errmsg *e)
 {
-    (void)vm, (void)e; /* it takes a fraction of a millisecond: there is nothing to overlap */
-    return 0;
+    /* The context takes a fraction of a millisecond: there is nothing to overlap. */
+    return vm->shape.is_hvm ? model_save_begin(vm, e) : 0;
 }
 
 int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
 {
-    if (vm_blob_append(out, state_magic, sizeof state_magic) < 0)
+    size_t head = state_begin(out);
+    if (head == STATE_FAILED)
         return errmsg_set(e, "out of memory for the domain's context");
-    return xen_context(vm, out, e);
+    if (xen_context(vm, out, e) < 0)
+        return -1;
+    state_context_ends(out, head);
+    return vm->shape.is_hvm ? model_save_end(vm, out, e) : 0;
 }
 
 /* ---- failover ---- */
 
-static int check(const struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
+static int check(const struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state,
+                 struct state_parts *parts, struct errmsg *e)
 {
     if (!vm->replica || vm->loaded)
         return errmsg_set(e, "state can be loaded into a replica only, and only once");
     if (initial->size != sizeof initial_magic + (size_t)vm->shape.special_count * VM_PAGE_SIZE ||
-        memcmp(initial->data, initial_magic, sizeof initial_magic) != 0 || state->size <= sizeof state_magic ||
-        state->size > SHAPE_BLOB_MAX || memcmp(state->data, state_magic, sizeof state_magic) != 0)
+        memcmp(initial->data, initial_magic, sizeof initial_magic) != 0 ||
+        !state_take_apart(state, vm->shape.is_hvm, parts))
         return errmsg_set(e, "the state to load is not that of a Xen domain");
     return 0;
 }
 
-int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
+static int load(struct vm *vm, uint8_t *specials, const struct state_parts *parts, struct errmsg *e)
 {
     static const unsigned rings[] = {HVM_PARAM_STORE_PFN, HVM_PARAM_CONSOLE_PFN};
-    if (check(vm, initial, state, e) < 0 || layout_specials(vm, initial->data + sizeof initial_magic, true, e) < 0)
+    if (layout_specials(vm, specials, true, e) < 0)
         return -1;
     /* The guest finds both as on the day it was made, and its end of them too. */
     for (size_t i = 0; i < sizeof rings / sizeof rings[0]; i++) {
@@ -200,15 +240,24 @@ int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob 
         if (gfn && xc_clear_domain_page(vm->xc, vm->domid, gfn) < 0)
             return xen_error(vm, e, "clearing a ring page");
     }
-    if (xc_domain_hvm_setcontext(vm->xc, vm->domid, state->data + sizeof state_magic,
-                                 (uint32_t)(state->size - sizeof state_magic)) < 0)
+    if (vm->shape.is_hvm && model_load(vm, parts->model, parts->model_size, e) < 0)
+        return -1;
+    if (xc_domain_hvm_setcontext(vm->xc, vm->domid, parts->context, parts->context_size) < 0)
         return xen_error(vm, e, "setting the domain's context");
+    return 0;
+}
+
+int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
+{
+    struct state_parts parts;
+    if (check(vm, initial, state, &parts, e) < 0 || load(vm, initial->data + sizeof initial_magic, &parts, e) < 0)
+        return -1;
     if (libxl_domain_rename(vm->ctx, vm->domid, NULL, vm->name) != 0)
         return xen_error(vm, e, "giving the domain its name (does another one of that name run here? xl list)");
     /* The guest has said so on the host it comes from, and won't again. */
     char path[64];
     snprintf(path, sizeof path, "/local/domain/%u/control/feature-suspend", vm->domid);
-    if (!xs_write(vm->xs, XBT_NULL, path, "1", 1))
+    if (!vm->shape.hvm.transparent && !xs_write(vm->xs, XBT_NULL, path, "1", 1))
         return xen_error(vm, e, "xenstore");
     vm->loaded = true;
     return facts_write(vm, e);

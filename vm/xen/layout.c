@@ -7,6 +7,8 @@
  */
 #include "vm/xen/xen.h"
 
+#include <xen/hvm/params.h>
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,15 +38,15 @@ static int probe(struct vm *vm, uint64_t first, size_t n, struct page_ranges *ou
 static int probe_ram(struct vm *vm, uint64_t first, uint64_t end, uint64_t wanted, struct errmsg *e)
 {
     struct page_ranges *ram = &vm->shape.ram;
-    while (first < end && ram->pages < wanted) {
+    uint64_t nothing = 0;
+    while (first < end && ram->pages < wanted && nothing < CHUNK) { /* after 32 MiB of nothing it ends */
         uint64_t left = wanted - ram->pages, n = end - first;
         n = n > CHUNK ? CHUNK : n;
-        n = n > left ? left : n;
+        n = n > left && nothing == 0 ? left : n;
         uint64_t before = ram->pages;
         if (probe(vm, first, (size_t)n, ram, e) < 0)
             return -1;
-        if (ram->pages == before && n == CHUNK)
-            return 0; /* 32 MiB of nothing: here it ends */
+        nothing = ram->pages == before ? nothing + n : 0;
         first += n;
     }
     return 0;
@@ -53,7 +55,10 @@ static int probe_ram(struct vm *vm, uint64_t first, uint64_t end, uint64_t wante
 int layout_find(struct vm *vm, struct errmsg *e)
 {
     struct shape *s = &vm->shape;
+    xc_domaininfo_t info;
     uint64_t wanted = s->memory_kb / (VM_PAGE_SIZE / 1024);
+    if (s->is_hvm && xen_info(vm, &info))
+        wanted = info.tot_pages; /* with the ROMs of its device model, which follow its RAM, and without the VGA hole */
     struct page_ranges special = {0};
     int status = 0;
     page_ranges_clear(&s->ram);
@@ -119,20 +124,36 @@ void layout_unmap(struct vm *vm)
     vm->memory = NULL;
 }
 
+/* Rings between the hypervisor, its programs in dom0 and the device model: those of the host that it is on. */
+static bool is_ring(const struct shape *s, uint64_t gfn)
+{
+    static const unsigned rings[] = {HVM_PARAM_IOREQ_PFN, HVM_PARAM_BUFIOREQ_PFN, HVM_PARAM_PAGING_RING_PFN,
+                                     HVM_PARAM_MONITOR_RING_PFN, HVM_PARAM_SHARING_RING_PFN};
+    enum { SERVER_PAGES = 8 };
+    uint64_t servers = shape_param(s, HVM_PARAM_IOREQ_SERVER_PFN);
+    for (size_t i = 0; i < sizeof rings / sizeof rings[0]; i++)
+        if (gfn == shape_param(s, rings[i]))
+            return true;
+    return servers && gfn >= servers && gfn - servers < SERVER_PAGES;
+}
+
 int layout_specials(struct vm *vm, uint8_t *pages, bool write, struct errmsg *e)
 {
     const struct shape *s = &vm->shape;
     if (s->special_count == 0)
         return 0;
     xen_pfn_t gfns[SHAPE_SPECIALS_MAX];
-    size_t bytes = (size_t)s->special_count * VM_PAGE_SIZE;
     for (unsigned i = 0; i < s->special_count; i++)
         gfns[i] = s->specials[i];
-    void *at = xenforeignmemory_map(vm->foreign, vm->domid, write ? PROT_READ | PROT_WRITE : PROT_READ,
-                                    s->special_count, gfns, NULL);
+    uint8_t *at = xenforeignmemory_map(vm->foreign, vm->domid, write ? PROT_READ | PROT_WRITE : PROT_READ,
+                                       s->special_count, gfns, NULL);
     if (!at)
         return xen_error(vm, e, "mapping the domain's special pages");
-    memcpy(write ? at : pages, write ? pages : at, bytes);
+    for (size_t i = 0; i < s->special_count; i++)
+        if (!write)
+            memcpy(pages + i * VM_PAGE_SIZE, at + i * VM_PAGE_SIZE, VM_PAGE_SIZE);
+        else if (!is_ring(s, gfns[i]))
+            memcpy(at + i * VM_PAGE_SIZE, pages + i * VM_PAGE_SIZE, VM_PAGE_SIZE);
     xenforeignmemory_unmap(vm->foreign, at, s->special_count);
     return 0;
 }

@@ -17,19 +17,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define REPLICA_SUFFIX "--hikae"
 enum { ORDER_2M = 9, BATCH = 512 };
 
 static int fill_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
 {
     const struct shape *s = &vm->shape;
-    char name[XEN_NAME_MAX + sizeof REPLICA_SUFFIX];
-    snprintf(name, sizeof name, "%s" REPLICA_SUFFIX, vm->name);
-    c->c_info.type = LIBXL_DOMAIN_TYPE_PVH;
+    char name[XEN_NAME_MAX + sizeof XEN_REPLICA_SUFFIX];
+    snprintf(name, sizeof name, "%s" XEN_REPLICA_SUFFIX, vm->name);
+    c->c_info.type = s->is_hvm ? LIBXL_DOMAIN_TYPE_HVM : LIBXL_DOMAIN_TYPE_PVH;
     c->c_info.name = strdup(name);
     memcpy(libxl_uuid_bytearray(&c->c_info.uuid), s->uuid, sizeof s->uuid);
     libxl_defbool_set(&c->c_info.hap, true);
-    libxl_domain_build_info_init_type(&c->b_info, LIBXL_DOMAIN_TYPE_PVH);
+    libxl_domain_build_info_init_type(&c->b_info, c->c_info.type);
     c->b_info.max_vcpus = (int)s->vcpus;
     if (libxl_cpu_bitmap_alloc(vm->ctx, &c->b_info.avail_vcpus, (int)s->vcpus) != 0)
         return xen_error(vm, e, "the replica's vCPUs");
@@ -50,10 +49,11 @@ static int fill_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
         libxl_device_nic_init(n);
         n->devid = s->nics[i].devid;
         n->bridge = strdup(s->nics[i].bridge);
-        n->nictype = LIBXL_NIC_TYPE_VIF;
+        n->nictype = s->nics[i].model[0] ? LIBXL_NIC_TYPE_VIF_IOEMU : LIBXL_NIC_TYPE_VIF;
+        n->model = s->nics[i].model[0] ? strdup(s->nics[i].model) : NULL;
         memcpy(n->mac, s->nics[i].mac, sizeof n->mac);
     }
-    return 0;
+    return s->is_hvm ? hvm_config(vm, c, e) : 0;
 }
 
 /* A stream in memory, for libxl's helper to read. */
@@ -61,7 +61,7 @@ static int make_stream(struct vm *vm, struct errmsg *e)
 {
     struct vm_blob stream = {0};
     const libxl_version_info *version = libxl_get_version_info(vm->ctx);
-    int fd = memfd_create("hikae-skeleton", 0); /* inherited by the helper */
+    int fd = memfd_create("hikae-skeleton", MFD_CLOEXEC);
     bool done = version && fd >= 0 &&
                 skeleton_write(&vm->shape, (unsigned)version->xen_version_major, (unsigned)version->xen_version_minor,
                                &stream) == 0 &&
@@ -78,24 +78,14 @@ static int make_stream(struct vm *vm, struct errmsg *e)
 static int make_domain(struct vm *vm, struct errmsg *e)
 {
     libxl_domain_config c;
-    libxl_domain_restore_params params;
     libxl_domain_config_init(&c);
-    libxl_domain_restore_params_init(&params);
-    params.checkpointed_stream = LIBXL_CHECKPOINTED_STREAM_NONE;
-    params.stream_version = 2;
     int status = fill_config(vm, &c, e), stream = -1;
     if (status == 0)
         status = stream = make_stream(vm, e);
-    if (status >= 0) {
-        uint32_t domid = XEN_NO_DOMAIN;
-        status = libxl_domain_create_restore(vm->ctx, &c, &domid, stream, -1, &params, NULL, NULL) == 0
-                     ? 0
-                     : xen_error(vm, e, "making the replica's domain");
-        vm->domid = status == 0 ? domid : XEN_NO_DOMAIN; /* libxl has removed what it could not finish */
-    }
+    if (status >= 0)
+        status = create_domain(vm, &c, stream, e);
     if (stream >= 0)
         close(stream);
-    libxl_domain_restore_params_dispose(&params);
     libxl_domain_config_dispose(&c);
     return status;
 }
@@ -133,11 +123,11 @@ static int check_host(struct vm *vm, struct errmsg *e)
     enum { SPARE_KB = 16384 }; /* Xen's own part: page tables, vCPUs */
     uint32_t domid;
     uint64_t free_kb = 0;
-    char name[XEN_NAME_MAX + sizeof REPLICA_SUFFIX];
+    char name[XEN_NAME_MAX + sizeof XEN_REPLICA_SUFFIX];
     if (libxl_name_to_domid(vm->ctx, vm->name, &domid) == 0)
         return errmsg_set(e, "a domain of the name %s is on this host already (%u): destroy or rename it", vm->name,
                           domid);
-    snprintf(name, sizeof name, "%s" REPLICA_SUFFIX, vm->name);
+    snprintf(name, sizeof name, "%s" XEN_REPLICA_SUFFIX, vm->name);
     if (libxl_name_to_domid(vm->ctx, name, &domid) == 0) { /* of a worker that died while it was made: never loaded */
         if (libxl_domain_destroy(vm->ctx, domid, NULL) != 0)
             return xen_error(vm, e, "destroying an older replica");
@@ -165,9 +155,14 @@ static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg 
     if (shape_from_json(&vm->shape, spec->settings, e) < 0 || use_local_bridge(&vm->shape, spec->settings, e) < 0 ||
         check_host(vm, e) < 0)
         return -1;
+    char model[sizeof vm->shape.hvm.model];
+    memcpy(model, vm->shape.hvm.model, sizeof model);
     vm->replica = true;
     if (make_domain(vm, e) < 0 || facts_write(vm, e) < 0)
         return -1;
+    if (strcmp(model, vm->shape.hvm.model) != 0)
+        return errmsg_set(e, "VM %s needs the device model QEMU %s, this host has %s: install the same version on both",
+                          vm->name, model, vm->shape.hvm.model);
     for (size_t i = 0; i < vm->shape.ram.n; i++)
         if (populate_range(vm, &vm->shape.ram.at[i], e) < 0)
             return -1;

@@ -55,7 +55,7 @@ static void put_pair(struct json_object *list, uint64_t a, uint64_t b)
     json_object_array_add(list, pair);
 }
 
-static struct json_object *nic_to_json(const struct shape_nic *n)
+static struct json_object *nic_to_json(const struct shape_nic *n, bool is_hvm)
 {
     struct json_object *j = json_object_new_object();
     char mac[18];
@@ -64,13 +64,33 @@ static struct json_object *nic_to_json(const struct shape_nic *n)
     json_object_object_add(j, "devid", json_object_new_int(n->devid));
     json_object_object_add(j, "mac", json_object_new_string(mac));
     json_object_object_add(j, "bridge", json_object_new_string(n->bridge));
+    if (is_hvm) {
+        json_object_object_add(j, "model", json_object_new_string(n->model));
+        json_object_object_add(j, "emulated", json_object_new_boolean(n->emulated));
+    }
+    return j;
+}
+
+static struct json_object *hvm_to_json(const struct shape_hvm *h)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "transparent", json_object_new_boolean(h->transparent));
+    json_object_object_add(j, "direct_boot", json_object_new_boolean(h->direct_boot));
+    json_object_object_add(j, "platform_pci", json_object_new_boolean(h->platform_pci));
+    json_object_object_add(j, "hpet", json_object_new_boolean(h->hpet));
+    json_object_object_add(j, "vpt_align", json_object_new_boolean(h->vpt_align));
+    put_number(j, "timer_mode", h->timer_mode);
+    put_number(j, "serials", h->serials);
+    json_object_object_add(j, "model", json_object_new_string(h->model));
     return j;
 }
 
 struct json_object *shape_to_json(const struct shape *s)
 {
     struct json_object *j = json_object_new_object(), *list;
-    json_object_object_add(j, "type", json_object_new_string("pvh"));
+    json_object_object_add(j, "type", json_object_new_string(s->is_hvm ? "hvm" : "pvh"));
+    if (s->is_hvm)
+        json_object_object_add(j, "hvm", hvm_to_json(&s->hvm));
     put_bytes(j, "uuid", s->uuid, sizeof s->uuid);
     put_number(j, "vcpus", s->vcpus);
     put_number(j, "memory_kb", s->memory_kb);
@@ -95,11 +115,13 @@ struct json_object *shape_to_json(const struct shape *s)
         json_object_array_add(list, json_object_new_uint64(s->specials[i]));
     json_object_object_add(j, "nics", list = json_object_new_array());
     for (unsigned i = 0; i < s->nic_count; i++)
-        json_object_array_add(list, nic_to_json(&s->nics[i]));
+        json_object_array_add(list, nic_to_json(&s->nics[i], s->is_hvm));
     return j;
 }
 
 /* ---- from JSON ---- */
+
+enum { CPUID_LEAF = 24, MSR_ENTRY = 16, EXTRA_KB = 1024 };
 
 static int wrong(struct errmsg *e, const char *key)
 {
@@ -181,7 +203,9 @@ static int get_ram(struct shape *s, struct json_object *j, struct errmsg *e)
         if (page_ranges_add(&s->ram, pair[0], pair[1]) < 0)
             return errmsg_set(e, "out of memory");
     }
-    return s->ram.pages * (VM_PAGE_SIZE / 1024) > s->memory_kb ? wrong(e, "ram") : 0;
+    /* What libxl gives a domain beyond its memory: of an HVM domain it holds the ROMs of the device model. */
+    uint64_t limit_kb = s->memory_kb + (s->is_hvm ? EXTRA_KB : 0);
+    return s->ram.pages * (VM_PAGE_SIZE / 1024) > limit_kb ? wrong(e, "ram") : 0;
 }
 
 static bool is_ram(const struct shape *s, uint64_t gfn)
@@ -213,6 +237,53 @@ static bool is_interface(const char *name)
     return name[n] == '\0' && n > 0 && n < 16 && name[0] != '.' && name[0] != '-';
 }
 
+bool shape_is_card(const char *name)
+{
+    static const char *const known[] = {"",        "e1000",    "e1000e", "rtl8139", "virtio-net", "virtio-net-pci",
+                                        "vmxnet3", "ne2k_pci", "pcnet"};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(name, known[i]) == 0)
+            return true;
+    return false;
+}
+
+static int get_bool(struct json_object *j, const char *key, bool *out, struct errmsg *e)
+{
+    struct json_object *v = json_get(j, key);
+    *out = json_object_get_boolean(v);
+    return json_object_is_type(v, json_type_boolean) ? 0 : wrong(e, key);
+}
+
+static int get_nic_model(struct shape_nic *n, struct json_object *j, struct errmsg *e)
+{
+    const char *model = json_get_text(j, "model", "?");
+    if (!shape_is_card(model))
+        return wrong(e, "model");
+    snprintf(n->model, sizeof n->model, "%s", model);
+    return get_bool(j, "emulated", &n->emulated, e);
+}
+
+static int get_hvm(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct shape_hvm *h = &s->hvm;
+    struct json_object *o = json_get(j, "hvm");
+    const char *model = json_get_text(o, "model", "");
+    uint64_t timer_mode, ports;
+    if (get_number(o, "timer_mode", 0, 3, &timer_mode, e) < 0 ||
+        get_number(o, "serials", 0, SHAPE_SERIALS_MAX, &ports, e) < 0)
+        return -1;
+    if (!model[0] || model[strspn(model, "0123456789.")] ||
+        snprintf(h->model, sizeof h->model, "%s", model) >= (int)sizeof h->model)
+        return wrong(e, "model");
+    h->timer_mode = (unsigned)timer_mode;
+    h->serials = (unsigned)ports;
+    return get_bool(o, "transparent", &h->transparent, e) < 0 || get_bool(o, "direct_boot", &h->direct_boot, e) < 0 ||
+                   get_bool(o, "platform_pci", &h->platform_pci, e) < 0 || get_bool(o, "hpet", &h->hpet, e) < 0 ||
+                   get_bool(o, "vpt_align", &h->vpt_align, e) < 0
+               ? -1
+               : 0;
+}
+
 static int get_nics(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     struct json_object *list = json_get_array(j, "nics");
@@ -231,6 +302,8 @@ static int get_nics(struct shape *s, struct json_object *j, struct errmsg *e)
             return wrong(e, "mac");
         if (!is_interface(bridge))
             return wrong(e, "bridge");
+        if (s->is_hvm && get_nic_model(n, o, e) < 0)
+            return -1;
         n->devid = (int)devid;
         snprintf(n->bridge, sizeof n->bridge, "%s", bridge);
     }
@@ -249,14 +322,15 @@ static int get_uuid(struct shape *s, struct json_object *j, struct errmsg *e)
     return status;
 }
 
-enum { CPUID_LEAF = 24, MSR_ENTRY = 16 };
-
 int shape_from_json(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     uint64_t vcpus;
     *s = (struct shape){.grant_version = -1};
-    if (strcmp(json_get_text(j, "type", ""), "pvh") != 0)
+    s->is_hvm = strcmp(json_get_text(j, "type", ""), "hvm") == 0;
+    if (!s->is_hvm && strcmp(json_get_text(j, "type", ""), "pvh") != 0)
         return wrong(e, "type");
+    if (s->is_hvm && get_hvm(s, j, e) < 0)
+        return -1;
     struct json_object *version = json_get(j, "grant_version");
     s->grant_version = json_object_is_type(version, json_type_int) ? json_object_get_int(version) : -1;
     if (s->grant_version < -1 || s->grant_version > 2)

@@ -20,6 +20,7 @@ enum {
     SHAPE_BLOB_MAX = 64 * 1024,
     SHAPE_VCPUS_MAX = 128,
     SHAPE_RANGES_MAX = 16,
+    SHAPE_SERIALS_MAX = 4,
 };
 #define SHAPE_PAGES_MAX (UINT64_C(1) << 28) /* 1 TiB */
 
@@ -27,9 +28,23 @@ struct shape_nic {
     int devid;
     uint8_t mac[6];
     char bridge[16];
+    char model[16]; /* HVM: what the device model emulates; "": nothing, it is Xen's interface only */
+    bool emulated;  /* HVM: that is what the guest uses, not Xen's interface */
+};
+
+/* The machine of an HVM domain. */
+struct shape_hvm {
+    bool transparent;  /* the guest has no drivers for Xen and knows nothing of checkpoints */
+    bool direct_boot;  /* from a kernel, not from a disk */
+    bool platform_pci; /* it has Xen's platform device */
+    bool hpet, vpt_align;
+    unsigned timer_mode, serials;
+    char model[16]; /* version of the device model (QEMU): its state fits no other */
 };
 
 struct shape {
+    bool is_hvm; /* else PVH */
+    struct shape_hvm hvm;
     uint8_t uuid[16];
     unsigned vcpus;
     uint64_t memory_kb;
@@ -57,6 +72,9 @@ void shape_free(struct shape *s);
 uint64_t shape_span(const struct shape *s);
 /* 0 if there is no such parameter. */
 uint64_t shape_param(const struct shape *s, uint64_t index);
+
+/* Is this a network card that a device model may have ("": none)? The name is part of its command line. */
+bool shape_is_card(const char *name);
 
 /* A new object, owned by the caller; NULL: no memory. */
 struct json_object *shape_to_json(const struct shape *s);

@@ -6,6 +6,7 @@
 enum { /* libxl's records */
        LIBXL_END = 0,
        LIBXL_LIBXC_CONTEXT = 1,
+       LIBXL_EMULATOR_CONTEXT = 3,
 };
 enum { /* libxc's records */
        LIBXC_END = 0,
@@ -101,6 +102,14 @@ static int params(const struct shape *s, struct vm_blob *out)
     return record(out, LIBXC_HVM_PARAMS, &p, 8 + s->param_count * sizeof p.at[0]);
 }
 
+/* libxl wants a state for the device model. It is given to none: the replica's is told to wait for another one. */
+static int no_model_state(struct vm_blob *out)
+{
+    enum { EMULATOR_QEMU_UPSTREAM = 2 };
+    uint32_t head[4] = {EMULATOR_QEMU_UPSTREAM, 0, 0, 0}; /* id, index, and 8 bytes of nothing */
+    return record(out, LIBXL_EMULATOR_CONTEXT, head, sizeof head);
+}
+
 int skeleton_write(const struct shape *s, unsigned xen_major, unsigned xen_minor, struct vm_blob *out)
 {
     struct tsc_info tsc = {s->tsc.mode, s->tsc.khz, s->tsc.ns, s->tsc.incarnation, 0};
@@ -110,7 +119,8 @@ int skeleton_write(const struct shape *s, unsigned xen_major, unsigned xen_minor
                    record(out, LIBXC_STATIC_DATA_END, NULL, 0) < 0 || special_pages(s, out) < 0 ||
                    record(out, LIBXC_X86_TSC_INFO, &tsc, sizeof tsc) < 0 ||
                    record(out, LIBXC_HVM_CONTEXT, s->context.data, s->context.size) < 0 || params(s, out) < 0 ||
-                   record(out, LIBXC_END, NULL, 0) < 0 || record(out, LIBXL_END, NULL, 0) < 0
+                   record(out, LIBXC_END, NULL, 0) < 0 || (s->is_hvm && no_model_state(out) < 0) ||
+                   record(out, LIBXL_END, NULL, 0) < 0
                ? -1
                : 0;
 }

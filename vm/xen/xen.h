@@ -5,14 +5,17 @@
  *   attach.c      a domain that runs: finding it, what is refused, its shape
  *   layout.c      where its pages are; mapping them
  *   checkpoint.c  log-dirty, suspend, context, resume
- *   replica.c     a paused domain that holds the replica, and giving it its state
+ *   replica.c     a paused domain that holds the replica, and giving it its state; create.c: libxl making it
+ *   hvm.c         an HVM domain's machine: what is refused, a replica's; model.c: its device model
  *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
- *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c
+ *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c; state.c
  */
 #ifndef HIKAE_VM_XEN_XEN_H
 #define HIKAE_VM_XEN_XEN_H
 
 #include "common/errmsg.h"
+#include "vm/qmp/qmp.h"
+#include "vm/qmp/state.h"
 #include "vm/vm.h"
 #include "vm/xen/shape.h"
 
@@ -23,11 +26,18 @@
 
 #include <stdbool.h>
 
-enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480 };
+enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, MODEL_PATH_MAX = 64 };
+#define XEN_REPLICA_SUFFIX "--hikae" /* of the domain's name, until it takes over */
 
 struct xen_log { /* what the libraries have to say; the last error is for our own messages */
     xentoollog_logger vtable;
     char last[256];
+};
+
+struct model {
+    struct qmp qmp; /* not connected if the domain is PVH */
+    struct qmp_state saved;
+    struct qmp_migration migration;
 };
 
 struct vm {
@@ -43,6 +53,7 @@ struct vm {
     xenforeignmemory_handle *foreign;
     struct xs_handle *xs;
     libxl_ctx *ctx;
+    struct model model;
 
     uint8_t *memory; /* of shape_span() pages; where the domain has none there is memory of nobody */
     uint64_t span;
@@ -81,6 +92,8 @@ void facts_remove(const char *run_dir);
 int xen_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
 int xen_launch(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
 int xen_describe(struct vm *vm, struct json_object **out, struct errmsg *e);
+/* -1 with "can't be protected" and why. */
+int xen_refuse(const struct vm *vm, struct errmsg *e, const char *why);
 /* The domain's HVM context, appended. */
 int xen_context(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 
@@ -90,7 +103,8 @@ int layout_find(struct vm *vm, struct errmsg *e);
 /* Maps shape.ram at vm->memory, and makes the dirty bitmap. */
 int layout_map(struct vm *vm, bool writable, struct errmsg *e);
 void layout_unmap(struct vm *vm);
-/* Reads or writes the special pages; `pages` is special_count pages. */
+/* Reads or writes the special pages, of which rings of this host's own are not written; `pages` is special_count
+ * pages. */
 int layout_specials(struct vm *vm, uint8_t *pages, bool write, struct errmsg *e);
 
 /* ---- checkpoint.c ---- */
@@ -104,6 +118,36 @@ int xen_resume(struct vm *vm, struct errmsg *e);
 int xen_disarm(struct vm *vm, struct errmsg *e);
 /* Lets a suspended domain go on where it was. */
 int xen_wake(struct vm *vm, struct errmsg *e);
+
+/* ---- hvm.c ---- */
+/* Refuses what can't be checkpointed, fills shape.hvm. */
+int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e);
+/* Does its guest help, and which network interfaces does it use? */
+int hvm_read_guest(struct vm *vm, struct errmsg *e);
+/* What a replica's configuration has beyond a PVH domain's. Its strings are libxl's to free. */
+int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e);
+
+/* ---- model.c: each call waits for the answer unless said otherwise, VM_CALL_MS at most ---- */
+void model_init(struct vm *vm);
+void model_close(struct vm *vm);
+/* Of the socket that model_open connects to. */
+void model_path(uint32_t domid, char out[MODEL_PATH_MAX]);
+/* Connects; fills shape.hvm.model. */
+int model_open(struct vm *vm, struct errmsg *e);
+/* Shall what it writes into the guest's memory be marked as dirty? */
+int model_track(struct vm *vm, bool on, struct errmsg *e);
+/* Its I/O is drained, and it writes nothing more into the guest's memory. */
+int model_stop(struct vm *vm, struct errmsg *e);
+int model_continue(struct vm *vm, struct errmsg *e);
+/* Doesn't wait. */
+int model_save_begin(struct vm *vm, struct errmsg *e);
+int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+/* Of a replica, VM_SETUP_MS at most. The model runs then. */
+int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
+
+/* ---- create.c ---- */
+/* A paused domain from a stream. Connects its device model if it has one. */
+int create_domain(struct vm *vm, libxl_domain_config *c, int stream, struct errmsg *e);
 
 /* ---- replica.c ---- */
 int xen_replica_create(const struct vm_spec *spec, struct vm **out, struct errmsg *e);

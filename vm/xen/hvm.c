@@ -1,0 +1,204 @@
+/*
+ * hvm: what of an HVM domain's machine a replica must know, what of it can't be checkpointed, and the replica's
+ * configuration from it. The machine of a replica must have the very devices of the original, at the same places:
+ * QEMU loads their state by name.
+ */
+#include "vm/xen/xen.h"
+
+#include "common/file.h"
+
+#include <xen/hvm/params.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How QEMU is made to wait for its state; the last -incoming is what counts. Of a domain that was our replica once. */
+static const char *const incoming[] = {"-incoming", "defer", NULL};
+
+static bool is_on(libxl_defbool b, bool otherwise)
+{
+    return libxl_defbool_is_default(b) ? otherwise : libxl_defbool_val(b);
+}
+
+static bool has_any(char *const *list)
+{
+    return list && list[0];
+}
+
+static bool is_incoming(char *const *list)
+{
+    return has_any(list) && strcmp(list[0], incoming[0]) == 0 && list[1] && strcmp(list[1], incoming[1]) == 0 &&
+           !list[2];
+}
+
+/* ---- what is refused ---- */
+
+static const char *refused_model(const libxl_domain_build_info *b)
+{
+    if (b->device_model_version == LIBXL_DEVICE_MODEL_VERSION_QEMU_XEN_TRADITIONAL)
+        return "its device model is qemu-xen-traditional";
+    if (is_on(b->device_model_stubdomain, false))
+        return "its device model is in a domain of its own (stubdom)";
+    if (is_on(b->dm_restrict, false))
+        return "its device model is restricted (dm_restrict)";
+    if (b->device_model)
+        return "it has a device model of its own (device_model_override)";
+    if (has_any(b->extra) || (has_any(b->extra_hvm) && !is_incoming(b->extra_hvm)))
+        return "its device model has arguments of its own (device_model_args)";
+    return NULL;
+}
+
+static const char *refused_devices(const libxl_domain_build_info *b)
+{
+    if (b->u.hvm.vga.kind != LIBXL_VGA_INTERFACE_TYPE_NONE)
+        return "it has a graphics card, whose memory Hikae does not track: vga=\"none\"";
+    if (is_on(b->u.hvm.usb, false) || b->u.hvm.usbversion || b->u.hvm.usbdevice || has_any(b->u.hvm.usbdevice_list))
+        return "it has USB: usb=0, no usbdevice";
+    if (b->u.hvm.soundhw)
+        return "it has a sound card (soundhw)";
+    if (is_on(b->u.hvm.spice.enable, false) || is_on(b->u.hvm.sdl.enable, false))
+        return "it has a display (spice, sdl)";
+    if (is_on(b->u.hvm.gfx_passthru, false))
+        return "it has a graphics card passed through to it";
+    if (b->u.hvm.vendor_device != LIBXL_VENDOR_DEVICE_NONE)
+        return "it has a vendor_device";
+    if (b->u.hvm.mmio_hole_memkb && b->u.hvm.mmio_hole_memkb != LIBXL_MEMKB_DEFAULT)
+        return "its hole for devices is of a special size (mmio_hole)";
+    if (!is_on(b->acpi, true) || !is_on(b->u.hvm.acpi, true))
+        return "it is without ACPI";
+    return NULL;
+}
+
+static unsigned serials(const libxl_domain_build_info *b)
+{
+    unsigned n = b->u.hvm.serial ? 1 : 0;
+    while (b->u.hvm.serial_list && b->u.hvm.serial_list[n])
+        n++;
+    return n;
+}
+
+static int read_param(struct vm *vm, unsigned index, uint64_t *value, struct errmsg *e)
+{
+    return xc_hvm_param_get(vm->xc, vm->domid, index, value) < 0 ? xen_error(vm, e, "reading the domain's parameters")
+                                                                 : 0;
+}
+
+int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
+{
+    const libxl_domain_build_info *b = &c->b_info;
+    struct shape_hvm *h = &vm->shape.hvm;
+    uint64_t timer_mode, hpet, vpt_align, altp2m;
+    const char *why = refused_model(b);
+    if (!why)
+        why = refused_devices(b);
+    if (!why && serials(b) > SHAPE_SERIALS_MAX)
+        why = "it has more than 4 serial ports";
+    if (why)
+        return xen_refuse(vm, e, why);
+    if (read_param(vm, HVM_PARAM_TIMER_MODE, &timer_mode, e) < 0 ||
+        read_param(vm, HVM_PARAM_HPET_ENABLED, &hpet, e) < 0 ||
+        read_param(vm, HVM_PARAM_VPT_ALIGN, &vpt_align, e) < 0 || read_param(vm, HVM_PARAM_ALTP2M, &altp2m, e) < 0)
+        return -1;
+    if (altp2m)
+        return xen_refuse(vm, e, "it uses alternate views of its memory (altp2m)");
+    vm->shape.is_hvm = true;
+    h->timer_mode = (unsigned)timer_mode;
+    h->hpet = hpet != 0;
+    h->vpt_align = vpt_align != 0;
+    h->platform_pci = is_on(b->u.hvm.xen_platform_pci, true);
+    h->direct_boot = b->kernel != NULL;
+    h->serials = serials(b);
+    return 0;
+}
+
+/* ---- whether its guest helps ---- */
+
+static bool is_one(const struct vm *vm, const char *path, const char *one)
+{
+    char *value = xs_read(vm->xs, XBT_NULL, path, NULL);
+    bool is = value && strcmp(value, one) == 0;
+    free(value);
+    return is;
+}
+
+/* Does the guest use the interface that Xen offers it, or a card that the device model emulates? */
+static bool uses_vif(const struct vm *vm, int devid)
+{
+    char path[80];
+    snprintf(path, sizeof path, "/local/domain/0/backend/vif/%u/%d/state", vm->domid, devid);
+    return is_one(vm, path, "4"); /* XenbusStateConnected */
+}
+
+int hvm_read_guest(struct vm *vm, struct errmsg *e)
+{
+    struct shape *s = &vm->shape;
+    uint64_t callback;
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/control/feature-suspend", vm->domid);
+    if (read_param(vm, HVM_PARAM_CALLBACK_IRQ, &callback, e) < 0)
+        return -1;
+    bool cooperative = is_one(vm, path, "1");
+    if (callback && !cooperative)
+        return xen_refuse(vm, e,
+                          "the guest has Xen's drivers, but does not say that it can suspend itself "
+                          "(control/feature-suspend): is it still booting?");
+    s->hvm.transparent = !cooperative;
+    for (unsigned i = 0; i < s->nic_count; i++) {
+        struct shape_nic *n = &s->nics[i];
+        n->emulated = n->model[0] && !(cooperative && uses_vif(vm, n->devid));
+        if (!n->emulated && s->hvm.transparent)
+            return xen_refuse(vm, e, "it has a network interface (type=vif) that its guest has no driver for");
+    }
+    return 0;
+}
+
+/* ---- a replica ---- */
+
+/* A guest that was booted from a kernel, not from a disk, has a device (fw_cfg) from which its firmware took that. The
+ * replica's must be there too; what is in it does not matter, for no replica boots. This is the least that QEMU takes
+ * for a kernel: the setup header of Linux's boot protocol. */
+static int write_kernel(const struct vm *vm, char **path, struct errmsg *e)
+{
+    enum { SIZE = 16384, MAGIC = 0x202, VERSION = 0x206 };
+    static char kernel[SIZE];
+    char name[XEN_RUN_DIR_MAX + 16];
+    memcpy(kernel + MAGIC, "HdrS", 4);
+    kernel[VERSION] = 6; /* 2.06 */
+    kernel[VERSION + 1] = 2;
+    snprintf(name, sizeof name, "%s/kernel", vm->run_dir);
+    if (file_write_atomic(name, kernel, sizeof kernel, 0600, e) < 0)
+        return -1;
+    *path = strdup(name);
+    return *path ? 0 : errmsg_set(e, "out of memory");
+}
+
+/* A list of strings that libxl frees. */
+static char **make_list(const char *const *words, size_t n)
+{
+    char **list = calloc(n + 1, sizeof *list);
+    for (size_t i = 0; list && i < n; i++)
+        list[i] = strdup(words[i]);
+    return list;
+}
+
+int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
+{
+    static const char *const ptys[SHAPE_SERIALS_MAX] = {"pty", "pty", "pty", "pty"};
+    const struct shape_hvm *h = &vm->shape.hvm;
+    libxl_domain_build_info *b = &c->b_info;
+    b->device_model_version = LIBXL_DEVICE_MODEL_VERSION_QEMU_XEN;
+    b->timer_mode = (libxl_timer_mode)h->timer_mode;
+    b->video_memkb = 0;
+    b->u.hvm.vga.kind = LIBXL_VGA_INTERFACE_TYPE_NONE;
+    libxl_defbool_set(&b->u.hvm.vnc.enable, false);
+    libxl_defbool_set(&b->u.hvm.usb, false);
+    libxl_defbool_set(&b->u.hvm.hpet, h->hpet);
+    libxl_defbool_set(&b->u.hvm.vpt_align, h->vpt_align);
+    libxl_defbool_set(&b->u.hvm.xen_platform_pci, h->platform_pci);
+    b->extra_hvm = make_list(incoming, 2);
+    b->u.hvm.serial_list = h->serials ? make_list(ptys, h->serials) : NULL;
+    if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list))
+        return errmsg_set(e, "out of memory");
+    return h->direct_boot ? write_kernel(vm, &b->kernel, e) : 0;
+}
