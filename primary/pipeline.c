@@ -110,7 +110,7 @@ static int encode_resync(struct pipeline *p, const struct job *j)
 {
     struct sending to = {p->encoder, j->epoch};
     struct resync_walk w;
-    int more = resync_walk_begin(&w, j->span, p->config.memory) ? -1 : 1;
+    int more = resync_walk_begin(&w, j->span, resync_read_memory, (void *)(uintptr_t)p->config.memory) ? -1 : 1;
     while (more > 0 && !is_ending(p)) {
         more = resync_walk_step(&w, send_page, &to);
         atomic_fetch_add_explicit(&p->pages_done, w.compared, memory_order_relaxed);

@@ -48,9 +48,10 @@ void resync_span_free(struct resync_span *s)
 
 /* ---- the walk ---- */
 
-int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, const uint8_t *memory)
+int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg)
 {
-    *w = (struct resync_walk){.span = span, .memory = memory, .region = span->first, .offset = REGIONS_HEAD_SIZE};
+    *w = (struct resync_walk){
+        .span = span, .read = read, .read_arg = read_arg, .region = span->first, .offset = REGIONS_HEAD_SIZE};
     w->has_run = regions_next(span->payload, span->n, &w->offset, &w->run) > 0;
     w->buffer = malloc((size_t)span->head.region_pages * VM_PAGE_SIZE);
     return w->buffer ? 0 : -1;
@@ -77,27 +78,34 @@ static const uint8_t *told_digest(struct resync_walk *w)
     return w->run.digests + (w->region - w->run.first) * PROTO_DIGEST_SIZE;
 }
 
-/* Reads the region's populated pages into the buffer; the others are zeroes. Returns how many are populated. */
-static uint64_t read_region(struct resync_walk *w, uint64_t begin, uint64_t end)
+int resync_read_memory(uint64_t first, uint64_t count, uint8_t *out, void *arg)
+{
+    memcpy(out, (const uint8_t *)arg + first * VM_PAGE_SIZE, count * VM_PAGE_SIZE);
+    return 0;
+}
+
+/* Reads the region's populated pages into the buffer; the others are zeroes. *found: how many are populated. */
+static int read_region(struct resync_walk *w, uint64_t begin, uint64_t end, uint64_t *found)
 {
     const struct page_ranges *p = &w->span->populated;
-    uint64_t at = begin, found = 0;
+    uint64_t at = begin;
+    *found = 0;
     while (w->range < p->n && p->at[w->range].first < end) {
         const struct page_range *r = &p->at[w->range];
         uint64_t first = r->first > begin ? r->first : begin, last = r->first + r->count;
         uint64_t stop = last < end ? last : end;
         memset(w->buffer + (at - begin) * VM_PAGE_SIZE, 0, (first - at) * VM_PAGE_SIZE);
-        memcpy(w->buffer + (first - begin) * VM_PAGE_SIZE, w->memory + first * VM_PAGE_SIZE,
-               (stop - first) * VM_PAGE_SIZE);
-        found += stop - first;
+        if (w->read(first, stop - first, w->buffer + (first - begin) * VM_PAGE_SIZE, w->read_arg))
+            return -1;
+        *found += stop - first;
         at = stop;
         if (last > end)
             break;
         w->range++;
     }
-    if (found)
+    if (*found)
         memset(w->buffer + (at - begin) * VM_PAGE_SIZE, 0, (end - at) * VM_PAGE_SIZE);
-    return found;
+    return 0;
 }
 
 int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg)
@@ -110,7 +118,9 @@ int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg)
     if (end > w->span->pages)
         end = w->span->pages;
     const uint8_t *there = told_digest(w);
-    uint64_t populated = read_region(w, begin, end);
+    uint64_t populated;
+    if (read_region(w, begin, end, &populated))
+        return -1;
     w->region++;
     w->compared += populated;
     if (!there && !populated)

@@ -28,10 +28,14 @@ struct resync_span *resync_span_new(const struct regions_told *told, uint64_t fi
 void resync_span_free(struct resync_span *s);
 
 typedef int resync_send(uint64_t gfn, const uint8_t *page, void *arg); /* not 0: can't */
+/* Copies pages [first, first + count) to `out`; only populated ones are asked for, since reading a hole of the guest's
+ * memory would allocate it. Not 0: can't. */
+typedef int resync_read(uint64_t first, uint64_t count, uint8_t *out, void *arg);
 
 struct resync_walk {
     const struct resync_span *span;
-    const uint8_t *memory;   /* the guest's; only populated pages of it are read: reading a hole would allocate it */
+    resync_read *read;
+    void *read_arg;
     uint64_t region;         /* next */
     size_t offset, range;    /* next run, next range */
     struct regions_run run;  /* the one that `region` is in or before */
@@ -39,9 +43,13 @@ struct resync_walk {
     uint64_t compared, sent; /* pages: populated ones that were looked at; that were sent */
     uint8_t *buffer;         /* of one region, so that each page is read once */
 };
-int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, const uint8_t *memory); /* -1: no memory */
-/* Deals with the next region. 1: there is more; 0: that was all; -1: `send` could not. */
+/* -1: no memory */
+int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg);
+/* Deals with the next region. 1: there is more; 0: that was all; -1: `read` or `send` could not. */
 int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg);
 void resync_walk_end(struct resync_walk *w);
+
+/* A resync_read: `arg` is a pointer to the first octet of the memory. */
+int resync_read_memory(uint64_t first, uint64_t count, uint8_t *out, void *arg);
 
 #endif

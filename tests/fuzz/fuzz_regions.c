@@ -21,11 +21,11 @@ static int count(uint64_t gfn, const uint8_t *page, void *arg)
     return 0;
 }
 
-static void compare(const struct resync_span *span, const uint8_t *memory)
+static void compare(const struct resync_span *span, uint8_t *memory)
 {
     struct resync_walk w;
     uint64_t sent = 0;
-    if (resync_walk_begin(&w, span, memory))
+    if (resync_walk_begin(&w, span, resync_read_memory, memory))
         return;
     while (resync_walk_step(&w, count, &sent) > 0)
         ;

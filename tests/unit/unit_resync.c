@@ -83,7 +83,7 @@ static int to_replica(uint64_t gfn, const uint8_t *page, void *arg)
 static void compare(struct rig *g, const struct resync_span *span)
 {
     struct resync_walk w;
-    assert_int_equal(resync_walk_begin(&w, span, g->guest), 0);
+    assert_int_equal(resync_walk_begin(&w, span, resync_read_memory, g->guest), 0);
     while (resync_walk_step(&w, to_replica, g) > 0)
         ;
     g->compared += w.compared;
