@@ -82,18 +82,18 @@ static int copy_pages(struct capture *c, const struct page_ranges *dirty, const 
     return 0;
 }
 
-static void drain(struct outlet *const *outlets, unsigned n)
+static void drain(const struct capture_source *from)
 {
-    for (unsigned i = 0; i < n; i++)
-        outlet_drain(outlets[i]);
+    for (unsigned i = 0; i < from->outlet_count; i++)
+        outlet_drain(from->outlets[i]);
 }
 
-static int barrier(struct outlet *const *outlets, unsigned n, uint64_t epoch, struct errmsg *e)
+static int barrier(const struct capture_source *from, uint64_t epoch, struct errmsg *e)
 {
-    drain(outlets, n);
-    for (unsigned i = 0; i < n; i++) {
-        outlet_hold(outlets[i]);
-        if (outlet_barrier(outlets[i], epoch))
+    drain(from);
+    for (unsigned i = 0; i < from->outlet_count; i++) {
+        outlet_hold(from->outlets[i]);
+        if (outlet_barrier(from->outlets[i], epoch))
             return errmsg_set(e, "too many epochs are closed and not released");
     }
     return 0;
@@ -107,15 +107,17 @@ static int64_t lap(int64_t *mark)
     return ns;
 }
 
-static int take(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
-                bool copy, struct page_ranges *dirty, struct capture *c, int64_t *mark, struct errmsg *e)
+static int take(const struct capture_source *from, bool copy, struct page_ranges *dirty, struct capture *c,
+                int64_t *mark, struct errmsg *e)
 {
+    const struct vm_ops *ops = from->ops;
+    struct vm *vm = from->vm;
     struct capture_times *t = &c->times;
     c->state.size = 0;
     c->n = 0;
     if (ops->state_begin(vm, e))
         return -1;
-    drain(outlets, outlet_count); /* while the VM's process saves its state */
+    drain(from); /* while the VM's process saves its state */
     t->net = lap(mark);
     page_ranges_clear(dirty);
     if (ops->dirty(vm, dirty, e))
@@ -127,33 +129,33 @@ static int take(const struct vm_ops *ops, struct vm *vm, struct outlet *const *o
     if (ops->state_end(vm, &c->state, e))
         return -1;
     t->state = lap(mark);
-    if (barrier(outlets, outlet_count, c->epoch, e))
+    if (barrier(from, c->epoch, e))
         return -1;
     t->net += lap(mark);
     return 0;
 }
 
 /* A pause that was given up may be carried out later all the same. */
-static int undo_pause(const struct vm_ops *ops, struct vm *vm)
+static int undo_pause(const struct capture_source *from)
 {
     struct errmsg second;
-    (void)ops->resume(vm, &second); /* if that fails as well, whoever opens the gate tries again */
+    (void)from->ops->resume(from->vm, &second); /* if that fails as well, whoever opens the gate tries again */
     return -1;
 }
 
-int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
-                       uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e)
+int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool last, struct page_ranges *scratch,
+                       struct capture *c, struct errmsg *e)
 {
     c->epoch = epoch;
     c->times = (struct capture_times){.paused_at = clock_now()};
     int64_t mark = c->times.paused_at;
-    if (ops->pause(vm, e))
-        return undo_pause(ops, vm);
+    if (from->ops->pause(from->vm, e))
+        return undo_pause(from);
     c->times.stop = lap(&mark);
-    int result = take(ops, vm, outlets, outlet_count, !last, scratch, c, &mark, e);
+    int result = take(from, !last, scratch, c, &mark, e);
     struct errmsg second;
     mark = clock_now();
-    if ((!last || result) && ops->resume(vm, result ? &second : e))
+    if ((!last || result) && from->ops->resume(from->vm, result ? &second : e))
         result = -1;
     c->times.resume = lap(&mark);
     c->times.total = mark - c->times.paused_at;

@@ -28,12 +28,20 @@ struct capture {
 struct capture *capture_new(size_t pages, struct errmsg *e);
 void capture_free(struct capture *c);
 
-/* Pauses the guest, takes the epoch into `c`, resumes it. `outlets` get their barrier(epoch) while the guest is paused:
- * promise 1. last: unless it fails the guest is left paused, and its pages where they are: `scratch` names them.
- * With a failure the guest has been resumed if that was possible at all, and what was scanned is lost: the stream can't
- * go on. */
-int capture_checkpoint(const struct vm_ops *ops, struct vm *vm, struct outlet *const *outlets, unsigned outlet_count,
-                       uint64_t epoch, bool last, struct page_ranges *scratch, struct capture *c, struct errmsg *e);
+/* What it is taken from; borrowed. */
+struct capture_source {
+    const struct vm_ops *ops;
+    struct vm *vm;
+    struct outlet *const *outlets;
+    unsigned outlet_count;
+};
+
+/* Pauses the guest, takes the epoch into `c`, resumes it. The outlets get their barrier(epoch) while the guest is
+ * paused: promise 1. last: unless it fails the guest is left paused, and its pages where they are: `scratch` names
+ * them. With a failure the guest has been resumed if that was possible at all, and what was scanned is lost: the stream
+ * can't go on. */
+int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool last, struct page_ranges *scratch,
+                       struct capture *c, struct errmsg *e);
 
 int64_t clock_now(void); /* CLOCK_MONOTONIC in ns */
 

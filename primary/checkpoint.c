@@ -78,8 +78,8 @@ static void checkpoint(struct worker *w)
     struct capture *capture = c->free[--c->free_count];
     struct errmsg e;
     bool first = c->flight.last == 0, last = move_is_last(w);
-    if (capture_checkpoint(w->ops, w->vm, w->outlets, w->outlet_count, c->flight.last + 1, last, &c->dirty, capture,
-                           &e)) {
+    struct capture_source from = {.ops = w->ops, .vm = w->vm, .outlets = w->outlets, .outlet_count = w->outlet_count};
+    if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
             network_let_go(w);
