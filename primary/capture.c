@@ -1,4 +1,6 @@
 #include "primary/capture.h"
+
+#include "disk/client.h"
 #include "netbuf/outlet.h"
 
 #include <stdlib.h>
@@ -149,8 +151,18 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     c->epoch = epoch;
     c->times = (struct capture_times){.paused_at = clock_now()};
     int64_t mark = c->times.paused_at;
-    if (from->ops->pause(from->vm, e))
+    if (from->disks)
+        disk_set_pausing(from->disks, true);
+    if (from->ops->pause(from->vm, e)) {
+        if (from->disks)
+            disk_set_pausing(from->disks, false);
         return undo_pause(from);
+    }
+    c->disk_mark = 0;
+    if (from->disks) { /* its I/O is drained: what it has written is in the log, and nothing else */
+        c->disk_mark = disk_mark(from->disks);
+        disk_set_pausing(from->disks, false);
+    }
     c->times.stop = lap(&mark);
     int result = take(from, !last, scratch, c, &mark, e);
     struct errmsg second;

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+struct disk_client;
 struct outlet;
 
 struct capture_times { /* ns each; total is the guest's pause, as seen from here */
@@ -18,6 +19,7 @@ struct capture_times { /* ns each; total is the guest's pause, as seen from here
 
 struct capture {
     uint64_t epoch;
+    uint64_t disk_mark; /* position in the write log at which the epoch ends; 0: no disks */
     uint64_t *gfns;
     uint8_t *pages; /* VM_PAGE_SIZE each, prefaulted */
     size_t n, capacity;
@@ -34,6 +36,7 @@ struct capture_source {
     struct vm *vm;
     struct outlet *const *outlets;
     unsigned outlet_count;
+    struct disk_client *disks; /* NULL: none */
 };
 
 /* Pauses the guest, takes the epoch into `c`, resumes it. The outlets get their barrier(epoch) while the guest is

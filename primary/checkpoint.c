@@ -78,7 +78,11 @@ static void checkpoint(struct worker *w)
     struct capture *capture = c->free[--c->free_count];
     struct errmsg e;
     bool first = c->flight.last == 0, last = move_is_last(w);
-    struct capture_source from = {.ops = w->ops, .vm = w->vm, .outlets = w->outlets, .outlet_count = w->outlet_count};
+    struct capture_source from = {.ops = w->ops,
+                                  .vm = w->vm,
+                                  .outlets = w->outlets,
+                                  .outlet_count = w->outlet_count,
+                                  .disks = w->disks.tracking ? w->disks.client : NULL};
     if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
@@ -86,6 +90,8 @@ static void checkpoint(struct worker *w)
         fail(w, e.text);
         return;
     }
+    disks_captured(w, c->flight.last + 1);
+    w->disks.pushed = capture->disk_mark;
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
         network_let_go(w);
@@ -145,15 +151,18 @@ static void next_round(struct worker *w)
     pipeline_round(c->pipeline, 1, &c->dirty, false);
 }
 
-/* Of a first round that compares: has everything been told and compared? */
+/* Has everything that the first round compares been told and compared? */
 static bool is_compared(struct worker *w)
 {
     struct sync *s = &w->checkpoint.sync;
     if (s->round > 1)
         return true;
-    s->sent = pipeline_pages_sent(w->checkpoint.pipeline);
-    if (--s->spans || !regions_all_told(&s->told))
+    bool told = disks_are_told(w) && (!s->differences || regions_all_told(&s->told));
+    if (--s->spans || !told)
         return false;
+    if (!s->differences)
+        return true;
+    s->sent = pipeline_pages_sent(w->checkpoint.pipeline);
     page_ranges_free(&s->populated);
     w->metrics.pages_dirty += s->sent;
     log_info("re-sync to %s: %" PRIu64 " pages compared, %" PRIu64 " sent", w->peer, s->total, s->sent);
@@ -181,7 +190,7 @@ static void on_pace(struct ev_loop *loop, ev_timer *t, int events)
 static void on_round_done(void *arg)
 {
     struct worker *w = arg;
-    if (w->state == PROTECTION_SYNCING && (!w->checkpoint.sync.differences || is_compared(w)))
+    if (w->state == PROTECTION_SYNCING && is_compared(w))
         go_on(w);
 }
 
@@ -216,6 +225,11 @@ static void on_output(void *arg)
     session_pump(arg);
 }
 
+static void on_failed(const char *what, void *arg)
+{
+    fail(arg, what);
+}
+
 static int refill_captures(struct checkpoint *c, struct errmsg *e)
 {
     while (c->free_count < FLIGHT_MAX) { /* those that were in the pipeline when it was ended went with it */
@@ -230,7 +244,7 @@ static int refill_captures(struct checkpoint *c, struct errmsg *e)
 static int begin_sync(struct worker *w, struct errmsg *e)
 {
     static const struct pipeline_handlers handlers = {
-        .output = on_output, .captured = on_captured, .round_done = on_round_done};
+        .output = on_output, .captured = on_captured, .round_done = on_round_done, .failed = on_failed};
     struct checkpoint *c = &w->checkpoint;
     flight_reset(&c->flight);
     page_ranges_free(&c->sync.populated);
@@ -240,16 +254,19 @@ static int begin_sync(struct worker *w, struct errmsg *e)
                             .told = {.pages = w->info.pages}};
     vm_blob_free(&c->initial);
     page_ranges_clear(&c->dirty);
-    if (refill_captures(c, e) || w->ops->arm(w->vm, &c->initial, e) || w->ops->populated(w->vm, &c->dirty, e))
+    if (refill_captures(c, e) || disks_begin_sync(w, e) || w->ops->arm(w->vm, &c->initial, e) ||
+        w->ops->populated(w->vm, &c->dirty, e))
         return -1;
     struct pipeline_config pc = {.pages = w->info.pages,
                                  .memory = w->ops->memory(w->vm),
+                                 .disks = w->disks.client,
                                  .delta_cache_bytes = w->settings->delta_cache_bytes,
                                  .drop_page = w->config->fault_drop_page};
     c->pipeline = pipeline_new(w->loop, &pc, &handlers, w, e);
     if (!c->pipeline)
         return -1;
-    c->sync.total = c->sync.round_pages = c->dirty.pages;
+    c->sync.round_pages = c->dirty.pages;
+    c->sync.total = c->dirty.pages + w->disks.populated;
     log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something%s", w->peer, c->sync.total,
              w->info.pages, c->sync.differences ? ", it tells what it holds already" : "");
     if (c->sync.differences) {
@@ -257,8 +274,9 @@ static int begin_sync(struct worker *w, struct errmsg *e)
         c->dirty = (struct page_ranges){0};
         return 0;
     }
-    c->sync.sent = c->sync.total;
-    w->metrics.pages_dirty += c->sync.total;
+    c->sync.sent = c->sync.round_pages;
+    w->metrics.pages_dirty += c->sync.round_pages;
+    c->sync.spans = 1;
     pipeline_round(c->pipeline, 1, &c->dirty, true);
     return 0;
 }
@@ -277,6 +295,7 @@ void checkpoint_stop(struct worker *w)
     ev_timer_stop(w->loop, &c->pace);
     pipeline_free(c->pipeline);
     c->pipeline = NULL;
+    disks_stop(w);
     struct errmsg e;
     if (w->vm && w->ops->disarm(w->vm, &e))
         log_warn("dirty tracking could not be ended: %s", e.text);
@@ -294,8 +313,7 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
         return;
     }
-    for (unsigned i = 0; i < w->outlet_count; i++)
-        outlet_release(w->outlets[i], epoch);
+    disks_release(w, epoch);
     hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
     if (w->state == PROTECTION_SEALED) {
         w->checkpoint.sync.bytes = sent_over_link(w) - w->checkpoint.sync.sent_before;

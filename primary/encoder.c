@@ -1,5 +1,6 @@
 #include "primary/encoder.h"
 #include "primary/delta_cache.h"
+#include "proto/disk.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
 
@@ -131,6 +132,41 @@ int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct 
         return result;
     e->last_state.size = 0;
     return vm_blob_append(&e->last_state, blob->data, blob->size);
+}
+
+/* DISK and PAGES records may stand in any order: the PAGES record under way stays open. But it is a record of its own
+ * epoch: it was closed with that. */
+int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data,
+                 uint64_t length)
+{
+    while (length) {
+        uint32_t n = length < DISK_DATA_MAX ? (uint32_t)length : DISK_DATA_MAX;
+        struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
+        if (!c)
+            return -1;
+        c->n += disk_encode(disk, offset, data, n, c->data + c->n);
+        emit_record(e, c, RECORD_DISK, epoch);
+        offset += n;
+        data += n;
+        length -= n;
+    }
+    return 0;
+}
+
+int encoder_disk_zeroes(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, uint64_t length)
+{
+    enum { MOST = 1 << 30 };
+    while (length) {
+        uint32_t n = length < MOST ? (uint32_t)length : MOST;
+        struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + DISK_HEAD_SIZE);
+        if (!c)
+            return -1;
+        c->n += disk_encode_zeroes(disk, offset, n, c->data + c->n);
+        emit_record(e, c, RECORD_DISK, epoch);
+        offset += n;
+        length -= n;
+    }
+    return 0;
 }
 
 int encoder_commit(struct encoder *e, uint64_t epoch)

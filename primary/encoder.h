@@ -16,6 +16,10 @@ void encoder_free(struct encoder *e);
 /* All return -1 when out of memory: the stream can't go on then. */
 int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, bool remember);
 int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct vm_blob *blob);
+/* What was written to a disk: `data` of any length, or zeroes. */
+int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data,
+                 uint64_t length);
+int encoder_disk_zeroes(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, uint64_t length);
 int encoder_flush(struct encoder *e);                  /* hands out the record under way */
 int encoder_commit(struct encoder *e, uint64_t epoch); /* flushes, ends the epoch */
 

@@ -1,16 +1,21 @@
 #include "primary/pipeline.h"
+#include "disk/client.h"
 #include "primary/encoder.h"
+#include "proto/disk.h"
 #include "proto/page.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Pages of a round after which what is there is handed out, however little it was compressed to. */
-enum { SPAN_PAGES = 128 };
+enum { SPAN_PAGES = 128, FAILURE_MAX = 128 };
 
 struct job {
     struct job *next;
@@ -21,6 +26,10 @@ struct job {
     struct page_ranges ranges; /* of a round */
     bool once;
     struct resync_span *span; /* instead of ranges */
+    int disk_fd;              /* the span is one of a disk; -1: of memory */
+    unsigned disk;
+    uint64_t disk_mark; /* 0: no disks */
+    bool disks_only;    /* no round: the log of the disks up to the mark */
 };
 
 struct pipeline {
@@ -32,6 +41,7 @@ struct pipeline {
     pthread_t thread;
     ev_async wake;
     _Atomic uint64_t pages_done, pages_sent;
+    bool is_broken; /* the thread's: what is left to do is let be */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -40,6 +50,7 @@ struct pipeline {
     struct job *done, **done_tail;
     struct pipeline_chunk *output, **output_tail;
     size_t output_bytes;
+    char failure[FAILURE_MAX]; /* "": none, or it was told */
 };
 
 static void job_free(struct job *j)
@@ -95,9 +106,47 @@ static int encode_round(struct pipeline *p, const struct job *j)
     return encoder_flush(p->encoder);
 }
 
+/* The stream can't go on: nothing more of it is made, so no epoch that lacks something is ever closed (promise 2). */
+static void fail(struct pipeline *p, const char *what, int error)
+{
+    p->is_broken = true;
+    pthread_mutex_lock(&p->lock);
+    snprintf(p->failure, sizeof p->failure, "%s%s%s", what, error ? ": " : "", error ? strerror(error) : "");
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* What the guest has written, in its order. */
+static int encode_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
+{
+    struct disk_write d;
+    int got = 0;
+    while (mark && !is_ending(p) && (got = disk_next(p->config.disks, mark, &d)) > 0) {
+        int result = 0;
+        if (d.kind == DISK_ERROR) {
+            fail(p, "the store of a disk has failed", d.error);
+            return 0;
+        }
+        if (d.kind == DISK_DATA)
+            result = encoder_disk(p->encoder, epoch, d.disk, d.offset, d.data, (uint32_t)d.length);
+        else if (d.kind == DISK_ZERO)
+            result = encoder_disk_zeroes(p->encoder, epoch, d.disk, d.offset, d.length);
+        if (result)
+            return -1;
+        disk_release(p->config.disks);
+    }
+    if (got < 0)
+        fail(p, "the VM wrote more to its disks than could be kept until it stood still", 0);
+    return 0;
+}
+
 struct sending {
     struct encoder *encoder;
     uint64_t epoch;
+    int disk_fd;
+    unsigned disk;
+    int error;           /* of reading the store */
+    uint64_t run, count; /* blocks of the region under way that are to be sent in one record */
+    const uint8_t *data;
 };
 
 static int send_page(uint64_t gfn, const uint8_t *page, void *arg)
@@ -106,24 +155,78 @@ static int send_page(uint64_t gfn, const uint8_t *page, void *arg)
     return encoder_page(s->encoder, s->epoch, gfn, page, false);
 }
 
+static int send_run(struct sending *s)
+{
+    uint64_t n = s->count;
+    s->count = 0;
+    return encoder_disk(s->encoder, s->epoch, s->disk, s->run * DISK_BLOCK_SIZE, s->data, n * DISK_BLOCK_SIZE);
+}
+
+static int send_block(uint64_t block, const uint8_t *data, void *arg)
+{
+    struct sending *s = arg;
+    if (s->count && block != s->run + s->count && send_run(s))
+        return -1;
+    if (!s->count) {
+        s->run = block;
+        s->data = data;
+    }
+    s->count++;
+    return 0;
+}
+
+static int read_blocks(uint64_t first, uint64_t count, uint8_t *out, void *arg)
+{
+    struct sending *s = arg;
+    for (size_t done = 0, n = count * DISK_BLOCK_SIZE; done < n;) {
+        ssize_t got = pread(s->disk_fd, out + done, n - done, (off_t)(first * DISK_BLOCK_SIZE + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            s->error = got ? errno : ENODATA; /* it has become shorter */
+            return -1;
+        }
+        done += (size_t)got;
+    }
+    return 0;
+}
+
 static int encode_resync(struct pipeline *p, const struct job *j)
 {
-    struct sending to = {p->encoder, j->epoch};
+    struct sending to = {.encoder = p->encoder, .epoch = j->epoch, .disk_fd = j->disk_fd, .disk = j->disk};
     struct resync_walk w;
-    int more = resync_walk_begin(&w, j->span, resync_read_memory, (void *)(uintptr_t)p->config.memory) ? -1 : 1;
+    bool of_disk = j->disk_fd >= 0;
+    int more = (of_disk ? resync_walk_begin(&w, j->span, read_blocks, &to)
+                        : resync_walk_begin(&w, j->span, resync_read_memory, (void *)(uintptr_t)p->config.memory))
+                   ? -1
+                   : 1;
     while (more > 0 && !is_ending(p)) {
-        more = resync_walk_step(&w, send_page, &to);
+        /* A span of a disk may take minutes, in which the guest's writes would fill the log. */
+        if (of_disk && encode_disks(p, j->epoch, disk_mark(p->config.disks)))
+            more = -1;
+        else
+            more = resync_walk_step(&w, of_disk ? send_block : send_page, &to);
+        if (more >= 0 && send_run(&to)) /* before the next region is read over it */
+            more = -1;
         atomic_fetch_add_explicit(&p->pages_done, w.compared, memory_order_relaxed);
         atomic_fetch_add_explicit(&p->pages_sent, w.sent, memory_order_relaxed);
         w.compared = w.sent = 0;
     }
     resync_walk_end(&w);
+    if (more < 0 && to.error) {
+        fail(p, "the store of a disk can't be read", to.error);
+        return 0;
+    }
     return more < 0 ? -1 : encoder_flush(p->encoder);
 }
 
 static int encode_epoch(struct pipeline *p, const struct job *j)
 {
     const struct capture *c = j->capture;
+    if (encode_disks(p, j->epoch, c->disk_mark))
+        return -1;
+    if (p->is_broken)
+        return 0;
     for (size_t i = 0; i < c->n; i++)
         if (encoder_page(p->encoder, j->epoch, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE, true))
             return -1;
@@ -136,8 +239,12 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
 
 static int encode_job(struct pipeline *p, const struct job *j)
 {
+    if (p->is_broken)
+        return 0;
     if (j->capture)
         return encode_epoch(p, j);
+    if (j->disks_only)
+        return encode_disks(p, j->epoch, j->disk_mark);
     return j->span ? encode_resync(p, j) : encode_round(p, j);
 }
 
@@ -184,6 +291,14 @@ static struct job *take_done(struct pipeline *p)
     return all;
 }
 
+static void take_failure(struct pipeline *p, char out[FAILURE_MAX])
+{
+    pthread_mutex_lock(&p->lock);
+    memcpy(out, p->failure, FAILURE_MAX);
+    p->failure[0] = 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void on_wake(struct ev_loop *loop, ev_async *w, int events)
 {
     (void)loop, (void)events;
@@ -193,14 +308,20 @@ static void on_wake(struct ev_loop *loop, ev_async *w, int events)
     for (struct job *j = take_done(p), *next; j; j = next) {
         next = j->next;
         struct capture *c = j->capture;
+        bool disks_only = j->disks_only;
         j->capture = NULL;
         job_free(j);
         if (c)
             h.captured(c, arg);
-        else
+        else if (!disks_only)
             h.round_done(arg);
     }
-    h.output(arg); /* last: it may free the pipeline */
+    char failure[FAILURE_MAX];
+    take_failure(p, failure);
+    if (*failure)
+        h.failed(failure, arg);
+    else
+        h.output(arg); /* last: either may free the pipeline */
 }
 
 static void submit(struct pipeline *p, struct job *j)
@@ -218,6 +339,7 @@ static struct job *job_new(uint64_t epoch)
     if (!j)
         abort();
     j->epoch = epoch;
+    j->disk_fd = -1;
     return j;
 }
 
@@ -234,6 +356,23 @@ void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *spa
 {
     struct job *j = job_new(epoch);
     j->span = span;
+    submit(p, j);
+}
+
+void pipeline_resync_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct resync_span *span)
+{
+    struct job *j = job_new(epoch);
+    j->span = span;
+    j->disk = disk;
+    j->disk_fd = fd;
+    submit(p, j);
+}
+
+void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
+{
+    struct job *j = job_new(epoch);
+    j->disks_only = true;
+    j->disk_mark = mark;
     submit(p, j);
 }
 

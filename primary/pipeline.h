@@ -6,6 +6,8 @@
  *   pipeline_epoch(capture) --->    page by page: delta cache, page_encode, PAGES records
  *   pipeline_round(ranges)  --->    the same from the running guest's memory (first sync)
  *   pipeline_resync(span)   --->    the same of the pages that the replica does not hold already
+ *   pipeline_resync_disk(..) --->    the same of a disk
+ *   pipeline_disks(mark)    --->    DISK records of what was written to the disks before
  *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
  * waits
  */
@@ -25,7 +27,8 @@ struct pipeline_config {
     uint64_t pages;        /* of the guest */
     const uint8_t *memory; /* its memory, for rounds */
     uint64_t delta_cache_bytes;
-    unsigned drop_page; /* fault: one page in so many is not sent; 0: none */
+    struct disk_client *disks; /* the pipeline's thread is the reader of its log; NULL: none */
+    unsigned drop_page;        /* fault: one page in so many is not sent; 0: none */
 };
 
 struct pipeline_chunk {
@@ -40,6 +43,8 @@ struct pipeline_handlers {                             /* called on the loop's t
     void (*output)(void *arg);                         /* chunks are there: pipeline_take */
     void (*captured)(struct capture *done, void *arg); /* that epoch is encoded, the capture is yours again */
     void (*round_done)(void *arg);
+    /* A disk can't be read, or its log is not whole: no epoch is closed any more. Once; may free the pipeline. */
+    void (*failed)(const char *what, void *arg);
 };
 
 struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config *c, const struct pipeline_handlers *h,
@@ -51,7 +56,12 @@ void pipeline_free(struct pipeline *p); /* ends the thread; captures still insid
 void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *ranges, bool once);
 /* The same of what the replica does not hold, by what its host told (taken over). round_done is called after each. */
 void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *span);
-/* Encodes and closes an epoch. `initial`: only with the first one, else NULL; copied. */
+/* The same of a disk, whose store is read through fd (borrowed until round_done). */
+void pipeline_resync_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct resync_span *span);
+/* Encodes what the log of the disks has before `mark`. Without a round_done. */
+void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark);
+/* Encodes and closes an epoch; first what was written to the disks in it. `initial`: only with the first one, else
+ * NULL; copied. */
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);
 /* The oldest chunk, to be freed by the caller; NULL: none. */
 struct pipeline_chunk *pipeline_take(struct pipeline *p);

@@ -4,6 +4,7 @@
  */
 #include "common/config_parse.h"
 #include "common/self.h"
+#include "disk/client.h"
 #include "primary/worker.h"
 
 #include <json-c/json.h>
@@ -78,6 +79,17 @@ static void add_buffer(struct json_object *j, const struct worker *w)
     add_u64(j, "released_packets", sum.released);
 }
 
+static void add_disks(struct json_object *j, const struct worker *w)
+{
+    const struct disks *d = &w->disks;
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < d->n; i++)
+        bytes += d->at[i].bytes;
+    add_u64(j, "disks", d->n);
+    add_u64(j, "disk_bytes", bytes);
+    add_u64(j, "disk_log_bytes", d->tracking && d->client ? disk_used(d->client) : 0);
+}
+
 static struct json_object *status(const struct worker *w)
 {
     struct json_object *j = json_object_new_object();
@@ -99,6 +111,7 @@ static struct json_object *status(const struct worker *w)
     add_progress(j, w);
     move_report(w, j);
     add_buffer(j, w);
+    add_disks(j, w);
     add_u64(j, "checkpoints", w->metrics.checkpoints);
     add_u64(j, "dirty_pages", w->metrics.last_pages);
     add_u64(j, "bytes_dirty", w->metrics.pages_dirty * VM_PAGE_SIZE);

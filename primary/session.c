@@ -58,6 +58,7 @@ static void send_hello(struct worker *w)
     json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
     struct json_object *features = json_object_new_array();
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
+    json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -86,6 +87,17 @@ static struct json_object *other_candidates(const struct worker *w)
     return all;
 }
 
+static struct json_object *describe_disks(const struct worker *w)
+{
+    struct json_object *all = json_object_new_array();
+    for (unsigned i = 0; i < w->disks.n; i++) {
+        struct json_object *disk = json_object_new_object();
+        json_object_object_add(disk, "bytes", json_object_new_uint64(w->disks.at[i].bytes));
+        json_object_array_add(all, disk);
+    }
+    return all;
+}
+
 static void send_config(struct worker *w)
 {
     struct errmsg e;
@@ -103,6 +115,8 @@ static void send_config(struct worker *w)
     json_object_object_add(j, "spares", other_candidates(w));
     json_object_object_add(j, "isolated", json_object_new_string(config_isolated_name(w->record.isolated)));
     json_object_object_add(j, "open_after_ms", json_object_new_int((int)w->record.open_after_ms));
+    if (w->disks.n)
+        json_object_object_add(j, "disks", describe_disks(w));
     send_json(w, RECORD_CONFIG, 0, j);
 }
 
@@ -122,7 +136,12 @@ static void on_hello(struct worker *w, const struct record *r)
 {
     struct json_object *j = parse(r), *v = NULL;
     int version = j && json_object_object_get_ex(j, "version", &v) ? json_object_get_int(v) : -1;
+    bool knows_disks = json_list_has(j, "features", FEATURE_DISKS);
     json_object_put(j);
+    if (version == PROTO_VERSION && w->disks.n && !knows_disks) {
+        refuse(w, "the VM has disks, which that host's release of Hikae does not replicate: upgrade it");
+        return;
+    }
     if (version != PROTO_VERSION) {
         char what[128];
         snprintf(what, sizeof what, "speaks version %d of the protocol, this host version %d: use the same release",
@@ -155,7 +174,12 @@ static void on_ready(struct worker *w, const struct record *r)
     struct json_object *j = parse(r);
     uint64_t pages = json_get_u64(j, "pages", 0);
     w->session.told_regions = json_get_bool(j, "regions", false);
+    bool told_disks = json_get_bool(j, "disks", false);
     json_object_put(j);
+    if (w->disks.n && !told_disks) {
+        refuse(w, "its replica is without the VM's disks");
+        return;
+    }
     if (pages != w->info.pages) {
         refuse(w, "its replica has another number of pages than the VM");
         return;
@@ -180,6 +204,12 @@ static void on_record(struct worker *w, const struct record *r)
         if (!s->told_regions)
             refuse(w, "REGIONS that its READY did not announce");
         else if (checkpoint_regions(w, r, &e))
+            refuse(w, e.text);
+        break;
+    case RECORD_BLOCKS:
+        if (!w->disks.n)
+            refuse(w, "BLOCKS of a VM without disks");
+        else if (disks_blocks(w, r, &e))
             refuse(w, e.text);
         break;
     case RECORD_ACK:

@@ -104,7 +104,7 @@ static int find_vm(struct worker *w, struct errmsg *e)
         return -1;
     watch_vm(w);
     struct errmsg second;
-    int result = network_open(w, e);
+    int result = disks_find(w, e) || network_open(w, e) ? -1 : 0;
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
 }
 
@@ -133,6 +133,10 @@ static int begin_vm(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "the VM's record can't be written, so it is not started");
     discard_remains(w);
     bool runs = w->ops->is_foreign(settings);
+    if (!runs && disks_start(w, e))
+        return -1;
+    spec.disks = w->disks.at;
+    spec.disk_count = w->disks.n;
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
@@ -169,6 +173,7 @@ static void destroy_vm(struct worker *w)
         if (w->ops->clear(&spec, &e) < 0)
             log_warn("%s", e.text);
     }
+    disks_end(w);
     if (!remains)
         discard_remains(w);
     else if (remains_exist(remains))
@@ -712,6 +717,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     session_init(&w);
     report_init(&w);
     move_init(&w);
+    disks_init(&w);
     if (checkpoint_init(&w, &e)) {
         log_error("%s", e.text);
         return 1;
@@ -725,6 +731,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     upgrade_end(&w);
     ownership_end(&w);
     checkpoint_end(&w);
+    disks_let_go(&w);
     network_close(&w);
     if (w.vm)
         w.ops->detach(w.vm);

@@ -22,6 +22,7 @@
 #include "primary/pipeline.h"
 #include "primary/protection.h"
 #include "primary/trigger.h"
+#include "proto/disk.h"
 #include "proto/epoch.h"
 #include "vm/vm.h"
 
@@ -98,6 +99,30 @@ struct checkpoint {
     ev_timer pace; /* of the rounds of the first sync */
 };
 
+struct disk_client;
+
+struct disk_sync { /* of one disk */
+    bool open;
+    int fd;                       /* of its store, for reading */
+    struct page_ranges populated; /* blocks of its store that are no hole */
+    size_t cursor;                /* in `populated` */
+};
+
+struct disks {
+    struct vm_disk at[VM_MAX_DISKS];
+    unsigned n;                 /* 0: the VM has none */
+    struct disk_client *client; /* NULL: there is no server, for now */
+    bool tracking;
+    uint64_t pushed;     /* position in the log: all before it is in the pipeline */
+    uint64_t owed_since; /* oldest epoch in whose last pause a flush was answered that may not be done yet; 0: none */
+    uint64_t waiting;    /* newest epoch that is acknowledged and whose output waits for such flushes; 0: none */
+    struct blocks_told told;
+    struct disk_sync sync[VM_MAX_DISKS];
+    uint64_t populated; /* blocks, of all disks */
+    ev_io event;
+    ev_timer push, restart;
+};
+
 enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
 
 struct move {
@@ -155,6 +180,7 @@ struct worker {
     struct ownership ownership;
     struct session session;
     struct checkpoint checkpoint;
+    struct disks disks;
     struct move move;
     struct metrics metrics;
 
@@ -222,6 +248,21 @@ void checkpoint_arm(struct worker *w); /* something changed that the time of the
 void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PROTO_DIGEST_SIZE]);
 void checkpoint_configure(struct worker *w); /* mode or interval changed */
 void checkpoint_end(struct worker *w);
+
+/* disks.c */
+void disks_init(struct worker *w);
+int disks_start(struct worker *w, struct errmsg *e); /* those that the configuration names, for a VM to be launched */
+int disks_find(struct worker *w, struct errmsg *e);  /* of a VM that runs */
+void disks_end(struct worker *w);                    /* the VM is no more: its disk server goes too */
+void disks_let_go(struct worker *w);                 /* this process ends, the VM doesn't */
+/* Logs from here on. Before dirty tracking is armed or after, but before any BLOCKS. */
+int disks_begin_sync(struct worker *w, struct errmsg *e);
+int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */
+bool disks_are_told(const struct worker *w);
+void disks_captured(struct worker *w, uint64_t epoch); /* the VM stood still at the end of that epoch */
+void disks_release(struct worker *w, uint64_t epoch);  /* that epoch is acknowledged: lets its output go, now or soon */
+void disks_flushed(struct worker *w);
+void disks_stop(struct worker *w); /* the stream has ended, and with it the pipeline */
 
 /* move.c: planned moves. The first three return what is wrong, or NULL. */
 const char *move_switchover(struct worker *w);

@@ -101,6 +101,9 @@ static void protected_by(struct text *t, struct json_object *j, const char *peer
     } else {
         add(t, ", age of the replica unknown");
     }
+    uint64_t disks = json_get_u64(j, "disks", 0);
+    if (disks)
+        add(t, ", with %llu disk%s", (unsigned long long)disks, disks > 1 ? "s" : "");
     add_term(t, j);
     if (!strcmp(json_get_text(j, "failover", ""), "by hand"))
         add(t, ", failover by hand");

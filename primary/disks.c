@@ -1,0 +1,306 @@
+/*
+ * disks: what the worker does for the VM's disks. Their server (disk/server.h) outlives this process as the VM does; it
+ * applies what the guest writes at once, and while a replica is wanted it logs it as well: the pipeline makes DISK
+ * records of the log, in the epoch in which it was written.
+ *
+ * First sync: logging begins, then what the secondary's blocks are is compared with the stores on the pipeline's
+ * thread. A write reaches store and log before it is answered, store first; the thread that reads the store is the
+ * one that drains the log. So whatever it reads too early comes again from the log, later in the stream.
+ */
+#include "common/log.h"
+#include "disk/client.h"
+#include "disk/server.h"
+#include "primary/worker.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PUSH_BYTES = 1 << 20 };
+static const double PUSH_S = 0.005, RESTART_S = 0.2;
+
+static void dir_of(const struct worker *w, char out[256])
+{
+    snprintf(out, 256, "%s/disks/%s", w->config->run_dir, w->name);
+}
+
+static void end_sync(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    for (unsigned i = 0; i < VM_MAX_DISKS; i++) {
+        struct disk_sync *s = &d->sync[i];
+        if (s->open)
+            close(s->fd);
+        page_ranges_free(&s->populated);
+        *s = (struct disk_sync){0};
+    }
+}
+
+/* ---- the server ---- */
+
+static void on_events(struct ev_loop *loop, ev_io *io, int events);
+
+static void hang_up(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    if (!d->client)
+        return;
+    ev_io_stop(w->loop, &d->event);
+    ev_timer_stop(w->loop, &d->push);
+    disk_disconnect(d->client);
+    d->client = NULL;
+}
+
+static int connect_server(struct worker *w, struct errmsg *e)
+{
+    struct disks *d = &w->disks;
+    char dir[256];
+    dir_of(w, dir);
+    d->client = disk_connect(dir, e);
+    if (!d->client)
+        return -1;
+    d->n = disk_count(d->client);
+    for (unsigned i = 0; i < d->n; i++) {
+        struct vm_disk *disk = &d->at[i];
+        if (snprintf(disk->socket, sizeof disk->socket, "%s/nbd.sock", dir) >= (int)sizeof disk->socket)
+            return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", dir);
+        snprintf(disk->export_name, sizeof disk->export_name, "%u", i);
+        disk->bytes = disk_bytes(d->client, i);
+    }
+    ev_io_init(&d->event, on_events, disk_fd(d->client), EV_READ);
+    d->event.data = w;
+    ev_io_start(w->loop, &d->event);
+    return 0;
+}
+
+/* The server died: the guest's requests wait for the next one (promise 4). Its log is lost with it, so the stream can't
+ * go on. */
+static void on_gone(struct worker *w)
+{
+    log_error("the disk server of the VM has ended: starting it again");
+    worker_event(w, EVENT_LINK_DOWN, "%s", "the VM's disk server has ended");
+    hang_up(w);
+    ev_timer_again(w->loop, &w->disks.restart);
+}
+
+static void on_restart(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    struct worker *w = t->data;
+    struct errmsg e;
+    char dir[256];
+    dir_of(w, dir);
+    if (disk_server_start(dir, NULL, 0, &e) || connect_server(w, &e)) {
+        hang_up(w);
+        worker_event(w, EVENT_LINK_DOWN, "the VM's disks: %s", e.text);
+        return; /* again, in a while */
+    }
+    ev_timer_stop(loop, t);
+}
+
+int disks_start(struct worker *w, struct errmsg *e)
+{
+    const struct config_vm *v = w->settings;
+    char dir[256];
+    const char *const *paths = (const char *const *)v->disks;
+    if (!v->disk_count)
+        return 0;
+    dir_of(w, dir);
+    return disk_server_start(dir, paths, v->disk_count, e) || connect_server(w, e) ? -1 : 0;
+}
+
+int disks_find(struct worker *w, struct errmsg *e)
+{
+    char dir[256];
+    dir_of(w, dir);
+    if (!disk_server_exists(dir))
+        return 0;
+    return disk_server_start(dir, NULL, 0, e) || connect_server(w, e) ? -1 : 0;
+}
+
+void disks_end(struct worker *w)
+{
+    struct errmsg e;
+    char dir[256];
+    dir_of(w, dir);
+    hang_up(w);
+    ev_timer_stop(w->loop, &w->disks.restart);
+    if (w->disks.n && disk_server_stop(dir, &e))
+        log_warn("the VM's disk server: %s", e.text);
+    w->disks.n = 0;
+}
+
+void disks_let_go(struct worker *w)
+{
+    end_sync(w);
+    hang_up(w);
+    ev_timer_stop(w->loop, &w->disks.restart);
+}
+
+/* ---- first sync ---- */
+
+/* What of a store is no hole. One without such a notion is all of it. */
+static int find_populated(int fd, uint64_t bytes, struct page_ranges *out)
+{
+    for (off_t at = 0; (uint64_t)at < bytes;) {
+        off_t data = lseek(fd, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            return 0;
+        off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+        if (hole < 0)
+            data = at, hole = (off_t)bytes;
+        uint64_t first = (uint64_t)data / VM_PAGE_SIZE, end = ((uint64_t)hole + VM_PAGE_SIZE - 1) / VM_PAGE_SIZE;
+        uint64_t most = bytes / VM_PAGE_SIZE;
+        end = end < most ? end : most;
+        uint64_t told = out->n ? out->at[out->n - 1].first + out->at[out->n - 1].count : 0;
+        first = first > told ? first : told; /* ranges that end within one page */
+        if (first < end && page_ranges_add(out, first, end - first))
+            return -1;
+        at = hole;
+    }
+    return 0;
+}
+
+int disks_begin_sync(struct worker *w, struct errmsg *e)
+{
+    struct disks *d = &w->disks;
+    struct disk_sizes sizes = {.count = d->n};
+    disks_stop(w);
+    if (!d->n)
+        return 0;
+    if (!d->client)
+        return errmsg_set(e, "the VM's disk server is being started again");
+    if (disk_track(d->client, true, e))
+        return -1;
+    d->tracking = true;
+    d->pushed = disk_mark(d->client);
+    for (unsigned i = 0; i < d->n; i++) {
+        struct disk_sync *s = &d->sync[i];
+        sizes.bytes[i] = d->at[i].bytes;
+        s->fd = disk_store_open(d->client, i, false, e);
+        s->open = s->fd >= 0;
+        if (!s->open)
+            return -1;
+        if (find_populated(s->fd, d->at[i].bytes, &s->populated))
+            return errmsg_set(e, "no memory for the list of disk %u's blocks", i);
+        d->populated += s->populated.pages;
+    }
+    blocks_told_init(&d->told, &sizes);
+    ev_timer_again(w->loop, &d->push);
+    return 0;
+}
+
+int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e)
+{
+    struct disks *d = &w->disks;
+    struct blocks_told before = d->told;
+    unsigned disk;
+    if (w->state != PROTECTION_SYNCING)
+        return 0; /* this sync was given up meanwhile */
+    if (blocks_check(&d->told, r->payload, r->length, &disk, e))
+        return -1;
+    struct disk_sync *s = &d->sync[disk];
+    struct resync_span *span =
+        resync_span_new(&d->told.disks[disk], before.disks[disk].head.end, r->payload + BLOCKS_HEAD_SIZE,
+                        r->length - BLOCKS_HEAD_SIZE, &s->populated, &s->cursor);
+    if (!span) {
+        worker_event(w, EVENT_LINK_DOWN, "%s", "no memory to compare with what the secondary's disks hold");
+        return 0;
+    }
+    w->checkpoint.sync.spans++;
+    pipeline_resync_disk(w->checkpoint.pipeline, 1, disk, s->fd, span);
+    return 0;
+}
+
+bool disks_are_told(const struct worker *w)
+{
+    return !w->disks.n || blocks_all_told(&w->disks.told);
+}
+
+/* ---- the log ---- */
+
+/* What was logged goes on its way before the epoch ends, when it is worth it. */
+static void push(struct worker *w, uint64_t least)
+{
+    struct disks *d = &w->disks;
+    uint64_t mark = disk_mark(d->client);
+    if (mark - d->pushed < least || !w->checkpoint.pipeline || w->state == PROTECTION_HANDING)
+        return;
+    d->pushed = mark;
+    pipeline_disks(w->checkpoint.pipeline, w->checkpoint.flight.last + 1, mark);
+}
+
+static void on_push(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    push(t->data, PUSH_BYTES);
+}
+
+static void on_events(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = io->data;
+    struct disks *d = &w->disks;
+    unsigned what = disk_events(d->client);
+    if (what & DISK_EVENT_GONE) {
+        on_gone(w);
+        return;
+    }
+    if (what & DISK_EVENT_FLUSHED)
+        disks_flushed(w);
+    if (what & (DISK_EVENT_BROKEN | DISK_EVENT_ERROR)) /* the pipeline comes upon it, and says what it is */
+        push(w, 1);
+}
+
+/* Lets go of an epoch's output: promise 1, and what the guest was told to be on its disk is there before anybody hears
+ * of it. A flush that was answered in the pause that ended epoch e is known to the guest from epoch e + 1 on. */
+void disks_release(struct worker *w, uint64_t epoch)
+{
+    struct disks *d = &w->disks;
+    if (d->owed_since && epoch > d->owed_since && d->client && disk_owes_flush(d->client)) {
+        d->waiting = epoch;
+        return;
+    }
+    for (unsigned i = 0; i < w->outlet_count; i++)
+        outlet_release(w->outlets[i], epoch);
+}
+
+void disks_captured(struct worker *w, uint64_t epoch)
+{
+    struct disks *d = &w->disks;
+    if (!d->client || !disk_owes_flush(d->client))
+        d->owed_since = 0;
+    else if (!d->owed_since)
+        d->owed_since = epoch;
+}
+
+void disks_flushed(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    uint64_t epoch = d->waiting;
+    d->owed_since = d->waiting = 0;
+    if (epoch && (w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING))
+        disks_release(w, epoch);
+}
+
+void disks_stop(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    struct errmsg e;
+    ev_timer_stop(w->loop, &d->push);
+    if (d->tracking && d->client && disk_track(d->client, false, &e))
+        log_warn("the log of the VM's disks: %s", e.text);
+    d->tracking = false;
+    d->owed_since = d->waiting = d->populated = 0;
+    end_sync(w);
+}
+
+void disks_init(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    ev_timer_init(&d->push, on_push, 0., PUSH_S);
+    ev_timer_init(&d->restart, on_restart, 0., RESTART_S);
+    d->push.data = d->restart.data = w;
+}
