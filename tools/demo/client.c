@@ -88,6 +88,11 @@ void client_mark(struct client *c)
     json_object_put(ask(c, 'm'));
 }
 
+void client_verify_disk(struct client *c)
+{
+    json_object_put(ask(c, 'v'));
+}
+
 static uint64_t number(struct json_object *j, const char *key)
 {
     return json_object_get_uint64(json_object_object_get(j, key));
@@ -111,6 +116,9 @@ int client_report(struct client *c, struct client_report *out)
         .memory_errors = number(j, "memory_errors"),
         .counter = number(j, "counter"),
         .dirtied = number(j, "dirtied"),
+        .disk_flushed = number(j, "disk_flushed"),
+        .disk_verified = number(j, "disk_verified"),
+        .disk_errors = number(j, "disk_errors"),
         .gap_ms = json_object_get_double(json_object_object_get(j, "gap_ms")),
         .after_gap_ms = json_object_get_double(json_object_object_get(j, "after_gap_ms")),
     };

@@ -29,8 +29,11 @@ struct client_report {
     uint64_t memory_errors;                    /* the most that the guest has told of */
     uint64_t counter;                          /* the last answer */
     uint64_t dirtied;                          /* pages that the guest has written */
-    double gap_ms;       /* longest time between two answers since the mark, the one going on included */
-    double after_gap_ms; /* CLOCK_REALTIME when the answer came that ended it; 0: none since the mark */
+    uint64_t disk_flushed;                     /* operations that the guest has told of as flushed */
+    uint64_t disk_verified;                    /* times that it has read all of its disk */
+    uint64_t disk_errors; /* blocks that were not what its memory says; operations that failed, or were forgotten */
+    double gap_ms;        /* longest time between two answers since the mark, the one going on included */
+    double after_gap_ms;  /* CLOCK_REALTIME when the answer came that ended it; 0: none since the mark */
 };
 
 /* Forks the client. NULL with `e`. It ends when its owner does. */
@@ -40,6 +43,8 @@ void client_stop(struct client *c);
 void client_phase(struct client *c, enum client_phase phase);
 /* Starts measuring the gap anew. */
 void client_mark(struct client *c);
+/* Asks the guest to read its disk and to compare: disk_verified counts when it has. */
+void client_verify_disk(struct client *c);
 /* -1: the client is gone. */
 int client_report(struct client *c, struct client_report *out);
 /* Adds the latencies (ns) measured in `phase` to `h`. */

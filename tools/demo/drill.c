@@ -15,6 +15,7 @@ enum {
     FAILOVER_MS = 30000,
     POLL_MS = 100,
     QUICK_POLL_MS = 20,
+    VERIFY_MS = 60000,
     LAST_LOOK_MS = 200 /* before the loss: the counters of the worker that will die */
 };
 
@@ -260,6 +261,30 @@ static int unplanned(struct drill *d, struct host *lost, struct failover_times *
     return bad;
 }
 
+/* What the survivor's disk is, beside what its memory says. */
+static int verify_disk(struct drill *d, struct errmsg *e)
+{
+    int64_t end = now_ms() + VERIFY_MS;
+    if (!d->options->disk_mb || !d->client)
+        return 0;
+    uint64_t before = d->results.client.disk_verified;
+    client_verify_disk(d->client);
+    while (d->results.client.disk_verified == before) {
+        if (now_ms() > end)
+            return errmsg_set(e, "the guest has not read its disk within %d s", VERIFY_MS / 1000);
+        sleep_ms(POLL_MS);
+        if (report(d, e))
+            return -1;
+    }
+    return 0;
+}
+
+/* All that client and guest have found wrong so far. */
+static uint64_t complaints(const struct client_report *c)
+{
+    return client_errors(c) + c->violations + c->memory_errors + c->disk_errors;
+}
+
 static int failover(struct drill *d, unsigned number, struct errmsg *e)
 {
     struct host *lost = active(d);
@@ -268,7 +293,7 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
 
     if (report(d, e))
         return -1;
-    uint64_t errors = client_errors(&r->client) + r->client.violations + r->client.memory_errors;
+    uint64_t errors = complaints(&r->client);
     set_phase(d, CLIENT_IDLE);
     if (d->client)
         client_mark(d->client);
@@ -276,17 +301,19 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
     double ordered = wall_ms();
     if (d->options->planned ? planned(d, &times, e) : unplanned(d, lost, &times, e))
         return -1;
+    if (verify_disk(d, e))
+        return -1;
     view_timeline(number, d->options->failovers, lost->name, active(d)->name, &times, !d->options->brief);
-    if (client_errors(&r->client) + r->client.violations + r->client.memory_errors == errors) {
+    if (complaints(&r->client) == errors) {
         r->to_running_ms[r->failovers_ok] = times.agent.running - times.lost;
         r->gap_ms[r->failovers_ok] = times.gap_ms;
         r->total_ms[r->failovers_ok] = times.agent.running - ordered;
         r->timelines[r->failovers_ok] = times.agent;
         r->failovers_ok++;
     } else {
-        view_say("    but: %lu errors at the client, %lu output violations, %lu memory errors so far",
+        view_say("    but: %lu errors at the client, %lu output violations, %lu memory errors, %lu disk errors so far",
                  (unsigned long)client_errors(&r->client), (unsigned long)r->client.violations,
-                 (unsigned long)r->client.memory_errors);
+                 (unsigned long)r->client.memory_errors, (unsigned long)r->client.disk_errors);
     }
     return d->options->planned ? 0 : boot(d, lost, e);
 }

@@ -41,8 +41,9 @@ void host_kernel_line(const struct options *o, char *out, size_t size)
 {
     snprintf(out, size,
              "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24 hikae.rate=%u "
-             "hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d",
-             o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT);
+             "hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d "
+             "hikae.disk_rate=%u",
+             o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT, o->disk_rate);
 }
 
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
@@ -64,10 +65,19 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
         " -serial file:" HOST_DISK "/serial.log"
         " -append \"%s\"\n"
-        "%s%s%s",
+        "%s%s%s%s",
         h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
-        o->mode, o->interval_ms, o->memory_mb, o->accel, line, o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "",
-        o->fault ? "\n" : "");
+        o->mode, o->interval_ms, o->memory_mb, o->accel, line, o->disk_mb ? "disk = " HOST_DISK "/vm.img\n" : "",
+        o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
+}
+
+static int make_disk(const struct host *h, const struct options *o, struct errmsg *e)
+{
+    char path[192];
+    snprintf(path, sizeof path, "%s/vm.img", h->dir);
+    return o->disk_mb && (write_file(e, path, "%s", "") || truncate(path, (off_t)o->disk_mb << 20))
+               ? errmsg_set(e, "%s: %s", path, strerror(errno))
+               : 0;
 }
 
 static int make_folders(struct host *h, const char *dir, struct errmsg *e)
@@ -101,7 +111,7 @@ int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o
         return errmsg_set(e, "%s: %s", arbiter, strerror(errno));
     for (int i = 0; i < 2; i++) {
         hosts[i] = (struct host){.name = i ? "host-b" : "host-a", .number = i + 1};
-        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e))
+        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disk(&hosts[i], o, e))
             return -1;
     }
     for (int i = 0; i < 2; i++)

@@ -20,6 +20,8 @@ static const char help[] =
     "  --words N            8-byte words that it changes per page (8)\n"
     "  --accel tcg|kvm      of the guest (tcg: it needs nothing, and is what the figures in the documents are for)\n"
     "  --memory SIZE        of the guest, in MB (512)\n"
+    "  --disk SIZE          of a disk, in MB; the guest writes to it and knows what must be there (none)\n"
+    "  --disk-rate N        operations per second of each of its four writers (100)\n"
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
@@ -50,6 +52,8 @@ enum option_id {
     REGION,
     WORDS,
     MEMORY,
+    DISK,
+    DISK_RATE,
     REQUEST,
     DETECT,
     KILL_AFTER,
@@ -76,6 +80,8 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"region", 1, NULL, REGION},
                                       {"words", 1, NULL, WORDS},
                                       {"memory", 1, NULL, MEMORY},
+                                      {"disk", 1, NULL, DISK},
+                                      {"disk-rate", 1, NULL, DISK_RATE},
                                       {"request", 1, NULL, REQUEST},
                                       {"detect", 1, NULL, DETECT},
                                       {"kill-after", 1, NULL, KILL_AFTER},
@@ -214,6 +220,10 @@ static int set_one(struct options *o, int id, struct errmsg *e)
         return number(optarg, 1, 1 << 24, &o->region, e);
     case WORDS:
         return number(optarg, 1, 512, &o->words, e);
+    case DISK:
+        return number(optarg, 1, 1 << 20, &o->disk_mb, e);
+    case DISK_RATE:
+        return number(optarg, 0, 100000, &o->disk_rate, e);
     case REQUEST:
         return number(optarg, 1, 10000, &o->request_ms, e);
     case DETECT:
@@ -248,6 +258,7 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
                           .region = 4096,
                           .words = 8,
                           .memory_mb = 512,
+                          .disk_rate = 100,
                           .request_ms = 5,
                           .beacon_ms = 5,
                           .kill_min_ms = 500,

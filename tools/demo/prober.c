@@ -1,7 +1,7 @@
 /*
- * prober: one poll loop over four descriptors: the owner's requests, the counter connection, the control connection
- * (the guest's statistics) and the beacons' socket. A connection that ends after it once answered is an error, and is
- * made anew so that the rest can still be watched.
+ * prober: one poll loop over five descriptors: the owner's requests, the counter connection, the control connection
+ * (the guest's statistics), that to its disk's keeper and the beacons' socket. A connection that ends after it once
+ * answered is an error, and is made anew so that the rest can still be watched.
  */
 #include "tools/demo/prober.h"
 
@@ -38,12 +38,14 @@ struct connection {
 };
 
 struct prober {
-    struct connection counter, control;
+    struct connection counter, control, disk;
+    bool has_disk;
     int beacon_fd, owner_fd;
     unsigned request_ms;
     int64_t next_request, next_stats;            /* ms */
     uint64_t sent, answered, sent_at[IN_FLIGHT]; /* lines on this connection; when each was sent, ns */
     uint64_t last_sequence;
+    uint64_t disk_failed;        /* operations, by the guest */
     int64_t last_reply, longest; /* ns */
     enum client_phase phase;
     uint64_t phase_begin; /* ns */
@@ -168,6 +170,26 @@ static void control_line(struct prober *p, const char *line)
     json_object_put(j);
 }
 
+/* What was flushed once stays so, whatever host the guest is on. */
+static void disk_line(struct prober *p, const char *line)
+{
+    struct client_report *r = &p->report;
+    struct json_object *j = json_tokener_parse(line), *wrong = NULL;
+    uint64_t flushed = json_object_get_uint64(json_object_object_get(j, "flushed"));
+    uint64_t failed = json_object_get_uint64(json_object_object_get(j, "io_errors"));
+    if (flushed < r->disk_flushed)
+        r->disk_errors++;
+    r->disk_flushed = flushed;
+    r->disk_errors += failed > p->disk_failed ? failed - p->disk_failed : 0;
+    p->disk_failed = failed;
+    if (json_object_object_get_ex(j, "wrong", &wrong)) {
+        r->disk_errors += json_object_get_uint64(wrong);
+        r->disk_verified++;
+    }
+    p->disk.answered = true;
+    json_object_put(j);
+}
+
 static void connection_input(struct prober *p, struct connection *c)
 {
     char in[8192];
@@ -189,6 +211,8 @@ static void connection_input(struct prober *p, struct connection *c)
         c->used = 0;
         if (c == &p->counter)
             counter_line(p, c->line);
+        else if (c == &p->disk)
+            disk_line(p, c->line);
         else
             control_line(p, c->line);
     }
@@ -229,6 +253,9 @@ static struct json_object *report_to_json(struct prober *p)
     json_object_object_add(j, "memory_errors", json_object_new_uint64(r->memory_errors));
     json_object_object_add(j, "counter", json_object_new_uint64(r->counter));
     json_object_object_add(j, "dirtied", json_object_new_uint64(r->dirtied));
+    json_object_object_add(j, "disk_flushed", json_object_new_uint64(r->disk_flushed));
+    json_object_object_add(j, "disk_verified", json_object_new_uint64(r->disk_verified));
+    json_object_object_add(j, "disk_errors", json_object_new_uint64(r->disk_errors));
     json_object_object_add(j, "gap_ms",
                            json_object_new_double((double)(open_gap > p->longest ? open_gap : p->longest) / 1e6));
     json_object_object_add(j, "after_gap_ms", json_object_new_double(open_gap > p->longest ? 0 : r->after_gap_ms));
@@ -249,6 +276,9 @@ static void owner_input(struct prober *p)
     } else if (request == 'm') {
         p->longest = 0;
         p->report.after_gap_ms = 0;
+    } else if (request == 'v') {
+        if (p->disk.fd >= 0)
+            send_line(p, &p->disk, "verify\n");
     } else if (request == 'r') {
         answer = report_to_json(p);
     }
@@ -281,6 +311,8 @@ static void send_what_is_due(struct prober *p)
         p->next_stats = now + STATS_MS;
         if (p->control.fd >= 0)
             send_line(p, &p->control, "stats\n");
+        if (p->disk.fd >= 0)
+            send_line(p, &p->disk, "stats\n");
     }
 }
 
@@ -289,20 +321,25 @@ static void turn(struct prober *p)
     struct pollfd fds[] = {{.fd = p->owner_fd, .events = POLLIN},
                            {.fd = p->counter.fd, .events = POLLIN},
                            {.fd = p->control.fd, .events = POLLIN},
-                           {.fd = p->beacon_fd, .events = POLLIN}};
-    if (poll(fds, 4, 1) > 0) {
+                           {.fd = p->beacon_fd, .events = POLLIN},
+                           {.fd = p->disk.fd, .events = POLLIN}};
+    if (poll(fds, 5, 1) > 0) {
         if (fds[1].revents)
             connection_input(p, &p->counter);
         if (fds[2].revents)
             connection_input(p, &p->control);
         if (fds[3].revents)
             beacon_input(p);
+        if (fds[4].revents)
+            connection_input(p, &p->disk);
         if (fds[0].revents)
             owner_input(p);
     }
     send_what_is_due(p);
     connection_tend(p, &p->counter);
     connection_tend(p, &p->control);
+    if (p->has_disk)
+        connection_tend(p, &p->disk);
 }
 
 void prober_run(int fd, const struct options *o)
@@ -312,6 +349,8 @@ void prober_run(int fd, const struct options *o)
     setsid(); /* Ctrl-C is the demo's business */
     p = (struct prober){.counter = {.fd = -1, .port = 7},
                         .control = {.fd = -1, .port = 8},
+                        .disk = {.fd = -1, .port = 9},
+                        .has_disk = o->disk_mb,
                         .owner_fd = fd,
                         .beacon_fd = listen_for_beacons(),
                         .request_ms = o->request_ms,

@@ -40,13 +40,13 @@ void results_end(struct results *r)
 
 bool results_violated(const struct results *r)
 {
-    return client_errors(&r->client) || r->client.memory_errors || r->client.violations;
+    return client_errors(&r->client) || r->client.memory_errors || r->client.violations || r->client.disk_errors;
 }
 
 bool results_ok(const struct results *r, const struct options *o)
 {
     return !r->broken && r->failovers == o->failovers && r->failovers_ok == o->failovers && !results_violated(r) &&
-           r->client.replies > 0 && r->client.beacons > 0;
+           r->client.replies > 0 && r->client.beacons > 0 && (!o->disk_mb || r->client.disk_flushed);
 }
 
 static double ms(const struct hist *h, double percent)
@@ -145,6 +145,11 @@ static struct json_object *to_json(const struct results *r, const struct totals 
     put(j, "failovers_ok", number(r->failovers_ok));
     put(j, "client_errors", number(client_errors(&r->client)));
     put(j, "memory_errors", number(r->client.memory_errors));
+    if (o->disk_mb) {
+        put(j, "disk_errors", number(r->client.disk_errors));
+        put(j, "disk_verified", number(r->client.disk_verified));
+        put(j, "disk_flushed", number(r->client.disk_flushed));
+    }
     put(j, "output_violations", number(r->client.violations));
     put(j, "checkpoints", number(t->checkpoints));
     put(j, "pause_ms", pauses(t));
@@ -219,6 +224,9 @@ void report_print(const struct results *r, const struct totals *t, const struct 
             " beacons; %" PRIu64 " memory errors in the guest\n",
             results_ok(r, o) ? "OK" : "FAILED", r->failovers_ok, o->failovers, c->lost, c->doubled, c->back,
             c->disconnects, c->violations, c->beacons, c->memory_errors);
+    if (o->disk_mb)
+        fprintf(out, "    %" PRIu64 " disk errors, read %" PRIu64 " times; %" PRIu64 " operations flushed\n",
+                c->disk_errors, c->disk_verified, c->disk_flushed);
     fprintf(out, "  %-22s %" PRIu64 " (%s, %u ms, seed %" PRIu64 ")\n", "checkpoints", t->checkpoints, o->mode,
             o->interval_ms, o->seed);
     if (t->checkpoints)
