@@ -1,6 +1,6 @@
 #include "secondary/replica.h"
+#include "common/staging.h"
 #include "proto/page.h"
-#include "secondary/staging.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /*
- * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions, disk: whole streams and each of their
- * pages and pieces.
+ * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions, disk, journal: whole streams and each
+ * of their pages and pieces.
  */
 #include "proto/regions.h"
 #include "sample.h"
@@ -87,6 +87,20 @@ static void write_contents(void)
     sample_free(s);
 }
 
+/* See fuzz_journal: a body of two writes. */
+static void write_journal(void)
+{
+    uint8_t data[100], body[300], *at = body;
+    for (unsigned i = 0; i < sizeof data; i++)
+        data[i] = (uint8_t)(i * 7);
+    for (unsigned i = 0; i < 2; i++) {
+        size_t n = disk_encode(i, 4096, data, sizeof data, at + 4);
+        memcpy(at, &(uint8_t[4]){(uint8_t)n}, 4);
+        at += 4 + n;
+    }
+    write_seed("journal", 0, body, (size_t)(at - body));
+}
+
 /* See fuzz_regions: two records, of its 150 pages in regions of 4. */
 static void write_regions(void)
 {
@@ -120,5 +134,6 @@ int main(int argc, char **argv)
     write_short_stream(3);
     write_contents();
     write_regions();
+    write_journal();
     return 0;
 }

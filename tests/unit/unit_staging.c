@@ -1,6 +1,6 @@
-/* Unit tests of secondary/staging.h: pieces come back whole and in order, from memory or from the spool. */
+/* Unit tests of common/staging.h: pieces come back whole and in order, from memory or from the spool. */
+#include "common/staging.h"
 #include "sample.h"
-#include "secondary/staging.h"
 
 #include <setjmp.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-#include "secondary/staging.h"
+#include "common/staging.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -112,29 +112,46 @@ static int read_back(struct staging *s, const struct piece *p, uint8_t *out, str
     return 0;
 }
 
-static int hand_out(struct staging *s, const struct piece *p, void (*each)(const uint8_t *, size_t, void *), void *arg,
+static int hand_out(struct staging *s, const struct piece *p, int (*each)(const uint8_t *, size_t, void *), void *arg,
                     struct errmsg *e)
 {
-    if (p->spilt < 0) {
-        each(p->data, p->n, arg);
-        return 0;
-    }
+    if (p->spilt < 0)
+        return each(p->data, p->n, arg);
     uint8_t *buffer = malloc(p->n);
     if (!buffer)
         return errmsg_set(e, "no memory to read back a staged epoch");
     int result = read_back(s, p, buffer, e);
     if (!result)
-        each(buffer, p->n, arg);
+        result = each(buffer, p->n, arg);
     free(buffer);
     return result;
+}
+
+int staging_each(struct staging *s, int (*each)(const uint8_t *data, size_t n, void *arg), void *arg, struct errmsg *e)
+{
+    int result = 0;
+    for (struct piece *p = s->head; p && !result; p = p->next)
+        result = hand_out(s, p, each, arg, e);
+    return result;
+}
+
+struct draining {
+    void (*each)(const uint8_t *data, size_t n, void *arg);
+    void *arg;
+};
+
+static int drain_one(const uint8_t *data, size_t n, void *arg)
+{
+    const struct draining *d = arg;
+    d->each(data, n, d->arg);
+    return 0;
 }
 
 int staging_drain(struct staging *s, void (*each)(const uint8_t *data, size_t n, void *arg), void *arg,
                   struct errmsg *e)
 {
-    int result = 0;
-    for (struct piece *p = s->head; p && !result; p = p->next)
-        result = hand_out(s, p, each, arg, e);
+    struct draining d = {each, arg};
+    int result = staging_each(s, drain_one, &d, e);
     staging_clear(s);
     return result;
 }

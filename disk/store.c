@@ -1,0 +1,260 @@
+#include "disk/store.h"
+
+#include "common/config.h"
+#include "common/file.h"
+#include "common/log.h"
+#include "disk/journal.h"
+#include "disk/store_open.h"
+#include "disk/store_record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { JOURNAL_WAIT_MS = 5000 };
+
+struct stores {
+    const struct medium *medium;
+    struct store_record record;
+    char record_path[STORE_PATH_MAX];
+    struct disk_sizes sizes;
+    int fds[DISKS_MAX];
+    struct journal *journal;
+    uint8_t room[DISK_DATA_MAX];
+};
+
+/* ---- recovery ---- */
+
+static int sync_all(struct stores *s, struct errmsg *e)
+{
+    for (unsigned i = 0; i < s->sizes.count; i++)
+        if (s->medium->sync(s->medium, s->fds[i]))
+            return errmsg_set(e, "disk %s can't be synced: %s", s->record.paths.at[i], strerror(errno));
+    return 0;
+}
+
+static int redo(const uint8_t *payload, size_t n, void *arg, struct errmsg *e)
+{
+    return stores_write(arg, payload, n, e);
+}
+
+/* The journal is that of these disks. */
+static int replay(struct stores *s, const char *vm, struct errmsg *e)
+{
+    uint64_t epochs;
+    enum journal_result result = journal_replay(s->journal, redo, s, &epochs, e);
+    if (epochs)
+        log_info("VM %s: %" PRIu64 " committed epochs were in the journal and are in its disks now", vm, epochs);
+    if (result == JOURNAL_REPLAYED)
+        return stores_flush(s, e);
+    return -1;
+}
+
+/* Writes that were meant for other disks are nobody's: an admin has to say what becomes of them. */
+static int refuse_epochs(const uint8_t *payload, size_t n, void *arg, struct errmsg *e)
+{
+    (void)payload, (void)n;
+    const struct store_record *r = arg;
+    return errmsg_set(e,
+                      "what was committed to disk %s is still in the journal, but `disk` names others now: name it "
+                      "again, or remove the journal beside %s",
+                      r->paths.at[0], r->paths.at[0]);
+}
+
+static int check_foreign_journal(struct journal *j, struct store_record *old, struct errmsg *e)
+{
+    uint64_t epochs;
+    return journal_replay(j, refuse_epochs, old, &epochs, e) == JOURNAL_FAILED ? -1 : journal_void(j, e);
+}
+
+/* ---- opening ---- */
+
+static struct stores *stores_new(const struct medium *m)
+{
+    struct stores *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->medium = m;
+    for (unsigned i = 0; i < DISKS_MAX; i++)
+        s->fds[i] = -1;
+    return s;
+}
+
+/* What was opened for us alone is opened again, for us and for the disk server. */
+static int open_shared(struct stores *s, const struct backing *at, const struct store_paths *paths, struct errmsg *e)
+{
+    for (unsigned i = 0; i < paths->count; i++) {
+        s->fds[i] = open(paths->at[i], O_RDWR | O_CLOEXEC);
+        if (s->fds[i] < 0)
+            return errmsg_set(e, "disk %s: %s", paths->at[i], strerror(errno));
+        s->sizes.bytes[s->sizes.count++] = at[i].bytes;
+    }
+    return 0;
+}
+
+static int open_state(struct stores *s, const struct config *c, const char *vm, struct errmsg *e)
+{
+    char dir[STORE_PATH_MAX], journal[STORE_PATH_MAX];
+    if (store_state_path(s->record_path, c, vm, "json", e) || store_state_path(journal, c, vm, "journal", e))
+        return -1;
+    *(char *)mempcpy(dir, s->record_path, (size_t)(strrchr(s->record_path, '/') - s->record_path)) = 0;
+    if (dir_make(dir, 0700, e))
+        return -1;
+    s->journal = journal_open(journal, s->medium, JOURNAL_WAIT_MS, e);
+    return s->journal ? 0 : -1;
+}
+
+/* A replica of which the first epoch was not complete, or the journal is damaged, is of no use but as something to
+ * compare with: the next first epoch makes it right. */
+static int recover_for_replica(struct stores *s, const char *vm, struct store_record *old, struct errmsg *e)
+{
+    struct errmsg why;
+    if (old->exists && !old->syncing && !store_paths_are_equal(&old->paths, &s->record.paths))
+        return check_foreign_journal(s->journal, old, e);
+    if (!old->exists || old->syncing || !replay(s, vm, &why))
+        return journal_void(s->journal, e);
+    log_warn("VM %s: %s; they are compared with the primary's as they are", vm, why.text);
+    s->record.syncing = true;
+    return store_record_save(s->record_path, &s->record, e) ? -1 : journal_void(s->journal, e);
+}
+
+struct stores *stores_open(const struct config *c, const char *vm, const struct store_wanted *wanted,
+                           const struct medium *m, struct errmsg *e)
+{
+    struct backing at[DISKS_MAX];
+    struct store_record old;
+    struct stores *s = stores_new(m);
+    if (!s) {
+        errmsg_set(e, "no memory for the VM's disks");
+        return NULL;
+    }
+    int result = store_record_load(c, vm, &old, e);
+    if (!result)
+        result = backings_open_wanted(at, c, vm, wanted, &s->record.paths, e);
+    if (!result) {
+        result =
+            open_shared(s, at, &s->record.paths, e) || open_state(s, c, vm, e) || recover_for_replica(s, vm, &old, e);
+        backings_close(at, s->record.paths.count);
+    }
+    if (!result)
+        return s;
+    stores_close(s);
+    return NULL;
+}
+
+void stores_close(struct stores *s)
+{
+    if (!s)
+        return;
+    for (unsigned i = 0; i < DISKS_MAX; i++)
+        if (s->fds[i] >= 0)
+            close(s->fds[i]);
+    journal_close(s->journal);
+    free(s);
+}
+
+static int recover_opened(struct stores *s, const struct config *c, const char *vm, const struct backing *at,
+                          struct errmsg *e)
+{
+    if (open_shared(s, at, &s->record.paths, e) || open_state(s, c, vm, e) || replay(s, vm, e))
+        return -1;
+    return journal_remove(s->journal, e);
+}
+
+int stores_recover(const struct config *c, const char *vm, const struct medium *m, struct errmsg *e)
+{
+    struct backing at[DISKS_MAX];
+    struct store_record old;
+    struct store_paths now;
+    char journal[STORE_PATH_MAX];
+    if (store_record_load(c, vm, &old, e) || store_state_path(journal, c, vm, "journal", e))
+        return -1;
+    if (!old.exists || store_paths(c, vm, &now, e) || !store_paths_are_equal(&now, &old.paths))
+        return 0; /* they are no replica's */
+    if (old.syncing)
+        return errmsg_set(e,
+                          "disk %s is amid its first copy from another host and nobody can start from it: run the VM "
+                          "there, or protect it to here again",
+                          old.paths.at[0]);
+    if (access(journal, F_OK))
+        return 0;
+    struct stores *s = stores_new(m);
+    if (!s)
+        return errmsg_set(e, "no memory for the VM's disks");
+    s->record = old;
+    int result = backings_open(at, &old.paths, e);
+    if (!result) {
+        result = recover_opened(s, c, vm, at, e);
+        backings_close(at, old.paths.count);
+    }
+    stores_close(s);
+    return result;
+}
+
+/* ---- use ---- */
+
+const struct store_paths *stores_paths(const struct stores *s)
+{
+    return &s->record.paths;
+}
+
+const struct disk_sizes *stores_sizes(const struct stores *s)
+{
+    return &s->sizes;
+}
+
+int stores_fd(const struct stores *s, unsigned disk)
+{
+    return s->fds[disk];
+}
+
+struct journal *stores_journal(struct stores *s)
+{
+    return s->journal;
+}
+
+int stores_begin_sync(struct stores *s, struct errmsg *e)
+{
+    s->record.exists = s->record.syncing = true;
+    return store_record_save(s->record_path, &s->record, e);
+}
+
+int stores_end_sync(struct stores *s, struct errmsg *e)
+{
+    if (sync_all(s, e))
+        return -1;
+    s->record.syncing = false;
+    return store_record_save(s->record_path, &s->record, e);
+}
+
+int stores_write(struct stores *s, const uint8_t *payload, size_t n, struct errmsg *e)
+{
+    struct disk_extent x;
+    struct proto_error why;
+    int bad;
+    if (disk_read(payload, n, &s->sizes, &x, &why))
+        return errmsg_set(e, "%s", why.text);
+    int fd = s->fds[x.disk];
+    if (x.encoding == DISK_AS_ZEROES) {
+        bad = s->medium->zero(s->medium, fd, x.offset, x.length);
+    } else {
+        const uint8_t *data = disk_decode(&x, s->room, &why);
+        if (!data)
+            return errmsg_set(e, "%s", why.text);
+        bad = s->medium->write(s->medium, fd, data, x.length, x.offset);
+    }
+    return bad ? errmsg_set(e, "disk %s can't be written: %s", s->record.paths.at[x.disk], strerror(errno)) : 0;
+}
+
+int stores_flush(struct stores *s, struct errmsg *e)
+{
+    return sync_all(s, e) || journal_void(s->journal, e) ? -1 : 0;
+}
+
+int stores_seal(struct stores *s, struct errmsg *e)
+{
+    return stores_flush(s, e) || journal_remove(s->journal, e) ? -1 : 0;
+}
