@@ -248,6 +248,11 @@ struct plug *plug_open(struct ev_loop *loop, const struct plug_config *c, const 
     return p;
 }
 
+void plug_sweep(void)
+{
+    traffic_sweep();
+}
+
 void plug_close(struct plug *p)
 {
     if (!p)

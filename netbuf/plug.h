@@ -30,6 +30,9 @@ struct plug *plug_open(struct ev_loop *loop, const struct plug_config *c, const 
 /* An open plug is taken away, a closed one stays as it is, for whoever owns the VM next. */
 void plug_close(struct plug *p);
 
+/* Removes the plugs of interfaces that are gone since, whose agents died. Opening one does so too. */
+void plug_sweep(void);
+
 /* These as in relay.h. */
 void plug_drain(struct plug *p);
 int plug_barrier(struct plug *p, uint64_t epoch);

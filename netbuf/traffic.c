@@ -171,6 +171,7 @@ struct traffic *traffic_open(const char *ifname, uint64_t limit_bytes, int *ifin
         errmsg_set(e, "out of memory");
         return NULL;
     }
+    traffic_sweep();
     *ifindex = t->ifindex = (int)if_nametoindex(ifname);
     t->nl = nl_socket_alloc();
     int status = -1;
@@ -230,6 +231,34 @@ void traffic_remove(struct traffic *t)
         rtnl_qdisc_put(q);
     }
     traffic_seal(t);
+}
+
+static void remove_if_ifb(struct nl_sock *nl, unsigned index)
+{
+    struct rtnl_link *link;
+    if (rtnl_link_get_kernel(nl, (int)index, NULL, &link) < 0)
+        return;
+    const char *type = rtnl_link_get_type(link);
+    if (type && strcmp(type, "ifb") == 0)
+        (void)rtnl_link_delete(nl, link);
+    rtnl_link_put(link);
+}
+
+/* An ifb is named after the interface that it is for. Numbers of interfaces are not given twice. */
+void traffic_sweep(void)
+{
+    struct if_nameindex *all = if_nameindex();
+    struct nl_sock *nl = nl_socket_alloc();
+    char name[IFNAMSIZ], rest;
+    unsigned of;
+    bool connected = all && nl && nl_connect(nl, NETLINK_ROUTE) == 0;
+    for (size_t i = 0; connected && all[i].if_index; i++)
+        if (sscanf(all[i].if_name, "hikae-%u%c", &of, &rest) == 1 && !if_indextoname(of, name))
+            remove_if_ifb(nl, all[i].if_index);
+    if (nl)
+        nl_socket_free(nl);
+    if (all)
+        if_freenameindex(all);
 }
 
 uint64_t traffic_drops(struct traffic *t)

@@ -22,6 +22,8 @@ int traffic_order(struct traffic *t, enum traffic_order order, struct errmsg *e)
 void traffic_seal(struct traffic *t);
 /* Nothing of ours is left on the interface. */
 void traffic_remove(struct traffic *t);
+/* Ends what agents that died have left of interfaces that are gone since. */
+void traffic_sweep(void);
 /* Frames that were lost for want of room, ever. */
 uint64_t traffic_drops(struct traffic *t);
 

@@ -3,6 +3,7 @@
  * (secondary/network.c) and passes frames before it does anything else: the VM runs already.
  */
 #include "common/log.h"
+#include "netbuf/plug.h"
 #include "netbuf/relay.h"
 #include "primary/worker.h"
 
@@ -153,6 +154,7 @@ void network_close(struct worker *w)
 {
     while (w->outlet_count)
         outlet_close(w->outlets[--w->outlet_count]);
+    plug_sweep();
 }
 
 static void on_announce(struct ev_loop *loop, ev_timer *t, int events)

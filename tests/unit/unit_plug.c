@@ -300,6 +300,27 @@ static void test_interface_goes(void **state)
     close(g.lan);
 }
 
+/* Both go: the agent, with a closed plug, and the domain with its interface. */
+static void test_swept(void **state)
+{
+    (void)state;
+    struct rig g, other;
+    begin(&g);
+    begin(&other);
+    char name[32];
+    snprintf(name, sizeof name, "hikae-%u", if_nametoindex(g.ifname));
+    plug_close(g.plug);
+    plug_sweep();
+    assert_true(if_nametoindex(name) > 0); /* it may hold what its owner will let go of */
+    close(g.guest);
+    plug_sweep();
+    assert_int_equal(if_nametoindex(name), 0);
+    assert_true(ifb_exists(&other));
+    end(&other);
+    ev_loop_destroy(g.loop);
+    close(g.lan);
+}
+
 /* Root of its own, nobody else's network. */
 static void enter(void)
 {
@@ -351,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_sealed),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_interface_goes),
+        cmocka_unit_test(test_swept),
     };
     enter();
     try_once();
