@@ -170,13 +170,14 @@ static int open_log(struct campaign *c, struct errmsg *e)
 
 static int raise_curtain(struct campaign *c, struct errmsg *e)
 {
+    static const char *const cables[] = {"sw0-host-a", "sw0-host-b"};
     struct scene *s = &c->scene;
     if (open_log(c, e) || sandbox_enter(e) || etcd_start(s->dir, e) || hosts_prepare(s->hosts, s->dir, s->options, e) ||
         fault_prepare_disks(s, e))
         return -1;
     logs_forget(s->hosts);
     c->client = client_start(s->options, e);
-    c->witness = witness_start(s->hosts, e);
+    c->witness = witness_start(GUEST_MAC, cables, e);
     return c->client && c->witness && !campaign_start(c, e) ? campaign_run(c, e) : -1;
 }
 

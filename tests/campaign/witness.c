@@ -1,8 +1,6 @@
 /* witness: see witness.h. Its figures are in memory that it shares with its owner. */
 #include "tests/campaign/witness.h"
 
-#include "tools/demo/sandbox.h"
-
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
@@ -33,10 +31,10 @@ struct witness {
 };
 
 /* Only the guest's frames: its address as source. */
-static int only_the_guests(int fd)
+static int only_the_guests(int fd, const char *mac)
 {
-    unsigned m[6];
-    sscanf(GUEST_MAC, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]);
+    unsigned m[6] = {0};
+    sscanf(mac, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]);
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 6),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, m[0] << 8 | m[1], 0, 3),
@@ -49,7 +47,7 @@ static int only_the_guests(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-static int open_socket(void)
+static int open_socket(const char *mac)
 {
     int size = BUFFER_BYTES;
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* deaf until it is bound, the filter comes first */
@@ -58,7 +56,7 @@ static int open_socket(void)
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size))
         (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     struct sockaddr_ll all = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
-    if (only_the_guests(fd) || bind(fd, (struct sockaddr *)&all, sizeof all)) {
+    if (only_the_guests(fd, mac) || bind(fd, (struct sockaddr *)&all, sizeof all)) {
         close(fd);
         return -1;
     }
@@ -66,10 +64,10 @@ static int open_socket(void)
 }
 
 /* Which host's LAN cable is it? A host has a new one after each boot. */
-static int host_at(const struct host hosts[2], int cable)
+static int host_at(const char *const cables[2], int cable)
 {
     static unsigned char known[CABLES]; /* 1 + the answer */
-    char name[IF_NAMESIZE], want[40];
+    char name[IF_NAMESIZE];
     if (cable <= 0 || cable >= CABLES)
         return UNKNOWN;
     if (known[cable])
@@ -77,16 +75,14 @@ static int host_at(const struct host hosts[2], int cable)
     if (!if_indextoname((unsigned)cable, name))
         return UNKNOWN;
     int found = ELSEWHERE;
-    for (int i = 0; i < 2; i++) {
-        snprintf(want, sizeof want, "sw0-%s", hosts[i].name);
-        if (!strcmp(name, want))
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(name, cables[i]))
             found = i;
-    }
     known[cable] = (unsigned char)(1 + found);
     return found;
 }
 
-static _Noreturn void watch(int fd, const struct host hosts[2], struct figures *f)
+static _Noreturn void watch(int fd, const char *const cables[2], struct figures *f)
 {
     int last = UNKNOWN;
     for (;;) {
@@ -99,7 +95,7 @@ static _Noreturn void watch(int fd, const struct host hosts[2], struct figures *
             _exit(1);
         if (getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &lost, &stats_n) == 0)
             f->overlooked += lost.tp_drops;
-        int host = from.sll_pkttype == PACKET_OUTGOING ? ELSEWHERE : host_at(hosts, from.sll_ifindex);
+        int host = from.sll_pkttype == PACKET_OUTGOING ? ELSEWHERE : host_at(cables, from.sll_ifindex);
         if (host >= ELSEWHERE)
             continue;
         f->frames[host]++;
@@ -109,9 +105,9 @@ static _Noreturn void watch(int fd, const struct host hosts[2], struct figures *
     }
 }
 
-struct witness *witness_start(const struct host hosts[2], struct errmsg *e)
+struct witness *witness_start(const char *mac, const char *const cables[2], struct errmsg *e)
 {
-    int fd = open_socket();
+    int fd = open_socket(mac);
     struct witness *w = calloc(1, sizeof *w);
     if (fd < 0 || !w) {
         errmsg_set(e, "witness of the LAN's frames: %s", strerror(errno));
@@ -123,7 +119,7 @@ struct witness *witness_start(const struct host hosts[2], struct errmsg *e)
     if (w->pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         setsid();
-        watch(fd, hosts, w->figures);
+        watch(fd, cables, w->figures);
     }
     close(fd);
     if (w->pid < 0) {

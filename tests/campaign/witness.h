@@ -6,8 +6,6 @@
 #define HIKAE_CAMPAIGN_WITNESS_H
 
 #include "common/errmsg.h"
-#include "tools/demo/host.h"
-
 #include <stdint.h>
 
 struct witness;
@@ -18,8 +16,9 @@ struct witness_report {
     uint64_t overlooked; /* that did not fit into the socket: then nothing can be said */
 };
 
-/* Inside the sandbox. NULL with `e`. It ends with its owner. */
-struct witness *witness_start(const struct host hosts[2], struct errmsg *e);
+/* `mac`: of the guest. `cables`: the names of the switch's interfaces to which the hosts are plugged, in the network
+ * namespace of the caller. NULL with `e`. It ends with its owner. */
+struct witness *witness_start(const char *mac, const char *const cables[2], struct errmsg *e);
 void witness_stop(struct witness *w);
 struct witness_report witness_report(const struct witness *w);
 

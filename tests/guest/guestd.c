@@ -36,13 +36,14 @@ enum {
     CONTROL_PORT = 8,
     MAX_CLIENTS = 32,
     LINE_BYTES = 128,
-    BATCH_US = 1500,   /* how often pages are written */
+    BATCH_US = 1500,   /* how often pages are written, if nothing else is said */
     CATCH_UP_US = 8000 /* after a longer stop the rest is let go: no burst */
 };
 
 struct settings {
     uint64_t rate, region, words; /* pages/s; pages; 8-byte words changed per page */
     uint64_t beacon_ms;           /* 0: none */
+    uint64_t batch_us;            /* the loop turns at least so often */
     struct sockaddr_in beacon_to;
 };
 
@@ -62,7 +63,7 @@ struct client {
     char line[LINE_BYTES];
 };
 
-static struct settings set = {.rate = 10000, .region = 4096, .words = 8};
+static struct settings set = {.rate = 10000, .region = 4096, .words = 8, .batch_us = BATCH_US};
 static struct memory mem;
 static struct client clients[MAX_CLIENTS];
 static size_t client_count;
@@ -150,7 +151,8 @@ static void write_pages(int64_t now)
     int64_t elapsed = last && now > last ? now - last : 0;
 
     last = now;
-    owed += set.rate * (uint64_t)(elapsed < CATCH_UP_US ? elapsed : CATCH_UP_US);
+    int64_t most = CATCH_UP_US + (int64_t)set.batch_us;
+    owed += set.rate * (uint64_t)(elapsed < most ? elapsed : most);
     for (; owed >= 1000000; owed -= 1000000) {
         write_page(mem.cursor);
         mem.cursor = (mem.cursor + 1) % mem.region;
@@ -281,7 +283,7 @@ static void run(void)
     int64_t next_tick = 0, next_beacon = 0;
 
     for (;;) {
-        struct timespec wait = {.tv_nsec = (set.rate || set.beacon_ms ? BATCH_US : 50000) * 1000L};
+        struct timespec wait = {.tv_nsec = (long)(set.rate || set.beacon_ms ? set.batch_us : 50000) * 1000L};
         for (size_t i = 0; i < client_count; i++)
             fds[2 + i] = (struct pollfd){.fd = clients[i].fd, .events = POLLIN};
         if (ppoll(fds, (nfds_t)(2 + client_count), &wait, NULL) > 0) {
@@ -318,6 +320,8 @@ static bool option(const char *word)
         set.words = n;
     else if (sscanf(word, "beacon=%llu", &n) == 1)
         set.beacon_ms = n;
+    else if (sscanf(word, "batch_us=%llu", &n) == 1 && n >= 100 && n <= 500000)
+        set.batch_us = n;
     else if (sscanf(word, "beacon_to=%31[0-9.]:%u", host, &port) == 2 && port < 65536)
         set.beacon_to = (struct sockaddr_in){
             .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = inet_addr(host)};

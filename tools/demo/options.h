@@ -15,9 +15,10 @@ struct options {
     unsigned detect_ms;
     unsigned rate, region, words; /* of the guest's writing: pages/s, pages, words per page */
     unsigned memory_mb;
-    unsigned disk_mb;    /* 0: the VM has none */
-    unsigned disk_rate;  /* operations per second of each of its four writers */
-    unsigned request_ms; /* between two lines of the client */
+    unsigned disk_mb;          /* 0: the VM has none */
+    unsigned disk_rate;        /* operations per second of each of its four writers */
+    const char *guest_address; /* of the client's connections; NULL: the sandbox's guest */
+    unsigned request_ms;       /* between two lines of the client */
     unsigned beacon_ms;
     unsigned kill_min_ms, kill_max_ms; /* from PROTECTED to the loss of the host */
     unsigned baseline_s;

@@ -40,6 +40,7 @@ struct connection {
 struct prober {
     struct connection counter, control, disk;
     bool has_disk;
+    const char *address;
     int beacon_fd, owner_fd;
     unsigned request_ms;
     int64_t next_request, next_stats;            /* ms */
@@ -63,10 +64,9 @@ static uint64_t now_ns(void)
 
 /* ---- connections ---- */
 
-static void connection_open(struct connection *c)
+static void connection_open(struct connection *c, const char *address)
 {
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons(c->port), .sin_addr.s_addr = inet_addr(GUEST_ADDRESS)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(c->port), .sin_addr.s_addr = inet_addr(address)};
     int on = 1;
     c->tried = now_ms();
     c->answered = false;
@@ -103,7 +103,7 @@ static void connection_tend(struct prober *p, struct connection *c)
     if (c->fd >= 0 && silent)
         connection_lost(p, c);
     if (c->fd < 0 && now - c->tried >= RETRY_MS)
-        connection_open(c);
+        connection_open(c, p->address);
 }
 
 static void send_line(struct prober *p, struct connection *c, const char *line)
@@ -351,6 +351,7 @@ void prober_run(int fd, const struct options *o)
                         .control = {.fd = -1, .port = 8},
                         .disk = {.fd = -1, .port = 9},
                         .has_disk = o->disk_mb,
+                        .address = o->guest_address ? o->guest_address : GUEST_ADDRESS,
                         .owner_fd = fd,
                         .beacon_fd = listen_for_beacons(),
                         .request_ms = o->request_ms,

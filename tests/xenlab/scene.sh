@@ -1,0 +1,186 @@
+# scene.sh: what the lab's tests share, to be sourced: two hosts with agents, etcd as a third party, a client outside. A test sets
+# mode, interval and kind before scene_begin, and asserts with fail. Sourced scripts need `set -euo pipefail`.
+# shellcheck shell=bash
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+top=$(readlink -f "$here/../..")
+guest=g address=10.9.0.100 mac=00:16:3e:09:00:64
+mode=periodic interval=200 kind=pvh detect=15s load=(rate=300 batch_us=20000 beacon=100 beacon_to=10.9.0.254:7777)
+patience=240 # seconds for anything to come about; the lab's machine may have other work
+work=$(mktemp -d)
+declare -a started=()
+declare -A names=([1]=a [2]=b)
+test_name=${0##*/}
+
+say() { printf '%5d s  %s\n' "$SECONDS" "$*"; }
+fail() {
+    echo "$test_name: $*" >&2
+    exit 1
+}
+lab() { "$here/lab" "$@"; }
+on() { timeout -k 5 180 "$here/lab" ssh "$1" "$2" </dev/null; } # HOST COMMAND
+other() { echo $((3 - $1)); }
+
+finish() {
+    local status=$? pid host
+    trap - EXIT
+    set +e
+    if ((status)); then
+        for host in 1 2; do
+            echo "---- host $host" >&2
+            timeout 30 "$here/lab" ssh "$host" 'for f in /tmp/hikae-*.log; do echo "-- $f"; tail -n 25 $f; done; xl list; cat /tmp/status.txt' </dev/null >&2
+        done
+        tail -n 5 "$work"/*.log >&2
+    fi
+    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null; done
+    wait 2>/dev/null
+    rm -rf "$work"
+    exit "$status"
+}
+
+wait_for() { # WHAT COMMAND..
+    local end=$((SECONDS + patience)) what=$1
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || fail "waited in vain for: $what"
+        sleep 1
+    done
+}
+
+# ---- the arbiter, on the machine of the lab ----
+
+arbiter_begin() {
+    "$here/lab" outside etcd --name lab --data-dir "$work/etcd" --listen-client-urls http://10.8.0.254:2379 \
+        --advertise-client-urls http://10.8.0.254:2379 --listen-peer-urls http://127.0.0.1:2380 >"$work/etcd.log" 2>&1 </dev/null &
+    started+=($!)
+}
+
+# ---- the hosts ----
+
+# Keys are made once and kept outside, so that a host that comes back with an empty disk is the same host.
+host_keys() {
+    local host
+    for host in 1 2; do
+        on "$host" 'rm -rf /etc/hikae /var/lib/hikae; mkdir -p /etc/hikae; /opt/hikae/bin/hikae init --name x >/dev/null'
+        on "$host" 'tar -C /etc -c hikae' >"$work/$host.tar"
+        on "$host" '/opt/hikae/bin/hikae fingerprint' | grep -o '[0-9a-f]\{64\}' | head -n 1 >"$work/$host.print"
+    done
+}
+
+host_configure() { # HOST
+    local peer
+    peer=$(other "$1")
+    lab ssh "$1" "tar -C /etc -x" <"$work/$1.tar"
+    lab ssh "$1" "cat >/etc/hikae/hikae.conf" <<END
+[host]
+name = ${names[$1]}
+listen = 192.168.77.$1
+arbiter = etcd:http://10.8.0.254:2379
+detect = $detect
+worker_bound = 60s
+pause_bound = 60s
+
+[peer ${names[$peer]}]
+address = 192.168.77.$peer
+fingerprint = $(cat "$work/$peer.print")
+accept = *
+
+[vm $guest]
+backend = xen
+mode = $mode
+interval = $interval
+END
+}
+
+agents_start() { # HOST
+    on "$1" 'for p in primary secondary; do
+        [ ! -e /tmp/hikae-$p.pid ] || ! kill -0 $(cat /tmp/hikae-$p.pid) 2>/dev/null || continue
+        setsid /opt/hikae/bin/hikae-$p >>/tmp/hikae-$p.log 2>&1 </dev/null & echo $! >/tmp/hikae-$p.pid; done'
+}
+
+# All of ours at once, workers included, as a crash of everything would.
+agents_kill() { # HOST
+    on "$1" 'for f in /proc/[0-9]*/comm; do case $(cat $f 2>/dev/null) in hikae-*) p=${f#/proc/}; kill -9 ${p%/comm};; esac; done; true'
+}
+
+agents_answer() { on "$1" '/opt/hikae/bin/hikae --json status >/dev/null 2>&1'; }
+
+# Both hosts up with programs and keys, agents not started.
+hosts_prepare() {
+    local host
+    lab deploy
+    host_keys
+    for host in 1 2; do
+        host_configure "$host"
+        agents_start "$host"
+    done
+    for host in 1 2; do wait_for "the agents on host $host" agents_answer "$host"; done
+}
+
+# A host that was killed comes back: with its disk (reboot) or as one that was installed anew (fresh).
+host_back() { # HOST fresh|reboot
+    if [[ $2 == fresh ]]; then
+        lab up "$1" >"$work/up.log" 2>&1
+        lab deploy release "$1"
+        host_configure "$1"
+    else
+        lab reboot "$1" >"$work/up.log" 2>&1
+    fi
+    agents_start "$1"
+    wait_for "the agents on host $1" agents_answer "$1"
+}
+
+# ---- the VM ----
+
+status() { on "$1" '/opt/hikae/bin/hikae --json status 2>/dev/null | tee /tmp/status.txt' 2>/dev/null || true; }
+field() { grep -o "\"$1\": *\"\?[^\",}]*" | head -n 1 | sed 's/.*: *"\{0,1\}//'; } # KEY <JSON
+is_protected() { [[ $(status "$1") == *'"PROTECTED"'* ]]; }
+domains() { on "$1" "xl list | sed 1,2d"; }            # HOST: all but dom0
+hikae() { on "$1" "/opt/hikae/bin/hikae ${*:2}"; }      # HOST WORDS..
+
+# ---- the client ----
+
+client_begin() {
+    coproc CLIENT { exec "$here/lab" outside "$top/build/release/bin/lab-client" "$address" "$mac" lan.1 lan.2 2>"$work/client.log"; }
+    started+=("$CLIENT_PID")
+    exec 7<&"${CLIENT[0]}" 8>&"${CLIENT[1]}"
+}
+client() { # report|mark
+    local line
+    echo "$1" >&8
+    read -r -t 30 line <&7 || fail "the client outside does not answer: $(cat "$work/client.log")"
+    echo "$line"
+}
+replies() { client report | field replies; }
+has_replies() { (($(replies) > $1)); }
+
+# Everything that must never be, so far.
+check_client() {
+    local line key
+    line=$(client report)
+    for key in client_errors memory_errors output_violations overlooked; do
+        [[ $(field "$key" <<<"$line") == 0 ]] || fail "the client outside: $key: $line"
+    done
+}
+# The guest answers now: more than before, on the connection of the beginning.
+check_alive() {
+    local before
+    before=$(replies)
+    wait_for "answers of the guest" has_replies $((before + 20))
+    check_client
+}
+
+# ---- begin ----
+
+scene_begin() {
+    trap finish EXIT
+    [[ -x $top/build/release/bin/lab-client ]] || fail "nothing is built: ./dev build release"
+    lab down
+    lab up
+    arbiter_begin
+    hosts_prepare
+    lab guest 1 "$guest" "$kind" "${load[@]}"
+    client_begin
+    wait_for "the guest's first answers" has_replies 20
+    hikae 1 protect "$guest" --to b --no-wait
+    wait_for "the first epoch" is_protected 1
+}
