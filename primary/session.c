@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { SMALL_RECORD = 1024 };
-enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 3000, FLUSH_MS = 100, ACK_MS = 10000 };
+enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 10000, FLUSH_MS = 100, ACK_MS = 10000 };
 
 /* For how long a peer may be silent, and may hear nothing. Making the replica may take its host a while; from READY on
  * silence means something. */
@@ -104,6 +104,10 @@ static void send_config(struct worker *w)
     struct json_object *replica = NULL;
     if (w->ops->describe(w->vm, &replica, &e)) {
         worker_event(w, EVENT_LINK_DOWN, "can't describe the VM: %s", e.text);
+        return;
+    }
+    if (worker_is_outgrown(w)) {
+        json_object_put(replica);
         return;
     }
     struct json_object *j = json_object_new_object();

@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "primary/supervisor.h"
 #include "primary/watched.h"
 #include "vm/remains.h"
 
@@ -58,6 +59,21 @@ bool worker_check_vm(struct worker *w)
     else if (s == VM_GONE)
         worker_event(w, EVENT_VM_GONE, "the VM's process died");
     return s == VM_SHUT_DOWN || s == VM_GONE;
+}
+
+bool worker_is_outgrown(struct worker *w)
+{
+    struct vm_info now;
+    w->ops->info(w->vm, &now);
+    bool same = now.pages == w->info.pages && now.nic_count == w->info.nic_count;
+    for (unsigned i = 0; same && i < now.nic_count; i++)
+        same = !strcmp(now.nics[i].ifname, w->info.nics[i].ifname) && !memcmp(now.nics[i].mac, w->info.nics[i].mac, 6);
+    if (same)
+        return false;
+    log_info("the VM has other memory or network interfaces than when it was found: starting anew");
+    w->exit_code = WORKER_REPLACE_ME;
+    ev_break(w->loop, EVBREAK_ALL);
+    return true;
 }
 
 static void on_vm_event(struct ev_loop *loop, ev_io *io, int events)
@@ -661,14 +677,15 @@ static int begin(struct worker *w, struct errmsg *e)
     char path[REMAINS_PATH_MAX];
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
     spec.remains = *w->peer ? remains_of(w, path) : NULL; /* it may have been taken over */
-    bool foreign = w->ops->is_foreign(w->record.settings);
-    if (w->vm || foreign || w->ops->clear(&spec, &second))
+    bool foreign = w->ops->is_foreign(w->record.settings), rebooted = vm_record_is_of_other_boot(&w->record);
+    if (w->vm || (w->ops->clear(&spec, &second) && !(foreign && rebooted)))
         return -1; /* it is there but can't be taken: it is tried again */
-    if (vm_record_is_of_other_boot(&w->record)) {
+    if (rebooted && !foreign) {
         prepare_cold_boot(w);
         return 0;
     }
-    /* It died without an agent to tell the replica so. No claim: that would fence the replica, which may take over. */
+    /* It died without an agent to tell the replica so, or its host did: who starts it again is not us. No claim: that
+     * would fence the replica, which may take over. */
     log_warn("%s", e->text);
     snprintf(w->reason, sizeof w->reason, "its process is gone");
     w->ownership.only_look = true;

@@ -207,6 +207,9 @@ void worker_answer(struct worker *w, const char *error);
 void worker_peer_failed(struct worker *w);
 /* The VM or its socket may have ended: looks and tells the protection table. True: it has. */
 bool worker_check_vm(struct worker *w);
+/* Has the VM other memory or network interfaces than when it was found? Then a new process takes its place, which finds
+ * it as it is. */
+bool worker_is_outgrown(struct worker *w);
 
 /* network.c */
 void network_init(struct worker *w);

@@ -149,6 +149,36 @@ static bool worker_lives(const char *run_dir)
     return ours;
 }
 
+/* Nothing is left of it but its record, which is not that of a newer replica. */
+static int forget(const struct question *q, const char *run_dir)
+{
+    struct errmsg e;
+    rmdir(run_dir);
+    log_info("what the worker of %s's replica left is cleaned up", q->record->name);
+    return strcmp(q->record->run_dir, run_dir) ? 0 : vm_record_remove(q->config->state_dir, q->record->name, &e);
+}
+
+/* The backend keeps the replica itself. It stays for as long as memory is kept, unless a new one has begun with it:
+ * that one's record names another folder. The record is what an agent that is started meanwhile finds it by. */
+static int end_kept(struct question *q, const char *run_dir)
+{
+    struct errmsg e;
+    struct vm_record now;
+    struct vm_spec spec = {.name = q->record->name, .run_dir = run_dir};
+    log_info("the replica is kept for %u s: the next one of this VM begins with it", q->config->keep_memory_ms / 1000);
+    ev_sleep(q->config->keep_memory_ms / 1e3);
+    bool waits = !vm_record_load(q->config->state_dir, q->record->name, &now, &e) && !strcmp(now.role, "standby") &&
+                 !strcmp(now.run_dir, run_dir);
+    vm_record_clear(&now);
+    if (!waits)
+        return 0;
+    if (q->ops->clear(&spec, &e) < 0) {
+        log_error("%s", e.text);
+        return 1;
+    }
+    return forget(q, run_dir);
+}
+
 static int clean(struct question *q, const char *run_dir)
 {
     struct errmsg e;
@@ -161,11 +191,9 @@ static int clean(struct question *q, const char *run_dir)
         log_error("%s", e.text);
         return 1;
     }
-    if (left)
-        return finish_failover(q);
-    rmdir(run_dir);
-    log_info("what the worker of %s's replica left is cleaned up", q->record->name);
-    return strcmp(q->record->run_dir, run_dir) ? 0 : vm_record_remove(q->config->state_dir, q->record->name, &e);
+    if (left == 2)
+        return end_kept(q, run_dir);
+    return left ? finish_failover(q) : forget(q, run_dir);
 }
 
 int cleaner_main(struct config *config, const char *program, const char *vm, const char *run_dir)

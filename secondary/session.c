@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { SMALL_RECORD = 1024 };
-enum { HANDSHAKE_MS = 5000, FLUSH_MS = 100 };
+enum { HANDSHAKE_MS = 10000, FLUSH_MS = 100 };
 
 static void send_record(struct worker *w, uint16_t type, uint64_t epoch, const void *payload, size_t n)
 {
@@ -276,6 +276,7 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     if (fence_check(w->config, w->vm_name, e) || dir_make(w->run_dir, 0700, e) ||
         w->ops->replica_create(&spec, &w->vm, e))
         return -1;
+    clear_predecessor(w); /* this one may have begun with it */
     w->ops->info(w->vm, &w->info);
     if (check_bridges(w, e) || primary_program(program, w->program, e))
         return -1; /* found out now, not when it has to take over */

@@ -94,7 +94,7 @@ struct vm_ops {
 
     /* ---- both kinds ---- */
     void (*info)(const struct vm *vm, struct vm_info *out);
-    /* Writable for a replica, read-only for a running VM. Stable for the life of `vm`. */
+    /* Writable for a replica, read-only for a running VM. Stable for the life of `vm`, but for what `describe` says. */
     uint8_t *(*memory)(struct vm *vm);
     /* Never blocks for long; may be called at any time, also after an error. */
     enum vm_state (*state)(struct vm *vm);
@@ -109,7 +109,10 @@ struct vm_ops {
     void (*retire)(struct vm *vm, const char *remains);
 
     /* Ends what a dead agent has left in spec->run_dir: a replica that was never given its state, or the files of a VM
-     * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. */
+     * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. With spec->settings
+     * also of a VM that was started by somebody else, and that nothing is known of but these.
+     * 2: only with spec->remains, from a backend that can't keep a replica's memory without the replica: it is left as
+     * it is, and the next replica_create of the same VM begins with it. */
     int (*clear)(const struct vm_spec *spec, struct errmsg *e);
 
     /* ---- running VM ---- */
@@ -121,7 +124,9 @@ struct vm_ops {
     /* Finds a VM that already runs (or is paused) on this host, ours or not, and sets up dirty tracking. Does not
      * change whether it runs. Everything that can't be checkpointed is refused here, before the guest is touched. */
     int (*attach)(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
-    /* What another host must know to make a replica: a new JSON object, owned by the caller. */
+    /* What another host must know to make a replica: a new JSON object, owned by the caller. If somebody has changed
+     * what the VM is made of, `info` and `memory` tell of it from here on; a change that can't be protected fails.
+     * Not while armed. */
     int (*describe)(struct vm *vm, struct json_object **out, struct errmsg *e);
     /* Once before a first sync: arms dirty tracking (all that changes from here on is reported by `dirty`) and
      * appends to `initial` what a replica needs besides memory and device state. May pause the VM meanwhile. */

@@ -204,6 +204,23 @@ static void stopped_stays_stopped(void **state)
     agents_free(t);
 }
 
+/* A VM that we never start: it is not waited for, and its replica, which takes over, is let in again here. */
+static void somebody_elses(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.host = "detect = 500ms\n", .vm = vm_lines});
+    agents_protect(t);
+    host_kill(&t->a);
+    pass_for_older(&t->a);
+    edit(&t->a, "state/vms/web.json", "\"pages\"", "\"foreign\":\"1\",\"pages\"");
+    host_start_both(&t->a);
+    host_wait_running(&t->b);
+    host_check_memory(&t->b);
+    host_wait_state(&t->b, PRIMARY, "PROTECTED");
+    assert_int_equal(agents_running(t), 1);
+    agents_free(t);
+}
+
 /* No reboot: the VM died while its agent was away, and a replica may know of it. */
 static void the_same_boot_starts_nothing(void **state)
 {
@@ -227,6 +244,7 @@ int main(void)
         cmocka_unit_test_teardown(without_an_arbiter, agents_teardown),
         cmocka_unit_test_teardown(no_section_to_start_it_by, agents_teardown),
         cmocka_unit_test_teardown(stopped_stays_stopped, agents_teardown),
+        cmocka_unit_test_teardown(somebody_elses, agents_teardown),
         cmocka_unit_test_teardown(the_same_boot_starts_nothing, agents_teardown),
     };
     agents_enter_sandbox();

@@ -6,6 +6,7 @@
  * Settings, all strings: pages (1024), rate (pages written per second, 1000), frames (ms between frames, 0: no NIC),
  * bridge, stop_after (the guest shuts down after so many writes).
  */
+#include "common/jsonget.h"
 #include "vm/fake/machine.h"
 #include "vm/process.h"
 #include "vm/remains.h"
@@ -524,8 +525,7 @@ static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errms
 
 static bool op_is_foreign(struct json_object *settings)
 {
-    (void)settings;
-    return false;
+    return json_get(settings, "foreign");
 }
 
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {

@@ -220,6 +220,11 @@ static void keep_memory(const char *ram_path, const char *remains)
     (void)remains_keep(remains, ram_path, kept, &e);
 }
 
+static bool op_is_foreign(struct json_object *settings)
+{
+    return json_get(settings, "qmp");
+}
+
 static int op_clear(const struct vm_spec *spec, struct errmsg *e)
 {
     struct facts f;
@@ -237,6 +242,8 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     if (known == 1 && !may_run)
         facts_clean(spec->run_dir, f.ram_path, f.shape.nic_count);
     template_free(&f.shape);
+    if (known == 0 && op_is_foreign(spec->settings)) /* we have no files of it, and can't tell */
+        return 1;
     return known < 0 ? -1 : may_run;
 }
 
@@ -258,11 +265,6 @@ void qemu_destroy(struct vm *vm)
 static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 {
     return vm_dirty_paused(&hikae_vm_ops, vm, out, e);
-}
-
-static bool op_is_foreign(struct json_object *settings)
-{
-    return json_get(settings, "qmp");
 }
 
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {

@@ -5,6 +5,7 @@
 #include "vm/xen/xen.h"
 
 #include "common/jsonget.h"
+#include "common/log.h"
 
 #include <libxl_utils.h>
 #include <xen/hvm/params.h>
@@ -24,6 +25,7 @@ static int find_domain(struct vm *vm, const struct vm_spec *spec, struct errmsg 
     int known = facts_read(vm->run_dir, &f, e);
     if (known < 0)
         return -1;
+    vm->known = known > 0;
     if (known > 0) {
         vm->domid = f.domid;
         if (xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0)
@@ -92,7 +94,8 @@ static int check_devices(const struct vm *vm, const libxl_domain_config *c, stru
 static int check_build(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
 {
     if (c->b_info.max_memkb != c->b_info.target_memkb)
-        return xen_refuse(vm, e, "its memory may be ballooned: set maxmem to the same as memory");
+        return xen_refuse(vm, e,
+                          "its memory may be ballooned: set maxmem to the same as memory (xl mem-set, xl mem-max)");
     if (c->b_info.avail_vcpus.size && libxl_bitmap_count_set(&c->b_info.avail_vcpus) != c->b_info.max_vcpus)
         return xen_refuse(vm, e, "some of its vCPUs are switched off: set maxvcpus to the same as vcpus");
     if (c->b_info.max_vcpus > SHAPE_VCPUS_MAX)
@@ -122,17 +125,18 @@ static int check_guest(const struct vm *vm, struct errmsg *e)
 
 static void read_config(struct shape *s, const libxl_domain_config *c)
 {
+    s->is_hvm = c->c_info.type == LIBXL_DOMAIN_TYPE_HVM;
     memcpy(s->uuid, libxl_uuid_bytearray_const(&c->c_info.uuid), sizeof s->uuid);
     s->vcpus = (unsigned)c->b_info.max_vcpus;
     s->memory_kb = c->b_info.max_memkb;
     s->grant_frames = c->b_info.max_grant_frames;
     s->maptrack_frames = c->b_info.max_maptrack_frames;
     s->grant_version = c->b_info.max_grant_version;
-    s->nic_count = (unsigned)c->num_nics;
+    s->nic_count = c->num_nics < VM_MAX_NICS ? (unsigned)c->num_nics : VM_MAX_NICS;
     for (unsigned i = 0; i < s->nic_count; i++) {
         s->nics[i].devid = c->nics[i].devid;
         memcpy(s->nics[i].mac, c->nics[i].mac, sizeof s->nics[i].mac);
-        snprintf(s->nics[i].bridge, sizeof s->nics[i].bridge, "%s", c->nics[i].bridge);
+        snprintf(s->nics[i].bridge, sizeof s->nics[i].bridge, "%s", c->nics[i].bridge ? c->nics[i].bridge : "");
         if (c->c_info.type == LIBXL_DOMAIN_TYPE_HVM && c->nics[i].nictype == LIBXL_NIC_TYPE_VIF_IOEMU &&
             c->nics[i].model)
             snprintf(s->nics[i].model, sizeof s->nics[i].model, "%s", c->nics[i].model);
@@ -235,12 +239,10 @@ static int read_shape(struct vm *vm, struct errmsg *e)
     int status = 0;
     if (libxl_retrieve_domain_configuration(vm->ctx, vm->domid, &c, NULL) != 0)
         status = xen_error(vm, e, "the domain's configuration");
-    if (status == 0)
-        status = check_build(vm, &c, e);
-    if (status == 0)
-        status = check_devices(vm, &c, e);
-    if (status == 0)
+    if (status == 0) {
         read_config(&vm->shape, &c);
+        status = check_build(vm, &c, e) < 0 || check_devices(vm, &c, e) < 0 ? -1 : 0;
+    }
     if (status == 0 && c.c_info.type == LIBXL_DOMAIN_TYPE_HVM)
         status = hvm_read(vm, &c, e);
     libxl_domain_config_dispose(&c);
@@ -256,9 +258,20 @@ static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
         return -1;
     if (!xen_info(vm, &info))
         return errmsg_set(e, "the domain of VM %s is gone", vm->name);
-    if (check_kind(vm, &info, e) < 0 || read_shape(vm, e) < 0 || layout_map(vm, false, e) < 0 ||
-        (vm->shape.is_hvm && model_open(vm, e) < 0))
+    if (change_watch(vm, e) < 0)
         return -1;
+    if (check_kind(vm, &info, e) == 0 && read_shape(vm, e) == 0 && layout_map(vm, false, e) == 0 &&
+        (!vm->shape.is_hvm || model_open(vm, e) == 0)) {
+        vm->full_pages = vm->shape.ram.pages;
+        return facts_write(vm, e);
+    }
+    if (!vm->known || vm->shape.is_hvm || memcmp(info.handle, vm->shape.uuid, sizeof info.handle) != 0)
+        return -1;
+    /* An agent that died has protected it, and its output may be held: it is ours to let go of, and protected again as
+     * soon as it can be (promise 4). */
+    log_warn("%s", e->text);
+    vm->changed = "the domain was changed while no agent looked after it";
+    layout_unmap(vm);
     return facts_write(vm, e);
 }
 
@@ -282,9 +295,32 @@ int xen_launch(const struct vm_spec *spec, struct vm **out, struct errmsg *e)
     return errmsg_set(e, "VM %s: backend xen starts no domain: do it with xl create", spec->name);
 }
 
+/* The domain is looked at as when it was found. It may be refused now; it runs on without protection then, and without
+ * our map. */
+static int look_again(struct vm *vm, struct errmsg *e)
+{
+    const char *was = vm->changed;
+    char model[sizeof vm->shape.hvm.model];
+    memcpy(model, vm->shape.hvm.model, sizeof model);
+    layout_unmap(vm);
+    shape_free(&vm->shape);
+    vm->context_size = 0;
+    if (change_watch(vm, e) == 0 && read_shape(vm, e) == 0) {
+        memcpy(vm->shape.hvm.model, model, sizeof model);
+        if (vm->shape.ram.pages >= vm->full_pages)
+            return layout_map(vm, false, e);
+        errmsg_set(e, "the guest has not taken all of its memory back yet");
+    }
+    vm->changed = was;
+    return -1;
+}
+
 int xen_describe(struct vm *vm, struct json_object **out, struct errmsg *e)
 {
     struct shape *s = &vm->shape;
+    xen_drain_watches(vm);
+    if (vm->changed && look_again(vm, e) < 0)
+        return -1;
     vm_blob_free(&s->context);
     if (xen_context(vm, &s->context, e) < 0)
         return -1;

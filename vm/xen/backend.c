@@ -3,7 +3,10 @@
  */
 #include "vm/xen/xen.h"
 
+#include "common/jsonget.h"
 #include "common/log.h"
+
+#include <libxl_utils.h>
 
 #include <errno.h>
 #include <stdarg.h>
@@ -116,8 +119,13 @@ bool xen_is_suspended(const xc_domaininfo_t *info)
 void xen_drain_watches(struct vm *vm)
 {
     char **watch;
-    while ((watch = xs_check_watch(vm->xs)))
+    bool look = false;
+    while ((watch = xs_check_watch(vm->xs))) {
+        look = look || change_is_sign(watch[XS_WATCH_TOKEN]);
         free(watch);
+    }
+    if (look)
+        change_look(vm);
 }
 
 static enum vm_state op_state(struct vm *vm)
@@ -157,7 +165,7 @@ static uint8_t *op_memory(struct vm *vm)
 static void op_info(const struct vm *vm, struct vm_info *out)
 {
     const libxl_version_info *version = libxl_get_version_info(vm->ctx);
-    *out = (struct vm_info){.pages = vm->span, .nic_count = vm->shape.nic_count};
+    *out = (struct vm_info){.pages = vm->span, .nic_count = vm->shape.nic_count, .from_remains = vm->kept};
     const struct shape *s = &vm->shape;
     snprintf(out->note, sizeof out->note, "Xen %d.%d, domain %u, %s%s, %s", version->xen_version_major,
              version->xen_version_minor, vm->domid, s->is_hvm ? "HVM with QEMU " : "PVH", s->hvm.model,
@@ -198,18 +206,29 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     struct facts f;
     xc_domaininfo_t info;
     int known = facts_read(spec->run_dir, &f, e);
-    if (known <= 0)
+    if (known < 0 || (known == 0 && !spec->settings))
         return known;
     struct vm *vm = xen_new(spec, e);
     if (!vm)
         return -1;
+    if (known == 0) {
+        bool there = libxl_domain_qualifier_to_domid(vm->ctx, json_get_text(spec->settings, "domain", vm->name),
+                                                     &vm->domid) == 0;
+        xen_detach(vm);
+        return there;
+    }
     vm->domid = f.domid;
     bool lives = xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0;
     if (lives && !f.replica) {
         xen_detach(vm);
         return 1;
     }
-    if (!lives)
+    bool ours = lives && keep_is_owned(vm);
+    if (ours && spec->remains) {
+        xen_detach(vm);
+        return 2;
+    }
+    if (!ours)
         vm->domid = XEN_NO_DOMAIN;
     xen_destroy(vm);
     return 0;

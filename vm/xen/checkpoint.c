@@ -74,6 +74,7 @@ int xen_disarm(struct vm *vm, struct errmsg *e)
     if (!vm->armed)
         return 0;
     vm->armed = false;
+    change_let_go(vm);
     xc_domaininfo_t info;
     if (!xen_info(vm, &info))
         return 0;
@@ -150,6 +151,9 @@ static int suspend_by_force(struct vm *vm, struct errmsg *e)
 
 int xen_pause(struct vm *vm, struct errmsg *e)
 {
+    xen_drain_watches(vm);
+    if (vm->changed)
+        return errmsg_set(e, "%s", vm->changed);
     vm->pausing = true;
     int status = vm->shape.hvm.transparent ? suspend_by_force(vm, e) : suspend_by_guest(vm, e);
     if (status == 0 && vm->shape.is_hvm)

@@ -119,6 +119,7 @@ void layout_unmap(struct vm *vm)
 {
     if (vm->dirty.hbuf)
         xc__hypercall_buffer_free_pages(vm->xc, &vm->dirty, (int)((vm->span + BITS_PER_PAGE - 1) / BITS_PER_PAGE));
+    vm->dirty = (xc_hypercall_buffer_t){HYPERCALL_BUFFER_INIT_NO_BOUNCE};
     if (vm->memory)
         munmap(vm->memory, vm->span * VM_PAGE_SIZE);
     vm->memory = NULL;

@@ -118,7 +118,8 @@ static int populate_range(struct vm *vm, const struct page_range *r, struct errm
     return populate(vm, r->first, start - r->first, 0, e) < 0 || populate(vm, stop, end - stop, 0, e) < 0 ? -1 : 0;
 }
 
-static int check_host(struct vm *vm, struct errmsg *e)
+/* Makes sure that there is room for the replica; or finds the one that another agent has left (vm->kept). */
+static int check_host(struct vm *vm, bool use_kept, struct errmsg *e)
 {
     enum { SPARE_KB = 16384 }; /* Xen's own part: page tables, vCPUs */
     uint32_t domid;
@@ -128,7 +129,11 @@ static int check_host(struct vm *vm, struct errmsg *e)
         return errmsg_set(e, "a domain of the name %s is on this host already (%u): destroy or rename it", vm->name,
                           domid);
     snprintf(name, sizeof name, "%s" XEN_REPLICA_SUFFIX, vm->name);
-    if (libxl_name_to_domid(vm->ctx, name, &domid) == 0) { /* of a worker that died while it was made: never loaded */
+    if (libxl_name_to_domid(vm->ctx, name, &domid) == 0) { /* of a worker that died: never loaded */
+        int fits = use_kept ? keep_take(vm, domid, e) : 0;
+        vm->kept = fits > 0;
+        if (fits)
+            return fits < 0 ? -1 : 0;
         if (libxl_domain_destroy(vm->ctx, domid, NULL) != 0)
             return xen_error(vm, e, "destroying an older replica");
     }
@@ -153,20 +158,21 @@ static int use_local_bridge(struct shape *s, struct json_object *settings, struc
 static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
     if (shape_from_json(&vm->shape, spec->settings, e) < 0 || use_local_bridge(&vm->shape, spec->settings, e) < 0 ||
-        check_host(vm, e) < 0)
+        check_host(vm, spec->remains != NULL, e) < 0)
         return -1;
     char model[sizeof vm->shape.hvm.model];
     memcpy(model, vm->shape.hvm.model, sizeof model);
     vm->replica = true;
-    if (make_domain(vm, e) < 0 || facts_write(vm, e) < 0)
+    if ((!vm->kept && make_domain(vm, e) < 0) || keep_own(vm, e) < 0 || facts_write(vm, e) < 0 ||
+        (vm->kept && vm->shape.is_hvm && model_open(vm, e) < 0))
         return -1;
     if (strcmp(model, vm->shape.hvm.model) != 0)
         return errmsg_set(e, "VM %s needs the device model QEMU %s, this host has %s: install the same version on both",
                           vm->name, model, vm->shape.hvm.model);
-    for (size_t i = 0; i < vm->shape.ram.n; i++)
+    for (size_t i = 0; !vm->kept && i < vm->shape.ram.n; i++)
         if (populate_range(vm, &vm->shape.ram.at[i], e) < 0)
             return -1;
-    return layout_map(vm, true, e);
+    return layout_map(vm, true, e) < 0 || keep_finish(vm, e) < 0 ? -1 : 0;
 }
 
 int xen_replica_create(const struct vm_spec *spec, struct vm **out, struct errmsg *e)

@@ -7,6 +7,8 @@
  *   checkpoint.c  log-dirty, suspend, context, resume
  *   replica.c     a paused domain that holds the replica, and giving it its state; create.c: libxl making it
  *   hvm.c         an HVM domain's machine: what is refused, a replica's; model.c: its device model
+ *   keep.c        a replica whose agent died, and who takes it over
+ *   change.c      memory and devices that its admin changes meanwhile
  *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
  *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c; state.c
  */
@@ -47,6 +49,7 @@ struct vm {
     struct shape shape;
     bool replica; /* made by replica_create in this process: memory is writable */
     bool loaded;  /* a replica that has been given its state */
+    bool kept;    /* a replica that was another agent's: its memory is not empty */
 
     struct xen_log log;
     xc_interface *xc;
@@ -60,7 +63,13 @@ struct vm {
     xc_hypercall_buffer_t dirty; /* a bit per page of span, rounded up to pages */
     uint32_t context_size;       /* 0: not asked for yet */
     bool armed;
-    bool pausing; /* between pause and resume: a suspended domain is as we want it */
+    bool known;          /* an agent has protected it before */
+    bool watched;        /* these two are */
+    char target[24];     /* of its memory, as xenstore says it */
+    char devices[256];   /* what it has */
+    const char *changed; /* what is not so any more; NULL: nothing */
+    uint64_t full_pages; /* that it had when it was found; 0: not known yet */
+    bool pausing;        /* between pause and resume: a suspended domain is as we want it */
     bool shut_down, gone;
 };
 #define XEN_NO_DOMAIN UINT32_MAX
@@ -71,7 +80,7 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e);
 /* What the hypervisor says of our domain. False: it is gone. */
 bool xen_info(const struct vm *vm, xc_domaininfo_t *info);
 bool xen_is_suspended(const xc_domaininfo_t *info);
-/* Reads all pending watches. */
+/* Reads all pending watches, and looks after what they tell of. */
 void xen_drain_watches(struct vm *vm);
 void xen_detach(struct vm *vm);
 void xen_destroy(struct vm *vm);
@@ -87,6 +96,26 @@ struct facts {
 int facts_write(const struct vm *vm, struct errmsg *e);
 int facts_read(const char *run_dir, struct facts *f, struct errmsg *e); /* 1: read; 0: none; -1 */
 void facts_remove(const char *run_dir);
+
+/* ---- keep.c ---- */
+/* Notes at the replica's domain whose it is. */
+int keep_own(struct vm *vm, struct errmsg *e);
+/* Notes that it is whole, and as what it was made. */
+int keep_finish(struct vm *vm, struct errmsg *e);
+/* Is it still that of vm->run_dir? */
+bool keep_is_owned(const struct vm *vm);
+/* 1: domain `domid`, which bears the name of this replica, is one of the same shape that never ran; vm->domid is set.
+ * 0: it is not. -1 */
+int keep_take(struct vm *vm, uint32_t domid, struct errmsg *e);
+
+/* ---- change.c ---- */
+/* What the domain is now is what it is to stay. */
+int change_watch(struct vm *vm, struct errmsg *e);
+bool change_is_sign(const char *token);
+/* Sets vm->changed if the domain is not any more what it was. */
+void change_look(struct vm *vm);
+/* Takes our map away from a domain that was changed, as soon as nobody needs it. */
+void change_let_go(struct vm *vm);
 
 /* ---- attach.c ---- */
 int xen_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e);
