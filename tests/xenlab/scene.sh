@@ -10,6 +10,7 @@ work=$(mktemp -d)
 declare -a started=()
 declare -A names=([1]=a [2]=b)
 test_name=${0##*/}
+take_down='' # not empty: the lab is ended with the test
 
 say() { printf '%5d s  %s\n' "$SECONDS" "$*"; }
 fail() {
@@ -32,6 +33,7 @@ finish() {
         tail -n 5 "$work"/*.log >&2
     fi
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null; done
+    [[ ! $take_down ]] || lab down
     wait 2>/dev/null
     rm -rf "$work"
     exit "$status"
