@@ -305,8 +305,9 @@ static int look_again(struct vm *vm, struct errmsg *e)
     layout_unmap(vm);
     shape_free(&vm->shape);
     vm->context_size = 0;
-    if (change_watch(vm, e) == 0 && read_shape(vm, e) == 0) {
-        memcpy(vm->shape.hvm.model, model, sizeof model);
+    int status = change_watch(vm, e) < 0 ? -1 : read_shape(vm, e);
+    memcpy(vm->shape.hvm.model, model, sizeof model);
+    if (status == 0) {
         if (vm->shape.ram.pages >= vm->full_pages)
             return layout_map(vm, false, e);
         errmsg_set(e, "the guest has not taken all of its memory back yet");
