@@ -1,7 +1,7 @@
 /*
  * cleaner: what becomes of a replica whose worker died. One that was not given its state yet can't be anybody's any
- * more: it is ended, or kept for the next one for a while. One that was, belonged to a failover that was cut short between loading and resuming: if the
- * arbiter says that the VM is this host's, that failover is finished.
+ * more: it is ended, or kept for the next one for a while. One that was, belonged to a failover that was cut short
+ * between loading and resuming: if the arbiter says that the VM is this host's, that failover is finished.
  */
 #ifndef HIKAE_SECONDARY_CLEANER_H
 #define HIKAE_SECONDARY_CLEANER_H

@@ -109,10 +109,10 @@ struct vm_ops {
     void (*retire)(struct vm *vm, const char *remains);
 
     /* Ends what a dead agent has left in spec->run_dir: a replica that was never given its state, or the files of a VM
-     * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. With spec->settings
-     * also of a VM that was started by somebody else, and that nothing is known of but these.
-     * 2: only with spec->remains, from a backend that can't keep a replica's memory without the replica: it is left as
-     * it is, and the next replica_create of the same VM begins with it. */
+     * whose process is gone. 0: nothing is left. 1: a VM that runs, or may run, is there: nothing was touched. With
+     * spec->settings also of a VM that was started by somebody else, and that nothing is known of but these. 2: only
+     * with spec->remains, from a backend that can't keep a replica's memory without the replica: it is left as it is,
+     * and the next replica_create of the same VM begins with it. */
     int (*clear)(const struct vm_spec *spec, struct errmsg *e);
 
     /* ---- running VM ---- */
