@@ -59,6 +59,19 @@ void hist_merge(struct hist *into, const struct hist *from)
         into->buckets[i] += from->buckets[i];
 }
 
+void hist_subtract(struct hist *h, const struct hist *earlier)
+{
+    uint64_t highest = 0;
+    h->count -= earlier->count;
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        h->buckets[i] -= earlier->buckets[i];
+        if (h->buckets[i])
+            highest = upper_edge(i);
+    }
+    if (highest < h->max)
+        h->max = highest;
+}
+
 uint64_t hist_count(const struct hist *h)
 {
     return h->count;

@@ -34,7 +34,7 @@
 #include <time.h>
 
 enum { EXIT_BROKEN = 1, EXIT_USAGE = 2, EXIT_VIOLATED = 3 };
-enum { REPLY_MS = 60000, OPEN_MS = 30000, SETTLE_MS = 2000, POLL_MS = 20 };
+enum { REPLY_MS = 60000, SETTLE_MS = 2000, POLL_MS = 20 };
 
 static const char dir[] = "/run/bench";
 
@@ -102,21 +102,6 @@ static int hikae_moves(struct bench *b, int which, struct errmsg *e)
 static int hikae(struct bench *b, struct errmsg *e, const char *const words[])
 {
     return host_hikae(&b->drill.hosts[b->drill.active], &b->options, e, words);
-}
-
-static int unprotect(struct bench *b, struct errmsg *e)
-{
-    struct drill *d = &b->drill;
-    int64_t end = now_ms() + OPEN_MS;
-    if (hikae(b, e, (const char *const[]){"unprotect", "demo", NULL}))
-        return -1;
-    do {
-        if (now_ms() > end)
-            return errmsg_set(e, "the VM is still protected: %s", d->status.state);
-        sleep_ms(POLL_MS);
-        tracker_poll(d->tracker, &d->hosts[d->active], false, &d->status);
-    } while (!vm_runs(&d->status) || vm_is_protected(&d->status));
-    return 0;
 }
 
 /* ---- QEMU's moves ---- */
@@ -213,8 +198,8 @@ static bool is_wanted(const struct bench *b, const char *what)
 
 static int measure_hikae(struct bench *b, struct errmsg *e)
 {
-    if (call_client(b, e) || drill_start_vm(&b->drill, e) || hikae_moves(b, SWITCHOVER, e) || unprotect(b, e) ||
-        hikae_moves(b, MIGRATE, e) || dismiss_client(b, e))
+    if (call_client(b, e) || drill_start_vm(&b->drill, e) || hikae_moves(b, SWITCHOVER, e) ||
+        drill_unprotect(&b->drill, e) || hikae_moves(b, MIGRATE, e) || dismiss_client(b, e))
         return -1;
     return hikae(b, e, (const char *const[]){"stop", "demo", NULL});
 }

@@ -33,6 +33,7 @@ struct stock {
     const struct host *hosts;
     const struct options *o;
     char tls[200];
+    char disk[300]; /* "": none */
     int active;
     struct machine machines[2]; /* one per host */
 };
@@ -161,6 +162,9 @@ static int start(struct stock *s, int host, bool incoming, struct errmsg *e)
                 "-netdev", "tap,id=net0,ifname=" TAP ",script=no,downscript=no", "-device",
                 "virtio-net-pci,netdev=net0,mac=" GUEST_MAC ",disable-modern=on,disable-legacy=off,romfile=", NULL});
     add(&c, (const char *const[]){"-object", client, "-object", server, "-qmp", qmp, NULL});
+    if (*s->disk)
+        add(&c, (const char *const[]){"-blockdev", s->disk, "-device",
+                                      "virtio-blk-pci,drive=disk0,disable-modern=on,disable-legacy=off", NULL});
     if (incoming)
         add(&c, (const char *const[]){"-incoming", "defer", NULL});
     unlink(path);
@@ -186,6 +190,11 @@ static void end(struct machine *m)
         sleep_ms(5);
     }
     *m = (struct machine){0};
+}
+
+void stock_use_disk(struct stock *s, const char *socket)
+{
+    snprintf(s->disk, sizeof s->disk, "driver=nbd,node-name=disk0,server.type=unix,server.path=%s", socket);
 }
 
 int stock_boot(struct stock *s, int host, struct errmsg *e)

@@ -26,6 +26,8 @@ struct stock *stock_new(const struct host hosts[2], const char *dir, const struc
  * telling TCG (mended by "physmem: Fix migration dirty bitmap coherency with TCG memory access"); the guest then
  * crashes. It does so only for RAM of a multiple of 256 KiB, so such a QEMU's guest gets 8 KiB less. Is it one? */
 bool stock_is_evaded(const struct stock *s);
+/* Gives the VM a disk that is served over NBD at this socket, which must be seen by its host; before stock_boot. */
+void stock_use_disk(struct stock *s, const char *socket);
 /* Starts the VM on that host. */
 int stock_boot(struct stock *s, int host, struct errmsg *e);
 /* Moves it to the other host. downtime_limit_ms 0: QEMU's default. Returns when it runs there and the source is gone.

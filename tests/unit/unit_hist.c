@@ -29,6 +29,27 @@ static void test_empty(void **state)
     hist_free(h);
 }
 
+/* What came between two looks at one that only grows. */
+static void test_subtract(void **state)
+{
+    (void)state;
+    struct hist *h = hist_new(), *earlier = hist_new();
+    hist_add(h, 1000000);
+    hist_add(h, 5);
+    hist_merge(earlier, h);
+    hist_add(h, 7);
+    hist_add(h, 9);
+    hist_subtract(h, earlier);
+    assert_int_equal(hist_count(h), 2);
+    assert_int_equal(hist_percentile(h, 50), 7);
+    assert_int_equal(hist_max(h), 9);
+    hist_subtract(earlier, earlier);
+    assert_int_equal(hist_count(earlier), 0);
+    assert_int_equal(hist_max(earlier), 0);
+    hist_free(h);
+    hist_free(earlier);
+}
+
 static void test_percentiles_are_within_precision(void **state)
 {
     (void)state;
@@ -118,6 +139,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_subtract),
         cmocka_unit_test(test_percentiles_are_within_precision),
         cmocka_unit_test(test_edges),
         cmocka_unit_test(test_merge_and_json),

@@ -12,6 +12,7 @@ enum {
     AGENTS_UP_MS = 15000,
     GUEST_UP_MS = 120000,
     PROTECT_MS = 120000,
+    UNPROTECT_MS = 30000,
     FAILOVER_MS = 30000,
     POLL_MS = 100,
     QUICK_POLL_MS = 20,
@@ -155,6 +156,20 @@ int drill_protect(struct drill *d, struct errmsg *e)
         return -1;
     set_phase(d, CLIENT_PROTECTED);
     view_say("protected: %s -> %s, after %.1f s", active(d)->name, standby(d)->name, (double)(now_ms() - begin) / 1e3);
+    return 0;
+}
+
+int drill_unprotect(struct drill *d, struct errmsg *e)
+{
+    int64_t end = now_ms() + UNPROTECT_MS;
+    if (host_hikae(active(d), d->options, e, (const char *const[]){"unprotect", "demo", NULL}))
+        return -1;
+    do {
+        if (now_ms() > end)
+            return errmsg_set(e, "the VM is still protected: %s", d->status.state);
+        sleep_ms(QUICK_POLL_MS);
+        tracker_poll(d->tracker, active(d), false, &d->status);
+    } while (!vm_runs(&d->status) || vm_is_protected(&d->status));
     return 0;
 }
 

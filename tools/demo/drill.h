@@ -27,6 +27,8 @@ int drill_boot(struct drill *d, struct errmsg *e);
 int drill_start_vm(struct drill *d, struct errmsg *e);
 /* Protects the VM to the other host and waits for it. */
 int drill_protect(struct drill *d, struct errmsg *e);
+/* The VM goes on without; returns when it does. */
+int drill_unprotect(struct drill *d, struct errmsg *e);
 /* One loss after the other. -1: something did not come in time; results tell how far it went. */
 int drill_failovers(struct drill *d, struct errmsg *e);
 

@@ -1,0 +1,466 @@
+/*
+ * bench_disk: what protection costs a VM's disk. The same guest writes to the same store by way of our disk server
+ * unprotected, protected with an epoch each 20 ms, and protected on output; and, on QEMU alone, by way of qemu-nbd. The
+ * first three take turns, so that a machine that is busy for a while is busy for all of them.
+ *
+ * Megabytes and operations per second are by this host's clock, from the order to the guest's answer. The latency of a
+ * flush is by the guest's, which stands still in a pause. A pause is Hikae's own figure; what disks add to it is the
+ * median of the pauses under load less that of the pauses before it.
+ *
+ * Exit status: 0 all measured (whatever the figures); 1 something did not work; 2 usage.
+ */
+#include "common/hist.h"
+#include "common/jsonget.h"
+#include "common/log.h"
+#include "tests/bench/stock.h"
+#include "tools/demo/drill.h"
+#include "tools/demo/programs.h"
+#include "tools/demo/run.h"
+#include "tools/demo/sandbox.h"
+#include "tools/demo/view.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <json-c/json.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { EXIT_BROKEN = 1, EXIT_USAGE = 2 };
+enum { PORT = 10, GUEST_UP_MS = 120000, ANSWER_S = 300, POLL_MS = 100, ROUNDS_MAX = 20, MIB = 1 << 20 };
+
+static const char help[] = "bench_disk: what protection costs a VM's disk.\n\n"
+                           "  --rounds N       of each kind; the medians count (3)\n"
+                           "  --seq MB         written one after the other in a round (256)\n"
+                           "  --rand N         blocks of 4 KiB written anywhere in a round (5000)\n"
+                           "  --fsync N        writes with a flush in a round (300)\n"
+                           "  --idle S         seconds of pauses without load, to compare with (3)\n"
+                           "  --disk MB        size of the disk (512)\n"
+                           "  --memory MB      of the guest (256)\n"
+                           "  --dir DIR        where the stores are: a file system on a disk (/var/tmp)\n"
+                           "  --json FILE      results; - is stdout\n"
+                           "  --guest DIR      vmlinuz and initrd.gz of the guest\n\n"
+                           "Status: 0 all measured; 1 something did not work; 2 usage.\n";
+
+enum { UNPROTECTED, INTERVAL20, ON_OUTPUT, QEMU_NBD, SERIES };
+static const char *const names[SERIES] = {"unprotected", "interval20", "on_output", "qemu_nbd"};
+
+enum figure { SEQ, RAND, FSYNC_50, FSYNC_99, PAUSE_IDLE, PAUSE_BUSY, PAUSE_ADDED, FIGURES };
+
+struct bench {
+    struct options options;
+    unsigned rounds, seq_mb, rand_count, fsync_count, idle_s;
+    char dir[64];
+    struct drill drill;
+    double figures[SERIES][FIGURES][ROUNDS_MAX];
+    unsigned done[SERIES]; /* rounds */
+    uint64_t errors;       /* of the guest's writes */
+};
+
+/* ---- the guest's part ---- */
+
+static int connect_once(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(PORT)};
+    struct timeval bound = {.tv_sec = ANSWER_S};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    inet_pton(AF_INET, GUEST_ADDRESS, &a.sin_addr);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static int connect_guest(struct errmsg *e)
+{
+    for (int64_t end = now_ms() + GUEST_UP_MS; now_ms() < end; sleep_ms(POLL_MS)) {
+        int fd = connect_once();
+        if (fd >= 0)
+            return fd;
+    }
+    return errmsg_set(e, "the guest does not answer at port %d after %d s", PORT, GUEST_UP_MS / 1000);
+}
+
+/* Gives the order, returns the seconds until it was done; what the guest says of it in *answer. -1 with `e`. */
+static double order(struct bench *b, int fd, const char *what, unsigned n, struct json_object **answer,
+                    struct errmsg *e)
+{
+    char line[256];
+    size_t used = 0;
+    int length = snprintf(line, sizeof line, "%s %u\n", what, n);
+    int64_t begin = now_ms();
+    if (send(fd, line, (size_t)length, MSG_NOSIGNAL) != length)
+        return errmsg_set(e, "the guest hung up");
+    for (ssize_t got; used < sizeof line && !memchr(line, '\n', used); used += (size_t)got)
+        if ((got = recv(fd, line + used, sizeof line - used, 0)) <= 0)
+            return errmsg_set(e, "%s %u: the guest %s", what, n, got ? "does not answer" : "hung up");
+    double seconds = (double)(now_ms() - begin) / 1e3;
+    *answer = json_parse_object(line, used);
+    if (!*answer)
+        return errmsg_set(e, "%s %u: the guest's answer makes no sense", what, n);
+    b->errors += json_get_u64(*answer, "errors", 1);
+    return seconds;
+}
+
+/* One round of all three loads. */
+static int load(struct bench *b, double figures[FIGURES], struct errmsg *e)
+{
+    struct json_object *seq = NULL, *random = NULL, *flushes = NULL;
+    int fd = connect_guest(e);
+    double seq_s = fd < 0 ? -1 : order(b, fd, "seq", b->seq_mb, &seq, e);
+    double random_s = seq_s < 0 ? -1 : order(b, fd, "rand", b->rand_count, &random, e);
+    double flush_s = random_s < 0 ? -1 : order(b, fd, "fsync", b->fsync_count, &flushes, e);
+    figures[SEQ] = b->seq_mb / seq_s;
+    figures[RAND] = b->rand_count / random_s;
+    figures[FSYNC_50] = json_get_double(flushes, "p50_us", 0) / 1e3;
+    figures[FSYNC_99] = json_get_double(flushes, "p99_us", 0) / 1e3;
+    json_object_put(seq);
+    json_object_put(random);
+    json_object_put(flushes);
+    if (fd >= 0)
+        close(fd);
+    return flush_s < 0 ? -1 : 0;
+}
+
+static void note(struct bench *b, int series, const double figures[FIGURES])
+{
+    unsigned round = b->done[series]++;
+    for (int i = 0; i < FIGURES; i++)
+        b->figures[series][i][round] = figures[i];
+    view_say("%-11s  round %u: %4.0f MB/s in order, %5.0f blocks/s anywhere, flush %.1f / %.1f ms, pause %.2f ms, of "
+             "it by disks %.2f",
+             names[series], round + 1, figures[SEQ], figures[RAND], figures[FSYNC_50], figures[FSYNC_99],
+             figures[PAUSE_BUSY], figures[PAUSE_ADDED]);
+}
+
+/* ---- Hikae ---- */
+
+/* All pauses so far. The caller frees it. */
+static struct hist *pauses(struct bench *b)
+{
+    struct drill *d = &b->drill;
+    struct hist *h = hist_new();
+    tracker_poll(d->tracker, &d->hosts[d->active], true, &d->status);
+    const struct totals *t = tracker_totals(d->tracker);
+    hist_merge(h, t->stages[STAGE_PAUSE]);
+    return h;
+}
+
+/* In ms, the median of those since `earlier`, which is freed. */
+static double median_pause_since(struct bench *b, struct hist *earlier)
+{
+    struct hist *h = pauses(b);
+    hist_subtract(h, earlier);
+    double ms = (double)hist_percentile(h, 50) / 1e6;
+    hist_free(earlier);
+    hist_free(h);
+    return ms;
+}
+
+static int measure_unprotected(struct bench *b, int series, struct errmsg *e)
+{
+    double figures[FIGURES] = {0};
+    if (load(b, figures, e))
+        return -1;
+    note(b, series, figures);
+    return 0;
+}
+
+static int measure_protected(struct bench *b, int series, struct errmsg *e)
+{
+    double figures[FIGURES] = {0};
+    const struct drill *d = &b->drill;
+    const char *mode = series == INTERVAL20 ? "mode=periodic" : "mode=on-output";
+    if (host_hikae(&d->hosts[d->active], &b->options, e, (const char *const[]){"set", "demo", mode, NULL}))
+        return -1;
+    sleep_ms(500); /* what came before is done */
+    struct hist *before = pauses(b);
+    sleep_ms((int64_t)b->idle_s * 1000);
+    figures[PAUSE_IDLE] = median_pause_since(b, before);
+    before = pauses(b);
+    int bad = load(b, figures, e);
+    figures[PAUSE_BUSY] = median_pause_since(b, before);
+    figures[PAUSE_ADDED] = figures[PAUSE_BUSY] - figures[PAUSE_IDLE];
+    if (bad)
+        return -1;
+    if (!vm_is_protected(&b->drill.status))
+        return errmsg_set(e, "the protection did not last: %s %s", b->drill.status.state, b->drill.status.reason);
+    note(b, series, figures);
+    return 0;
+}
+
+static int measure_hikae(struct bench *b, struct errmsg *e)
+{
+    struct drill *d = &b->drill;
+    if (drill_start_vm(d, e))
+        return -1;
+    for (unsigned i = 0; i < b->rounds; i++)
+        if (measure_unprotected(b, UNPROTECTED, e) || drill_protect(d, e) || measure_protected(b, INTERVAL20, e) ||
+            measure_protected(b, ON_OUTPUT, e) || drill_unprotect(d, e))
+            return -1;
+    return host_hikae(&d->hosts[d->active], &b->options, e, (const char *const[]){"stop", "demo", NULL});
+}
+
+/* ---- QEMU alone, with qemu-nbd ---- */
+
+static pid_t start_qemu_nbd(const char *store, const char *socket)
+{
+    pid_t pid = fork();
+    if (pid)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    execlp("qemu-nbd", "qemu-nbd", "-k", socket, "-f", "raw", "-t", "--cache=writeback", "--discard=unmap", store,
+           (char *)NULL);
+    _exit(127);
+}
+
+static int boot_on_qemu_nbd(struct bench *b, struct stock *s, pid_t server, const char *socket, struct errmsg *e)
+{
+    for (int64_t end = now_ms() + 10000; access(socket, F_OK); sleep_ms(20))
+        if (waitpid(server, NULL, WNOHANG) == server || now_ms() > end)
+            return errmsg_set(e, "qemu-nbd does not serve: is qemu-utils installed?");
+    stock_use_disk(s, socket);
+    if (stock_boot(s, 0, e))
+        return -1;
+    for (unsigned i = 0; i < b->rounds; i++)
+        if (measure_unprotected(b, QEMU_NBD, e))
+            return -1;
+    return 0;
+}
+
+static int measure_qemu_nbd(struct bench *b, struct errmsg *e)
+{
+    const struct host *h = &b->drill.hosts[0];
+    char socket[128], store[192];
+    snprintf(socket, sizeof socket, "%s/qemu-nbd.sock", h->run_dir);
+    snprintf(store, sizeof store, "%s/vm.img", h->dir);
+    struct stock *s = stock_new(b->drill.hosts, b->dir, &b->options, e);
+    pid_t server = s ? start_qemu_nbd(store, socket) : -1;
+    int bad = server < 0 || boot_on_qemu_nbd(b, s, server, socket, e);
+    stock_free(s);
+    if (server > 0) {
+        kill(server, SIGKILL);
+        waitpid(server, NULL, 0);
+    }
+    return bad ? -1 : 0;
+}
+
+/* ---- the whole ---- */
+
+/* Both stores have all their blocks, so that no round pays for them. */
+static int fill_stores(struct bench *b, struct errmsg *e)
+{
+    static uint8_t data[MIB];
+    char path[192];
+    memset(data, 0x5a, sizeof data);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/vm.img", b->drill.hosts[i].dir);
+        int fd = open(path, O_WRONLY | O_CLOEXEC), bad = fd < 0;
+        for (unsigned mb = 0; !bad && mb < b->options.disk_mb; mb++)
+            bad = pwrite(fd, data, sizeof data, (off_t)mb * MIB) != MIB;
+        bad = bad || fsync(fd);
+        if (fd >= 0)
+            close(fd);
+        if (bad)
+            return errmsg_set(e, "%s: %s", path, strerror(errno));
+    }
+    return 0;
+}
+
+static int run(struct bench *b, struct errmsg *e)
+{
+    if (fill_stores(b, e) || drill_boot(&b->drill, e) || measure_hikae(b, e) || measure_qemu_nbd(b, e)) {
+        for (int i = 0; i < 2; i++)
+            host_show_logs(&b->drill.hosts[i]);
+        return -1;
+    }
+    return b->errors ? errmsg_set(e, "%llu of the guest's writes failed", (unsigned long long)b->errors) : 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(struct bench *b, int series, enum figure figure)
+{
+    double *all = b->figures[series][figure];
+    unsigned n = b->done[series];
+    qsort(all, n, sizeof *all, by_size);
+    return n ? (all[(n - 1) / 2] + all[n / 2]) / 2 : 0;
+}
+
+static void add(struct json_object *j, const char *key, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.3f", value);
+    json_object_object_add(j, key, json_object_new_double_s(value, text));
+}
+
+static struct json_object *series_json(struct bench *b, int series)
+{
+    struct json_object *j = json_object_new_object(), *flush = json_object_new_object();
+    double seq = median(b, UNPROTECTED, SEQ), random = median(b, UNPROTECTED, RAND);
+    add(j, "seq_write_mb_s", median(b, series, SEQ));
+    add(j, "rand_write_iops", median(b, series, RAND));
+    add(flush, "p50", median(b, series, FSYNC_50));
+    add(flush, "p99", median(b, series, FSYNC_99));
+    json_object_object_add(j, "fsync_ms", flush);
+    add(j, "pause_added_ms", median(b, series, PAUSE_ADDED));
+    add(j, "pause_ms", median(b, series, PAUSE_BUSY));
+    add(j, "seq_write_of_unprotected", seq > 0 ? median(b, series, SEQ) / seq : 0);
+    add(j, "rand_write_of_unprotected", random > 0 ? median(b, series, RAND) / random : 0);
+    json_object_object_add(j, "rounds", json_object_new_int((int)b->done[series]));
+    return j;
+}
+
+static int conclude(struct bench *b, struct errmsg *e)
+{
+    struct json_object *all = json_object_new_object();
+    for (int i = 0; i < SERIES; i++) {
+        struct json_object *j = series_json(b, i);
+        json_object_object_add(all, names[i], j);
+        view_say("%-11s  %4.0f MB/s in order (%3.0f %%)  %5.0f blocks/s anywhere (%3.0f %%)  flush %5.1f / %5.1f ms  "
+                 "added to the pause %.2f ms",
+                 names[i], median(b, i, SEQ), 100 * json_get_double(j, "seq_write_of_unprotected", 0),
+                 median(b, i, RAND), 100 * json_get_double(j, "rand_write_of_unprotected", 0), median(b, i, FSYNC_50),
+                 median(b, i, FSYNC_99), median(b, i, PAUSE_ADDED));
+    }
+    int status = b->options.json ? report_write(all, b->options.json, e) : 0;
+    json_object_put(all);
+    return status;
+}
+
+static int number(const char *text, unsigned min, unsigned max, unsigned *out, struct errmsg *e)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || n < min || n > max)
+        return errmsg_set(e, "'%s' is not a number from %u to %u", text, min, max);
+    *out = (unsigned)n;
+    return 0;
+}
+
+static int set_one(struct bench *b, int id, struct errmsg *e)
+{
+    struct options *o = &b->options;
+    switch (id) {
+    case 'n':
+        return number(optarg, 1, ROUNDS_MAX, &b->rounds, e);
+    case 's':
+        return number(optarg, 1, 1 << 20, &b->seq_mb, e);
+    case 'r':
+        return number(optarg, 1, 100000000, &b->rand_count, e);
+    case 'f':
+        return number(optarg, 1, 100000, &b->fsync_count, e);
+    case 'i':
+        return number(optarg, 1, 600, &b->idle_s, e);
+    case 'k':
+        return number(optarg, 64, 1 << 20, &o->disk_mb, e);
+    case 'm':
+        return number(optarg, 128, 65536, &o->memory_mb, e);
+    case 'd':
+        o->dir = optarg;
+        return 0;
+    case 'j':
+        o->json = optarg;
+        return 0;
+    case 'g':
+        o->guest = optarg;
+        return 0;
+    default:
+        return errmsg_set(e, "see --help");
+    }
+}
+
+/* 1: there is nothing more to do. */
+static int parse(int argc, char **argv, struct bench *b, struct errmsg *e)
+{
+    struct options *o = &b->options;
+    static const struct option longs[] = {{"rounds", 1, NULL, 'n'}, {"seq", 1, NULL, 's'},  {"rand", 1, NULL, 'r'},
+                                          {"fsync", 1, NULL, 'f'},  {"idle", 1, NULL, 'i'}, {"disk", 1, NULL, 'k'},
+                                          {"memory", 1, NULL, 'm'}, {"dir", 1, NULL, 'd'},  {"json", 1, NULL, 'j'},
+                                          {"guest", 1, NULL, 'g'},  {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    *b = (struct bench){.rounds = 3, .seq_mb = 256, .rand_count = 5000, .fsync_count = 300, .idle_s = 3};
+    *o = (struct options){.mode = "periodic",
+                          .accel = "tcg",
+                          .interval_ms = 20,
+                          .detect_ms = 2000, /* nothing is lost here */
+                          .rate = 1000,
+                          .region = 1000,
+                          .words = 8,
+                          .memory_mb = 256,
+                          .disk_mb = 512,
+                          .request_ms = 5,
+                          .beacon_ms = 5,
+                          .brief = true,
+                          .dir = "/var/tmp",
+                          .bin = programs_dir()};
+    for (int id; (id = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        if (id == 'h') {
+            fputs(help, stdout);
+            return 1;
+        }
+        if (set_one(b, id, e))
+            return -1;
+    }
+    if (optind < argc)
+        return errmsg_set(e, "%s: what is that? See --help", argv[optind]);
+    programs_find_modules(o->bin);
+    if (!o->guest)
+        o->guest = programs_guest(o->bin);
+    return 0;
+}
+
+static int set_up(struct bench *b, struct errmsg *e)
+{
+    if (sandbox_enter(e))
+        return -1;
+    if (snprintf(b->dir, sizeof b->dir, "%s/hikae-bench-XXXXXX", b->options.dir) >= (int)sizeof b->dir ||
+        !mkdtemp(b->dir))
+        return errmsg_set(e, "a folder in %s: %s", b->options.dir, strerror(errno));
+    return hosts_prepare(b->drill.hosts, b->dir, &b->options, e);
+}
+
+static void tear_down(struct bench *b)
+{
+    struct errmsg ignored;
+    for (int i = 0; i < 2; i++)
+        host_kill(&b->drill.hosts[i]);
+    for (int i = 0; i < 2; i++)
+        host_wait_gone(&b->drill.hosts[i]);
+    tracker_free(b->drill.tracker);
+    if (*b->dir)
+        (void)run_program((const char *const[]){"rm", "-rf", b->dir, NULL}, NULL, 30000, &ignored);
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    struct errmsg e;
+    int parsed = sandbox_leave_chroot(argv, &e) ? -1 : parse(argc, argv, &b, &e);
+    if (parsed) {
+        if (parsed < 0)
+            fprintf(stderr, "bench_disk: %s\n", e.text);
+        return parsed < 0 ? EXIT_USAGE : 0;
+    }
+    log_open("bench_disk", NULL);
+    view_init(false, b.options.json && !strcmp(b.options.json, "-"));
+    signal(SIGPIPE, SIG_IGN);
+    b.drill = (struct drill){.options = &b.options, .random = 1, .tracker = tracker_new()};
+    int bad = set_up(&b, &e) || run(&b, &e) || conclude(&b, &e);
+    if (bad)
+        fprintf(stderr, "bench_disk: %s\n", e.text);
+    tear_down(&b);
+    return bad ? EXIT_BROKEN : 0;
+}
