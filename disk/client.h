@@ -5,9 +5,9 @@
  * Two threads may use one: the loop's everything but disk_next and disk_release, which are the reader's (the encoder
  * thread). disk_track and disk_disconnect only while the reader does nothing with it: they take the log away.
  *
- * A checkpoint:   disk_set_pausing(true); pause the VM; mark = disk_mark(); disk_set_pausing(false); resume
- * and later, on the encoder thread:   while (disk_next(mark) == 1) encode; disk_release
- * All that the guest wrote before the pause, and nothing that it writes after, is before `mark`.
+ * A checkpoint:   disk_set_pausing(true); pause the VM; mark = disk_mark(); save its state; disk_set_pausing(false);
+ * resume and later, on the encoder thread:   while (disk_next(mark) == 1) encode; disk_release All that the guest wrote
+ * before the pause, and nothing that it writes after, is before `mark`.
  */
 #ifndef HIKAE_DISK_CLIENT_H
 #define HIKAE_DISK_CLIENT_H
@@ -32,8 +32,9 @@ int disk_track(struct disk_client *c, bool on, struct errmsg *e);
 
 /* The functions below need tracking on; without it they do nothing and return 0. */
 
-/* Set before the VM is paused, cleared when it stands still (or runs again). A flush that arrives meanwhile is answered
- * at once and done on the way (see disk_owes_flush), and no write waits for room in the log. */
+/* Set before the VM is paused, cleared while it still stands still. A flush that arrives meanwhile is answered at once
+ * and done on the way (see disk_owes_flush) or, if it is the hypervisor's own, not at all; and no write waits for room
+ * in the log. */
 void disk_set_pausing(struct disk_client *c, bool pausing);
 uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far */
 uint64_t disk_used(const struct disk_client *c); /* octets of the log that are in use: not yet released */

@@ -24,7 +24,7 @@ struct shared {
     alignas(64) _Atomic uint64_t tail;
     alignas(64) _Atomic uint32_t room; /* futex: counted up when a writer that waits has to look again */
     _Atomic uint32_t waiting;          /* a writer waits, or is about to */
-    _Atomic uint32_t pausing;
+    _Atomic uint32_t pause;            /* odd: the VM is paused, or about to be */
     _Atomic uint32_t owed;
     _Atomic uint32_t events;
     _Atomic uint32_t broken;
@@ -183,7 +183,7 @@ static bool get_room(struct write_log *l, uint64_t head, uint64_t need)
     for (;;) {
         uint32_t seen = atomic_load(&s->room);
         atomic_store(&s->waiting, 1);
-        bool pausing = atomic_load(&s->pausing);
+        bool pausing = atomic_load(&s->pause) & 1;
         if (atomic_load(&l->closed) || atomic_load(&s->broken))
             return false;
         if (head + need - atomic_load(&s->tail) <= (pausing ? l->hard : l->soft))
@@ -241,9 +241,10 @@ void write_log_close(struct write_log *l)
     look_again(l);
 }
 
-bool write_log_is_pausing(const struct write_log *l)
+uint32_t write_log_pause(const struct write_log *l)
 {
-    return atomic_load(&l->shared->pausing);
+    uint32_t pause = atomic_load(&l->shared->pause);
+    return pause & 1 ? pause : 0;
 }
 
 void write_log_set_owed(struct write_log *l, unsigned owed)
@@ -256,7 +257,8 @@ void write_log_set_owed(struct write_log *l, unsigned owed)
 
 void write_log_set_pausing(struct write_log *l, bool pausing)
 {
-    atomic_store(&l->shared->pausing, pausing);
+    uint32_t pause = atomic_load(&l->shared->pause);
+    atomic_store(&l->shared->pause, pause + ((pause & 1) != pausing));
     if (pausing && atomic_load(&l->shared->waiting))
         look_again(l);
 }

@@ -71,7 +71,8 @@ int write_log_bell_fd(const struct write_log *l); /* readable: write_log_events 
 int write_log_append(struct write_log *l, const struct disk_write *w);
 /* The reader is gone: who waits returns, nothing is appended any more. */
 void write_log_close(struct write_log *l);
-bool write_log_is_pausing(const struct write_log *l);
+/* The pause that the VM is in or about to be in: a number, another one for each; 0: none. */
+uint32_t write_log_pause(const struct write_log *l);
 /* How many flushes were answered but are not done yet; FLUSHED is told when none is left. Not from two threads at once.
  */
 void write_log_set_owed(struct write_log *l, unsigned owed);

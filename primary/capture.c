@@ -159,13 +159,13 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
         return undo_pause(from);
     }
     c->disk_mark = 0;
-    if (from->disks) { /* its I/O is drained: what it has written is in the log, and nothing else */
+    if (from->disks) /* its I/O is drained: what it has written is in the log, and nothing else */
         c->disk_mark = disk_mark(from->disks);
-        disk_set_pausing(from->disks, false);
-    }
     c->times.stop = lap(&mark);
     int result = take(from, !last, scratch, c, &mark, e);
     struct errmsg second;
+    if (from->disks) /* not before: saving its state flushes once more */
+        disk_set_pausing(from->disks, false);
     mark = clock_now();
     if ((!last || result) && from->ops->resume(from->vm, result ? &second : e))
         result = -1;

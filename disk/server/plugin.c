@@ -16,7 +16,9 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-enum { REQUEST_MAX = 32 << 20 };
+#define STILL "still"
+
+enum { REQUEST_MAX = 32 << 20, STILL_DISK = DISK_MAX };
 
 static char *dir, *paths[DISK_MAX];
 static unsigned path_count;
@@ -103,6 +105,8 @@ static void *open_export(int readonly)
     char *end;
     if (!name)
         return NULL;
+    if (strcmp(name, STILL) == 0)
+        return (void *)(uintptr_t)(STILL_DISK + 1);
     unsigned long disk = strtoul(*name ? name : "0", &end, 10);
     if (*end == '\0' && disk < disk_set_count(set))
         return (void *)(uintptr_t)(disk + 1);
@@ -115,8 +119,15 @@ static unsigned disk_of(void *handle)
     return (unsigned)(uintptr_t)handle - 1;
 }
 
+static bool is_still(void *handle)
+{
+    return disk_of(handle) == STILL_DISK;
+}
+
 static int64_t get_size(void *handle)
 {
+    if (is_still(handle))
+        return DISK_BLOCK;
     return (int64_t)disk_set_backing(set, disk_of(handle))->bytes;
 }
 
@@ -135,21 +146,24 @@ static int yes(void *handle)
     return 1;
 }
 
+static int is_disk(void *handle)
+{
+    return !is_still(handle);
+}
+
 static int can_fua(void *handle)
 {
-    (void)handle;
-    return NBDKIT_FUA_NATIVE;
+    return is_still(handle) ? NBDKIT_FUA_NONE : NBDKIT_FUA_NATIVE;
 }
 
 static int can_cache(void *handle)
 {
-    (void)handle;
-    return NBDKIT_CACHE_NATIVE;
+    return is_still(handle) ? NBDKIT_CACHE_NONE : NBDKIT_CACHE_NATIVE;
 }
 
 static int can_extents(void *handle)
 {
-    return !disk_set_backing(set, disk_of(handle))->is_device;
+    return !is_still(handle) && !disk_set_backing(set, disk_of(handle))->is_device;
 }
 
 /* ---- requests: nbdkit has checked that they are within the disk ---- */
@@ -164,11 +178,15 @@ static int answer(int error)
 static int on_pread(void *handle, void *out, uint32_t n, uint64_t offset, uint32_t flags)
 {
     (void)flags;
+    if (is_still(handle))
+        return memset(out, 0, n), 0;
     return answer(disk_set_read(set, disk_of(handle), out, n, offset));
 }
 
 static int on_pwrite(void *handle, const void *data, uint32_t n, uint64_t offset, uint32_t flags)
 {
+    if (is_still(handle))
+        return answer(EPERM);
     return answer(disk_set_write(set, disk_of(handle), data, n, offset, flags & NBDKIT_FLAG_FUA));
 }
 
@@ -187,7 +205,10 @@ static int on_trim(void *handle, uint32_t n, uint64_t offset, uint32_t flags)
 static int on_flush(void *handle, uint32_t flags)
 {
     (void)flags;
-    return answer(disk_set_flush(set, disk_of(handle)));
+    if (!is_still(handle))
+        return answer(disk_set_flush(set, disk_of(handle)));
+    disk_set_stands_still(set);
+    return 0;
 }
 
 static int on_cache(void *handle, uint32_t n, uint64_t offset, uint32_t flags)
@@ -243,9 +264,9 @@ static struct nbdkit_plugin plugin = {
     .block_size = block_size,
     .can_write = yes,
     .can_flush = yes,
-    .can_trim = yes,
-    .can_zero = yes,
-    .can_fast_zero = yes,
+    .can_trim = is_disk,
+    .can_zero = is_disk,
+    .can_fast_zero = is_disk,
     .can_multi_conn = yes, /* one set for all connections: a flush on any is of all */
     .can_fua = can_fua,
     .can_cache = can_cache,

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ struct disk_set {
     struct owed *owed;
     pthread_rwlock_t log_lock; /* which log: held for reading while it is used */
     struct write_log *log;     /* NULL: nobody tracks */
+    _Atomic uint32_t still;    /* the pause in which the VM was seen to stand still; another log's numbers begin anew */
 };
 
 /* ---- making ---- */
@@ -111,6 +113,7 @@ void disk_set_track(struct disk_set *s, struct write_log *log)
     pthread_rwlock_wrlock(&s->log_lock);
     struct write_log *former = s->log;
     s->log = log;
+    atomic_store(&s->still, 0);
     pthread_rwlock_unlock(&s->log_lock);
     write_log_free(former);
     if (log)
@@ -222,17 +225,25 @@ int disk_set_trim(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset
     return error == EOPNOTSUPP ? 0 : error;
 }
 
-static bool is_pausing(struct disk_set *s)
+static uint32_t pause_number(struct disk_set *s)
 {
     pthread_rwlock_rdlock(&s->log_lock);
-    bool pausing = s->log && write_log_is_pausing(s->log);
+    uint32_t pause = s->log ? write_log_pause(s->log) : 0;
     pthread_rwlock_unlock(&s->log_lock);
-    return pausing;
+    return pause;
+}
+
+void disk_set_stands_still(struct disk_set *s)
+{
+    atomic_store(&s->still, pause_number(s));
 }
 
 int disk_set_flush(struct disk_set *s, unsigned disk)
 {
-    if (is_pausing(s)) {
+    uint32_t pause = pause_number(s);
+    if (pause && pause == atomic_load(&s->still))
+        return 0; /* QEMU's own */
+    if (pause) {
         owed_add(s->owed, disk);
         return 0;
     }

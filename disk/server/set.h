@@ -6,10 +6,14 @@
  * and log see overlapping writes in one order (promise 2: the replica's disk becomes the very same), and whoever starts
  * to track and then reads the store has all that is not in the log.
  *
- * A flush is an fdatasync before the answer; FUA likewise. While the VM is being paused, a flush (QEMU flushes in each
- * pause) is answered at once but owed: it begins at once on a thread of its own, and what arrives later waits for its
- * end. So the store still sees what was flushed before what came after, and the pause does not feel the store. The
- * epoch's output waits for it (disk_owes_flush).
+ * A flush is an fdatasync before the answer; FUA likewise. While the VM is being paused, a flush is answered at once
+ * but owed: it begins at once on a thread of its own, and what arrives later waits for its end. So the store still sees
+ * what was flushed before what came after, and the pause does not feel the store. The epoch's output waits for it
+ * (disk_owes_flush).
+ *
+ * QEMU itself flushes each time that it pauses a VM, after the VM's last request was answered, and first of all a disk
+ * that is none: the export "still". What is flushed between that and the end of the pause nobody has asked for, and it
+ * is not done.
  */
 #ifndef HIKAE_DISK_SERVER_SET_H
 #define HIKAE_DISK_SERVER_SET_H
@@ -43,5 +47,7 @@ int disk_set_zero(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset
  */
 int disk_set_trim(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset, bool fua);
 int disk_set_flush(struct disk_set *s, unsigned disk);
+/* The VM stands still: no request of its own is under way until the pause that was announced is over. */
+void disk_set_stands_still(struct disk_set *s);
 
 #endif

@@ -35,7 +35,7 @@
 #include <unistd.h>
 
 enum { EXIT_BROKEN = 1, EXIT_USAGE = 2 };
-enum { PORT = 10, GUEST_UP_MS = 120000, ANSWER_S = 300, POLL_MS = 100, ROUNDS_MAX = 20, MIB = 1 << 20 };
+enum { PORT = 11, GUEST_UP_MS = 120000, ANSWER_S = 300, POLL_MS = 100, ROUNDS_MAX = 20, MIB = 1 << 20 };
 
 static const char help[] = "bench_disk: what protection costs a VM's disk.\n\n"
                            "  --rounds N       of each kind; the medians count (3)\n"

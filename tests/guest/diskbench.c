@@ -2,7 +2,7 @@
  * diskbench: the load of ./dev bench disk, in the guest: what fio would do, were there room for it. It writes behind
  * the blocks that are diskd's, around the page cache.
  *
- * TCP port 10, one order at a time, a JSON line as answer when it is done:
+ * TCP port 11, one order at a time, a JSON line as answer when it is done:
  *   "seq MB"       so many MiB one after the other, in pieces of 256 KiB, 8 at a time
  *   "rand COUNT"   so many blocks of 4 KiB anywhere, 16 at a time
  *   "fsync COUNT"  so often a block of 4 KiB and a flush; the answer has how long each pair took, by the guest's clock
@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PORT = 10, BLOCK = 4096, PIECE = 256 << 10, SEQUENTIAL = 8, RANDOM = 16, MOST_FLUSHES = 100000 };
+enum { PORT = 11, BLOCK = 4096, PIECE = 256 << 10, SEQUENTIAL = 8, RANDOM = 16, MOST_FLUSHES = 100000 };
 
 static int disk;
 static uint64_t first, bytes; /* our part of the disk */

@@ -5,6 +5,8 @@
 #include "common/file.h"
 #include "common/module.h"
 #include "tests/integration/disk_harness.h"
+#include "vm/qemu/template.h"
+#include "vm/qmp/qmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +14,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -151,6 +154,89 @@ static void test_owed_flush(void **state)
     expect(c, DISK_DATA, 0, 4096, 0);
     expect(c, DISK_DATA, 8192, 4096, 0);
     assert_memory_equal(calls(), "wWsSwW", 6);
+    disk_disconnect(c);
+}
+
+/* ---- QEMU's own flushes ---- */
+
+/* A QEMU with the lab's disk, as vm/qemu starts them; without `still` it lacks the drive that tells what is its own. */
+static pid_t begin_qemu(const char *qmp, bool still)
+{
+    char socket[128], ram[128], said[128];
+    struct template t = {.memory = 64 * MIB, .ram_id = "ram0", .program = "qemu-system-x86_64", .disk_count = 1};
+    struct template_paths p = {.name = "lab", .program = t.program, .run_dir = lab.run, .ram = ram, .qmp = qmp};
+    struct words command = {0};
+    static const char *const args[] = {"-machine", "pc,accel=tcg,memory-backend=ram0", "-nodefaults", "-vga", "none",
+                                       "-device",  "virtio-blk-pci,drive=hikae-disk0"};
+    for (size_t i = 0; i < sizeof args / sizeof *args; i++)
+        words_add(&t.args, "%s", args[i]);
+    snprintf(socket, sizeof socket, "%s/nbd.sock", lab.run);
+    snprintf(ram, sizeof ram, "%s/ram", lab.dir);
+    snprintf(said, sizeof said, "%s/qemu", lab.dir);
+    p.disk_socket[0] = socket;
+    p.disk_export[0] = "0";
+    MUST(template_command(&t, &p, false, &command, &error));
+    for (size_t i = 0; !still && command.at[i]; i++)
+        if (strcmp(command.at[i], "-drive") == 0) { /* two words that say nothing in their place */
+            snprintf(command.at[i], strlen(command.at[i]) + 1, "-m");
+            snprintf(command.at[i + 1], strlen(command.at[i + 1]) + 1, "64");
+        }
+    pid_t pid = run_begin(NULL, said, (const char *const *)command.at);
+    words_free(&command);
+    words_free(&t.args);
+    return pid;
+}
+
+/* Starts a VM, stops it, as a checkpoint does, and saves its state, which stops it once more. Its flushes are answered
+ * while a pause is announced. */
+static void pause_qemu(struct disk_client *c, bool still)
+{
+    char path[128], state[160];
+    struct qmp q = {.fd = -1};
+    int64_t deadline = qmp_now_ms() + 60000;
+    int reason;
+    snprintf(path, sizeof path, "%s/qmp", lab.dir);
+    snprintf(state, sizeof state, "{\"filename\":\"%.100s/state\"}", lab.dir);
+    pid_t pid = begin_qemu(path, still);
+    while (qmp_open(&q, path, deadline, &reason, &error) < 0)
+        if (run_ends_within(pid, 20))
+            fail_msg("QEMU has ended: %s", error.text);
+    MUST(qmp_call(&q, "cont", NULL, NULL, deadline, &error));
+    disk_set_pausing(c, true);
+    MUST(qmp_call(&q, "stop", NULL, NULL, deadline, &error));
+    MUST(qmp_call(&q, "xen-save-devices-state", state, NULL, deadline, &error));
+    kill(pid, SIGKILL); /* its end flushes as well */
+    run_wait(pid);
+    qmp_close(&q);
+}
+
+/* What QEMU flushes because it stops is not done, and nothing waits for it. */
+static void test_qemus_flush(void **state)
+{
+    (void)state;
+    struct disk_client *c = begin_traced(NULL);
+    MUST(disk_track(c, true, &error));
+    pause_qemu(c, true);
+    assert_false(disk_owes_flush(c));
+    assert_string_equal(calls(), "");
+    /* The next pause is another one: what is flushed in it may be the guest's. */
+    disk_set_pausing(c, false);
+    disk_set_pausing(c, true);
+    assert_int_equal(guest(&lab, 0, "write 0 4k\nflush\n"), 0);
+    assert_true(wait_for(c, DISK_EVENT_FLUSHED));
+    assert_memory_equal(calls(), "wWsS", 4);
+    disk_disconnect(c);
+}
+
+/* Without the drive that tells of it the server does not know, and does it. */
+static void test_unknown_flush(void **state)
+{
+    (void)state;
+    struct disk_client *c = begin_traced(NULL);
+    MUST(disk_track(c, true, &error));
+    pause_qemu(c, false);
+    assert_true(wait_for(c, DISK_EVENT_FLUSHED));
+    assert_memory_equal(calls(), "sS", 2);
     disk_disconnect(c);
 }
 
@@ -305,6 +391,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_flush_syncs, teardown),
         cmocka_unit_test_teardown(test_owed_flush, teardown),
+        cmocka_unit_test_teardown(test_qemus_flush, teardown),
+        cmocka_unit_test_teardown(test_unknown_flush, teardown),
         cmocka_unit_test_teardown(test_write_error, teardown),
         cmocka_unit_test_teardown(test_flush_error, teardown),
         cmocka_unit_test_teardown(test_owed_flush_error, teardown),

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -225,6 +226,46 @@ static void test_tracker_gone(void **state)
     disk_set_close(s);
 }
 
+/* ---- flushes in a pause ---- */
+
+static bool waits_for_flushed(struct write_log *reader)
+{
+    struct pollfd bell = {.fd = write_log_bell_fd(reader), .events = POLLIN};
+    return poll(&bell, 1, 30000) == 1 && write_log_events(reader) == DISK_EVENT_FLUSHED;
+}
+
+static void test_flush_in_a_pause(void **state)
+{
+    (void)state;
+    struct disk_set *s = open_set();
+    struct write_log *reader = track(s, 1 << 20, 2 << 20);
+    disk_set_stands_still(s); /* in no pause of ours: means nothing */
+    write_log_set_pausing(reader, true);
+    assert_int_equal(disk_set_flush(s, 0), 0);
+    assert_true(waits_for_flushed(reader)); /* the guest's, perhaps: owed */
+    disk_set_stands_still(s);
+    assert_int_equal(disk_set_flush(s, 0), 0);
+    assert_int_equal(disk_set_flush(s, 1), 0);
+    assert_false(write_log_owes(reader));
+    assert_int_equal(write_log_events(reader), 0); /* nor was it in between */
+    write_log_set_pausing(reader, false);
+    assert_int_equal(disk_set_flush(s, 0), 0);
+    write_log_set_pausing(reader, true); /* the next one */
+    assert_int_equal(disk_set_flush(s, 0), 0);
+    assert_true(waits_for_flushed(reader));
+    struct write_log *second = track(s, 1 << 20, 2 << 20); /* its pauses are others */
+    write_log_set_pausing(second, true);
+    disk_set_stands_still(s);
+    struct write_log *third = track(s, 1 << 20, 2 << 20);
+    write_log_set_pausing(third, true);
+    assert_int_equal(disk_set_flush(s, 0), 0);
+    assert_true(waits_for_flushed(third));
+    write_log_free(reader);
+    write_log_free(second);
+    write_log_free(third);
+    disk_set_close(s);
+}
+
 /* ---- refusals ---- */
 
 static void assert_refused(const char *path, const char *because)
@@ -272,10 +313,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlapping_writes),
-        cmocka_unit_test(test_track),
-        cmocka_unit_test(test_tracker_gone),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_overlapping_writes), cmocka_unit_test(test_track),    cmocka_unit_test(test_tracker_gone),
+        cmocka_unit_test(test_flush_in_a_pause),   cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
 }

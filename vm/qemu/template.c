@@ -253,6 +253,17 @@ static int add_disks(const struct template *t, const struct template_paths *p, s
     return 0;
 }
 
+/* QEMU flushes in each pause. A drive without a device comes before all disks: by its flush the disk server knows what
+ * follows for QEMU's own (disk/server/set.h). */
+static void add_still(const struct template *t, const struct template_paths *p, struct words *out)
+{
+    if (t->disk_count == 0)
+        return;
+    words_add(out, "-drive");
+    words_add(out, "if=none,id=hikae-still,driver=nbd,server.type=unix,server.path=%s,export=still,reconnect-delay=120",
+              p->disk_socket[0]);
+}
+
 int template_command(const struct template *t, const struct template_paths *p, bool replica, struct words *out,
                      struct errmsg *e)
 {
@@ -276,6 +287,7 @@ int template_command(const struct template *t, const struct template_paths *p, b
     }
     if (add_disks(t, p, longest, out, e) < 0)
         return -1;
+    add_still(t, p, out);
     if (strlen(p->qmp) > longest)
         return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", p->qmp);
     static const char *const always[] = {"-display", "none", "-only-migratable", "-no-shutdown", "-qmp"};
