@@ -80,6 +80,7 @@ static struct shape hvm_sample(void)
     struct shape s = sample();
     s.is_hvm = true;
     s.hvm = (struct shape_hvm){.transparent = true, .direct_boot = true, .hpet = true, .timer_mode = 1, .serials = 1};
+    strcpy(s.hvm.cdroms[s.hvm.cdrom_count++], "hdc");
     strcpy(s.hvm.model, "7.2.22");
     strcpy(s.nics[0].model, "virtio-net");
     s.nics[0].emulated = true;
@@ -97,6 +98,8 @@ static void test_hvm_there_and_back(void **unused)
     assert_false(t.hvm.platform_pci || t.hvm.vpt_align);
     assert_int_equal(t.hvm.timer_mode, 1);
     assert_int_equal(t.hvm.serials, 1);
+    assert_int_equal(t.hvm.cdrom_count, 1);
+    assert_string_equal(t.hvm.cdroms[0], "hdc");
     assert_string_equal(t.hvm.model, "7.2.22");
     assert_string_equal(t.nics[0].model, "virtio-net");
     assert_true(t.nics[0].emulated);
@@ -124,21 +127,29 @@ static void refused(const char *key, const char *value)
     refused_of(sample(), key, value);
 }
 
+/* One member of what an HVM domain's shape says of its machine is wrong. */
+static void hvm_refused(const char *key, const char *value)
+{
+    struct shape s = hvm_sample();
+    struct json_object *j = shape_to_json(&s), *hvm = json_object_get(json_object_object_get(j, "hvm"));
+    json_object_object_add(hvm, key, json_tokener_parse(value));
+    refused_of(s, "hvm", json_object_to_json_string(hvm));
+    json_object_put(hvm);
+    json_object_put(j);
+}
+
 static void test_hvm_refuses(void **unused)
 {
     (void)unused;
-    static const char *const wrong[] = {
-        "{}",
-        /* words that would end up on a command line */
-        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": true, \"vpt_align\": true, "
-        "\"timer_mode\": 1, \"serials\": 1, \"model\": \"7 -monitor\"}",
-        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": true, \"vpt_align\": true, "
-        "\"timer_mode\": 1, \"serials\": 5, \"model\": \"7.2.22\"}",
-        "{\"transparent\": true, \"direct_boot\": true, \"platform_pci\": true, \"hpet\": 1, \"vpt_align\": true, "
-        "\"timer_mode\": 1, \"serials\": 1, \"model\": \"7.2.22\"}",
-    };
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
-        refused_of(hvm_sample(), "hvm", wrong[i]);
+    refused_of(hvm_sample(), "hvm", "{}");
+    hvm_refused("model", "\"7 -monitor stdio\"");
+    hvm_refused("model", "\"\"");
+    hvm_refused("serials", "5");
+    hvm_refused("timer_mode", "4");
+    hvm_refused("hpet", "1");
+    hvm_refused("cdroms", "[\"hde\"]");
+    hvm_refused("cdroms", "[\"hda\", \"hdb\", \"hdc\", \"hdd\", \"hda\"]");
+    hvm_refused("cdroms", "[5]");
     refused_of(hvm_sample(), "nics",
                "[{\"devid\": 0, \"mac\": \"00:16:3e:01:02:03\", \"bridge\": \"br0\", \"emulated\": true, "
                "\"model\": \"e1000,romfile=/etc/shadow\"}]");

@@ -6,6 +6,7 @@
 
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "vm/xen/refuse.h"
 
 #include <libxl_utils.h>
 #include <xen/hvm/params.h>
@@ -61,49 +62,6 @@ static int check_kind(const struct vm *vm, const xc_domaininfo_t *info, struct e
         return xen_refuse(vm, e, "it runs without hardware-assisted paging (hap)");
     if (info->paged_pages || info->shr_pages)
         return xen_refuse(vm, e, "its memory is paged or shared");
-    return 0;
-}
-
-static int check_devices(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
-{
-    if (c->num_pcidevs || c->num_dtdevs || c->num_rdms || c->num_usbdevs)
-        return xen_refuse(vm, e, "it has a device passed through to it");
-    if (c->num_disks)
-        return xen_refuse(vm, e, "it has a disk, which Hikae does not replicate for Xen yet");
-    if (c->num_vtpms || c->num_p9s || c->num_pvcallsifs || c->num_vdispls || c->num_vsnds || c->num_channels ||
-        c->num_usbctrls || c->num_vfbs || c->num_vkbs)
-        return xen_refuse(vm, e, "it has devices other than network interfaces (vfb, vkb, vtpm, p9, channel, usb ..)");
-    if (c->num_nics > VM_MAX_NICS)
-        return xen_refuse(vm, e, "it has more than 8 network interfaces");
-    for (int i = 0; i < c->num_nics; i++) {
-        const libxl_device_nic *n = &c->nics[i];
-        if (n->backend_domid != 0)
-            return xen_refuse(vm, e, "the backend of its network is not in dom0: its output can't be held here");
-        if (!n->bridge || strlen(n->bridge) >= sizeof vm->shape.nics[0].bridge)
-            return xen_refuse(vm, e, "a network interface of it is on no bridge");
-        if (n->ifname)
-            return xen_refuse(vm, e, "a network interface of it has a name of its own (vifname)");
-        if (n->model && !shape_is_card(n->model))
-            return xen_refuse(vm, e,
-                              "a network interface of it is of an unknown model (known: e1000, e1000e, rtl8139, "
-                              "virtio-net, vmxnet3 ..)");
-    }
-    return 0;
-}
-
-static int check_build(const struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
-{
-    if (c->b_info.max_memkb != c->b_info.target_memkb)
-        return xen_refuse(vm, e,
-                          "its memory may be ballooned: set maxmem to the same as memory (xl mem-set, xl mem-max)");
-    if (c->b_info.avail_vcpus.size && libxl_bitmap_count_set(&c->b_info.avail_vcpus) != c->b_info.max_vcpus)
-        return xen_refuse(vm, e, "some of its vCPUs are switched off: set maxvcpus to the same as vcpus");
-    if (c->b_info.max_vcpus > SHAPE_VCPUS_MAX)
-        return xen_refuse(vm, e, "it has more than 128 vCPUs");
-    if (c->b_info.num_vnuma_nodes)
-        return xen_refuse(vm, e, "it has virtual NUMA nodes");
-    if (!libxl_defbool_is_default(c->b_info.nested_hvm) && libxl_defbool_val(c->b_info.nested_hvm))
-        return xen_refuse(vm, e, "it has nested virtualization (nestedhvm)");
     return 0;
 }
 
@@ -240,8 +198,9 @@ static int read_shape(struct vm *vm, struct errmsg *e)
     if (libxl_retrieve_domain_configuration(vm->ctx, vm->domid, &c, NULL) != 0)
         status = xen_error(vm, e, "the domain's configuration");
     if (status == 0) {
+        const char *why = refuse_config(&c);
         read_config(&vm->shape, &c);
-        status = check_build(vm, &c, e) < 0 || check_devices(vm, &c, e) < 0 ? -1 : 0;
+        status = why ? xen_refuse(vm, e, why) : 0;
     }
     if (status == 0 && c.c_info.type == LIBXL_DOMAIN_TYPE_HVM)
         status = hvm_read(vm, &c, e);

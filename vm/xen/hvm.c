@@ -1,11 +1,11 @@
 /*
- * hvm: what of an HVM domain's machine a replica must know, what of it can't be checkpointed, and the replica's
- * configuration from it. The machine of a replica must have the very devices of the original, at the same places:
- * QEMU loads their state by name.
+ * hvm: what of an HVM domain's machine a replica must know, and the replica's configuration from it. The machine of a
+ * replica must have the very devices of the original, at the same places: QEMU loads their state by name.
  */
 #include "vm/xen/xen.h"
 
 #include "common/file.h"
+#include "vm/xen/refuse.h"
 
 #include <xen/hvm/params.h>
 
@@ -13,70 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How QEMU is made to wait for its state; the last -incoming is what counts. Of a domain that was our replica once. */
-static const char *const incoming[] = {"-incoming", "defer", NULL};
-
-static bool is_on(libxl_defbool b, bool otherwise)
-{
-    return libxl_defbool_is_default(b) ? otherwise : libxl_defbool_val(b);
-}
-
-static bool has_any(char *const *list)
-{
-    return list && list[0];
-}
-
-static bool is_incoming(char *const *list)
-{
-    return has_any(list) && strcmp(list[0], incoming[0]) == 0 && list[1] && strcmp(list[1], incoming[1]) == 0 &&
-           !list[2];
-}
-
-/* ---- what is refused ---- */
-
-static const char *refused_model(const libxl_domain_build_info *b)
-{
-    if (b->device_model_version == LIBXL_DEVICE_MODEL_VERSION_QEMU_XEN_TRADITIONAL)
-        return "its device model is qemu-xen-traditional";
-    if (is_on(b->device_model_stubdomain, false))
-        return "its device model is in a domain of its own (stubdom)";
-    if (is_on(b->dm_restrict, false))
-        return "its device model is restricted (dm_restrict)";
-    if (b->device_model)
-        return "it has a device model of its own (device_model_override)";
-    if (has_any(b->extra) || (has_any(b->extra_hvm) && !is_incoming(b->extra_hvm)))
-        return "its device model has arguments of its own (device_model_args)";
-    return NULL;
-}
-
-static const char *refused_devices(const libxl_domain_build_info *b)
-{
-    if (b->u.hvm.vga.kind != LIBXL_VGA_INTERFACE_TYPE_NONE)
-        return "it has a graphics card, whose memory Hikae does not track: vga=\"none\"";
-    if (is_on(b->u.hvm.usb, false) || b->u.hvm.usbversion || b->u.hvm.usbdevice || has_any(b->u.hvm.usbdevice_list))
-        return "it has USB: usb=0, no usbdevice";
-    if (b->u.hvm.soundhw)
-        return "it has a sound card (soundhw)";
-    if (is_on(b->u.hvm.spice.enable, false) || is_on(b->u.hvm.sdl.enable, false))
-        return "it has a display (spice, sdl)";
-    if (is_on(b->u.hvm.gfx_passthru, false))
-        return "it has a graphics card passed through to it";
-    if (b->u.hvm.vendor_device != LIBXL_VENDOR_DEVICE_NONE)
-        return "it has a vendor_device";
-    if (b->u.hvm.mmio_hole_memkb && b->u.hvm.mmio_hole_memkb != LIBXL_MEMKB_DEFAULT)
-        return "its hole for devices is of a special size (mmio_hole)";
-    if (!is_on(b->acpi, true) || !is_on(b->u.hvm.acpi, true))
-        return "it is without ACPI";
-    return NULL;
-}
-
-static unsigned serials(const libxl_domain_build_info *b)
-{
-    unsigned n = b->u.hvm.serial ? 1 : 0;
-    while (b->u.hvm.serial_list && b->u.hvm.serial_list[n])
-        n++;
-    return n;
-}
+/* ---- its machine ---- */
 
 static int read_param(struct vm *vm, unsigned index, uint64_t *value, struct errmsg *e)
 {
@@ -89,13 +26,6 @@ int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
     const libxl_domain_build_info *b = &c->b_info;
     struct shape_hvm *h = &vm->shape.hvm;
     uint64_t timer_mode, hpet, vpt_align, altp2m;
-    const char *why = refused_model(b);
-    if (!why)
-        why = refused_devices(b);
-    if (!why && serials(b) > SHAPE_SERIALS_MAX)
-        why = "it has more than 4 serial ports";
-    if (why)
-        return xen_refuse(vm, e, why);
     if (read_param(vm, HVM_PARAM_TIMER_MODE, &timer_mode, e) < 0 ||
         read_param(vm, HVM_PARAM_HPET_ENABLED, &hpet, e) < 0 ||
         read_param(vm, HVM_PARAM_VPT_ALIGN, &vpt_align, e) < 0 || read_param(vm, HVM_PARAM_ALTP2M, &altp2m, e) < 0)
@@ -106,9 +36,11 @@ int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
     h->timer_mode = (unsigned)timer_mode;
     h->hpet = hpet != 0;
     h->vpt_align = vpt_align != 0;
-    h->platform_pci = is_on(b->u.hvm.xen_platform_pci, true);
+    h->platform_pci = defbool_is(b->u.hvm.xen_platform_pci, true);
     h->direct_boot = b->kernel != NULL;
-    h->serials = serials(b);
+    h->serials = serial_ports(b);
+    for (int i = 0; i < c->num_disks; i++) /* all that are not refused are drives without a CD */
+        snprintf(h->cdroms[h->cdrom_count++], sizeof h->cdroms[0], "%s", c->disks[i].vdev);
     return 0;
 }
 
@@ -182,6 +114,25 @@ static char **make_list(const char *const *words, size_t n)
     return list;
 }
 
+static int add_cdroms(const struct shape_hvm *h, libxl_domain_config *c)
+{
+    if (h->cdrom_count == 0)
+        return 0;
+    c->disks = calloc(h->cdrom_count, sizeof *c->disks);
+    if (!c->disks)
+        return -1;
+    for (unsigned i = 0; i < h->cdrom_count; i++) {
+        libxl_device_disk *d = &c->disks[c->num_disks++];
+        libxl_device_disk_init(d);
+        d->vdev = strdup(h->cdroms[i]);
+        d->format = LIBXL_DISK_FORMAT_EMPTY;
+        d->is_cdrom = d->removable = 1;
+        if (!d->vdev)
+            return -1;
+    }
+    return 0;
+}
+
 int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
 {
     static const char *const ptys[SHAPE_SERIALS_MAX] = {"pty", "pty", "pty", "pty"};
@@ -196,9 +147,9 @@ int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
     libxl_defbool_set(&b->u.hvm.hpet, h->hpet);
     libxl_defbool_set(&b->u.hvm.vpt_align, h->vpt_align);
     libxl_defbool_set(&b->u.hvm.xen_platform_pci, h->platform_pci);
-    b->extra_hvm = make_list(incoming, 2);
+    b->extra_hvm = make_list(model_arguments, 2);
     b->u.hvm.serial_list = h->serials ? make_list(ptys, h->serials) : NULL;
-    if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list))
+    if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list) || add_cdroms(h, c) < 0)
         return errmsg_set(e, "out of memory");
     return h->direct_boot ? write_kernel(vm, &b->kernel, e) : 0;
 }

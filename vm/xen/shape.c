@@ -81,6 +81,10 @@ static struct json_object *hvm_to_json(const struct shape_hvm *h)
     json_object_object_add(j, "vpt_align", json_object_new_boolean(h->vpt_align));
     put_number(j, "timer_mode", h->timer_mode);
     put_number(j, "serials", h->serials);
+    struct json_object *list = json_object_new_array();
+    for (unsigned i = 0; i < h->cdrom_count; i++)
+        json_object_array_add(list, json_object_new_string(h->cdroms[i]));
+    json_object_object_add(j, "cdroms", list);
     json_object_object_add(j, "model", json_object_new_string(h->model));
     return j;
 }
@@ -263,6 +267,25 @@ static int get_nic_model(struct shape_nic *n, struct json_object *j, struct errm
     return get_bool(j, "emulated", &n->emulated, e);
 }
 
+bool shape_is_cdrom(const char *name)
+{
+    return strlen(name) == 3 && name[0] == 'h' && name[1] == 'd' && name[2] >= 'a' && name[2] <= 'd';
+}
+
+static int get_cdroms(struct shape_hvm *h, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "cdroms");
+    if (!list || json_object_array_length(list) > SHAPE_CDROMS_MAX)
+        return wrong(e, "cdroms");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        const char *name = json_object_get_string(json_object_array_get_idx(list, i));
+        if (!name || !shape_is_cdrom(name))
+            return wrong(e, "cdroms");
+        snprintf(h->cdroms[h->cdrom_count++], sizeof h->cdroms[0], "%s", name);
+    }
+    return 0;
+}
+
 static int get_hvm(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     struct shape_hvm *h = &s->hvm;
@@ -279,7 +302,7 @@ static int get_hvm(struct shape *s, struct json_object *j, struct errmsg *e)
     h->serials = (unsigned)ports;
     return get_bool(o, "transparent", &h->transparent, e) < 0 || get_bool(o, "direct_boot", &h->direct_boot, e) < 0 ||
                    get_bool(o, "platform_pci", &h->platform_pci, e) < 0 || get_bool(o, "hpet", &h->hpet, e) < 0 ||
-                   get_bool(o, "vpt_align", &h->vpt_align, e) < 0
+                   get_bool(o, "vpt_align", &h->vpt_align, e) < 0 || get_cdroms(h, o, e) < 0
                ? -1
                : 0;
 }

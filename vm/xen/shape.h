@@ -21,6 +21,7 @@ enum {
     SHAPE_VCPUS_MAX = 128,
     SHAPE_RANGES_MAX = 16,
     SHAPE_SERIALS_MAX = 4,
+    SHAPE_CDROMS_MAX = 4,
 };
 #define SHAPE_PAGES_MAX (UINT64_C(1) << 28) /* 1 TiB */
 
@@ -39,6 +40,8 @@ struct shape_hvm {
     bool platform_pci; /* it has Xen's platform device */
     bool hpet, vpt_align;
     unsigned timer_mode, serials;
+    char cdroms[SHAPE_CDROMS_MAX][4]; /* names of drives without a CD */
+    unsigned cdrom_count;
     char model[16]; /* version of the device model (QEMU): its state fits no other */
 };
 
@@ -75,6 +78,9 @@ uint64_t shape_param(const struct shape *s, uint64_t index);
 
 /* Is this a network card that a device model may have ("": none)? The name is part of its command line. */
 bool shape_is_card(const char *name);
+
+/* Is this the name of an IDE drive, hda to hdd? */
+bool shape_is_cdrom(const char *name);
 
 /* A new object, owned by the caller; NULL: no memory. */
 struct json_object *shape_to_json(const struct shape *s);

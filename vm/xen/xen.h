@@ -6,7 +6,8 @@
  *   layout.c      where its pages are; mapping them
  *   checkpoint.c  log-dirty, suspend, context, resume
  *   replica.c     a paused domain that holds the replica, and giving it its state; create.c: libxl making it
- *   hvm.c         an HVM domain's machine: what is refused, a replica's; model.c: its device model
+ *   hvm.c         an HVM domain's machine, and a replica's; model.c: its device model
+ *   refuse.c      configurations that can't be checkpointed
  *   keep.c        a replica whose agent died, and who takes it over
  *   change.c      memory and devices that its admin changes meanwhile
  *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
@@ -149,7 +150,7 @@ int xen_disarm(struct vm *vm, struct errmsg *e);
 int xen_wake(struct vm *vm, struct errmsg *e);
 
 /* ---- hvm.c ---- */
-/* Refuses what can't be checkpointed, fills shape.hvm. */
+/* Fills shape.hvm from a configuration that is not refused. */
 int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e);
 /* Does its guest help, and which network interfaces does it use? */
 int hvm_read_guest(struct vm *vm, struct errmsg *e);

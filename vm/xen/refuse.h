@@ -1,0 +1,21 @@
+/*
+ * refuse: which configurations of a domain can't be checkpointed, and why. Pure: it looks at libxl's description only.
+ */
+#ifndef HIKAE_VM_XEN_REFUSE_H
+#define HIKAE_VM_XEN_REFUSE_H
+
+#include <libxl.h>
+
+#include <stdbool.h>
+
+/* Completes "can't be protected: "; NULL: nothing is wrong with it. */
+const char *refuse_config(const libxl_domain_config *c);
+
+/* libxl's three-valued bool, if its default is `otherwise`. */
+bool defbool_is(libxl_defbool b, bool otherwise);
+unsigned serial_ports(const libxl_domain_build_info *b);
+
+/* How an HVM replica's device model is made to wait for its state; a domain that took over has them still. */
+extern const char *const model_arguments[3]; /* NULL at the end */
+
+#endif
