@@ -102,14 +102,16 @@ static void many_checkpoints(struct vm *vm, struct vm *replica, struct vm_blob *
         sum.copy += t.copy;
         sum.save += t.save;
         sum.cont += t.cont;
+        sum.pause += t.pause;
         sum.pages += t.pages;
     }
+    say("pause", sum.pause / CHECKPOINTS);
     say("suspend", sum.stop / CHECKPOINTS);
     say("clean", sum.scan / CHECKPOINTS);
     say("copy", sum.copy / CHECKPOINTS);
-    say("context", sum.save / CHECKPOINTS);
+    say("state", sum.save / CHECKPOINTS);
     say("resume", sum.cont / CHECKPOINTS);
-    printf("%llu pages each, context %zu bytes, at most %llu pages differ\n",
+    printf("%llu pages each, state %zu bytes, at most %llu pages differ\n",
            (unsigned long long)(sum.pages / CHECKPOINTS), state->size, (unsigned long long)worst);
     assert_true(sum.pages > 0);
     assert_true(worst <= XEN_WRITES_MAX);
@@ -169,17 +171,15 @@ static void test_failover(void **unused)
     vm_blob_free(&state);
 }
 
-/* What a worker that died leaves: found again by its run directory, a replica ended, a running domain spared. */
-static void test_agent_dies(void **unused)
+/* An agent that dies in a checkpoint: between suspend and resume, or after it but before it has the device state. */
+static void agent_dies(const struct vm_spec *spec, bool resumes)
 {
-    (void)unused;
-    struct vm_spec spec = {.name = "copy", .run_dir = replica_folder};
-    assert_int_equal(ops->clear(&spec, &error), 1); /* it runs since the failover */
     pid_t agent = fork();
     assert_true(agent >= 0);
-    if (agent == 0) { /* dies between suspend and resume */
-        struct vm *other;
-        if (ops->attach(&spec, &other, &error) == 0 && ops->pause(other, &error) == 0)
+    if (agent == 0) {
+        struct vm *vm;
+        if (ops->attach(spec, &vm, &error) == 0 && ops->pause(vm, &error) == 0 && ops->state_begin(vm, &error) == 0 &&
+            (!resumes || ops->resume(vm, &error) == 0))
             _exit(0);
         fprintf(stderr, "%s\n", error.text);
         _exit(1);
@@ -187,12 +187,25 @@ static void test_agent_dies(void **unused)
     int status;
     assert_int_equal(waitpid(agent, &status, 0), agent);
     assert_int_equal(status, 0);
-    struct vm *vm;
-    MUST(ops->attach(&spec, &vm, &error));
-    assert_int_equal(ops->state(vm), VM_RUNNING); /* it was resumed by its successor */
-    int connection = guest_connect(STATS_PORT);
-    assert_true(guest_stat(connection, "checked") > 0);
-    close(connection);
+}
+
+/* What a worker that died leaves: found again by its run directory, a replica ended, a running domain spared. */
+static void test_agent_dies(void **unused)
+{
+    (void)unused;
+    struct vm_spec spec = {.name = "copy", .run_dir = replica_folder};
+    assert_int_equal(ops->clear(&spec, &error), 1); /* it runs since the failover */
+    struct vm *vm = NULL;
+    for (int resumes = 0; resumes < 2; resumes++) {
+        if (vm)
+            ops->detach(vm);
+        agent_dies(&spec, resumes);
+        MUST(ops->attach(&spec, &vm, &error));
+        assert_int_equal(ops->state(vm), VM_RUNNING); /* it was resumed by its successor */
+        int connection = guest_connect(STATS_PORT);
+        assert_true(guest_stat(connection, "checked") > 0);
+        close(connection);
+    }
 
     char *second = make_folder();
     struct json_object *described;

@@ -34,8 +34,9 @@ struct checkpoint_times {
     double stop, scan, copy, save, cont, pause; /* ms */
     uint64_t pages;
 };
-/* pause, state_begin, dirty, copy, state_end [, resume]. Returns the pages that differ afterwards (over all that is
- * populated), counted only if `compare`. drop: one changed page is not copied. */
+/* pause, state_begin, dirty, copy, state_end [, resume]; state_end last if the backend has it so. Returns the pages
+ * that differ afterwards (over all that is populated), counted only if `compare`. drop: one changed page is not copied.
+ */
 uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, struct vm_blob *state, bool compare,
                     bool drop, bool resume, struct checkpoint_times *t);
 /* arm, and copies all that is populated. */

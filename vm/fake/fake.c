@@ -33,6 +33,10 @@ enum { DEADLINE_MS = VM_CALL_MS };
 
 extern const struct vm_ops hikae_vm_ops;
 
+struct fake_state { /* device state as saved */
+    uint64_t magic, step, sequence, shut_down_at;
+};
+
 struct vm {
     char run_dir[PATH_MAX - 32];
     struct machine *machine;
@@ -40,11 +44,8 @@ struct vm {
     _Atomic uint64_t *dirty;
     size_t memory_bytes, dirty_bytes; /* mapped */
     int pidfd;
+    struct fake_state state; /* of the last pause */
     bool replica, ours, from_remains;
-};
-
-struct fake_state { /* device state as saved */
-    uint64_t magic, step, sequence, shut_down_at;
 };
 
 static int64_t now_ms(void)
@@ -478,15 +479,21 @@ static int op_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 
 static int op_state_begin(struct vm *vm, struct errmsg *e)
 {
+    const struct machine *m = vm->machine;
+    vm->state = (struct fake_state){
+        .magic = MACHINE_MAGIC, .step = m->step, .sequence = m->sequence, .shut_down_at = m->shut_down_at};
     return has_ended(vm) ? errmsg_set(e, "the fake VM's process has ended") : 0;
+}
+
+static bool op_state_later(const struct vm *vm)
+{
+    (void)vm;
+    return true;
 }
 
 static int op_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
 {
-    const struct machine *m = vm->machine;
-    struct fake_state s = {
-        .magic = MACHINE_MAGIC, .step = m->step, .sequence = m->sequence, .shut_down_at = m->shut_down_at};
-    return vm_blob_append(out, &s, sizeof s) < 0 ? errmsg_set(e, "out of memory") : 0;
+    return vm_blob_append(out, &vm->state, sizeof vm->state) < 0 ? errmsg_set(e, "out of memory") : 0;
 }
 
 static int op_disarm(struct vm *vm, struct errmsg *e)
@@ -547,6 +554,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .populated = op_populated,
     .pause = op_pause,
     .state_begin = op_state_begin,
+    .state_later = op_state_later,
     .dirty = op_dirty,
     .dirty_running = op_dirty_running,
     .state_end = op_state_end,

@@ -95,6 +95,7 @@ void xen_detach(struct vm *vm)
     if (vm->xc)
         xc_interface_close(vm->xc);
     shape_free(&vm->shape);
+    vm_blob_free(&vm->context);
     free(vm);
 }
 
@@ -128,6 +129,14 @@ void xen_drain_watches(struct vm *vm)
         change_look(vm);
 }
 
+bool xen_model_stands(struct vm *vm)
+{
+    if (!vm->shape.is_hvm || vm->replica)
+        return false;
+    model_look(vm);
+    return vm->model.stopped && vm->model.cont_id == 0;
+}
+
 static enum vm_state op_state(struct vm *vm)
 {
     xc_domaininfo_t info;
@@ -148,6 +157,11 @@ static enum vm_state op_state(struct vm *vm)
         vm->shut_down = shutdown_reason(&info) != SHUTDOWN_crash;
         vm->gone = !vm->shut_down;
         return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
+    }
+    if (xen_model_stands(vm)) { /* an agent died between the guest's resumption and its device model's */
+        if (vm->pausing || model_continue(vm, &e) < 0 || model_continued(vm, &e) < 0)
+            return VM_PAUSED;
+        log_warn("the domain's device model stood still by nobody's order: it goes on");
     }
     return info.flags & XEN_DOMINF_paused ? VM_PAUSED : VM_RUNNING;
 }
@@ -260,6 +274,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .populated = xen_populated,
     .pause = xen_pause,
     .state_begin = xen_state_begin,
+    .state_later = xen_state_later,
     .dirty = xen_dirty,
     .dirty_running = xen_dirty,
     .state_end = xen_state_end,

@@ -163,16 +163,16 @@ int xen_pause(struct vm *vm, struct errmsg *e)
     return status;
 }
 
+/* Its device model goes on as soon as its state is saved, if that is under way; else at once. */
 int xen_wake(struct vm *vm, struct errmsg *e)
 {
-    /* The device model first: whoever finds the domain running finds that running too. */
     int model = vm->shape.is_hvm ? model_continue(vm, e) : 0;
     bool asked = !vm->shape.hvm.transparent; /* then it is told that it is where it was */
     if (xc_domain_resume(vm->xc, vm->domid, asked) < 0)
         return xen_error(vm, e, "resuming the domain");
     /* So that xenstored tells of the next suspension. The guest runs meanwhile. */
     (void)xs_resume_domain(vm->xs, vm->domid);
-    return model;
+    return model < 0 || vm->model.saved.save_id ? model : model_continued(vm, e);
 }
 
 int xen_resume(struct vm *vm, struct errmsg *e)
@@ -183,8 +183,12 @@ int xen_resume(struct vm *vm, struct errmsg *e)
     vm->pausing = false;
     if (!xen_info(vm, &info))
         return errmsg_set(e, "the domain is gone");
-    if (xen_is_suspended(&info) && xen_wake(vm, e) < 0)
+    if (xen_is_suspended(&info)) {
+        if (xen_wake(vm, e) < 0)
+            return -1;
+    } else if (xen_model_stands(vm) && (model_continue(vm, e) < 0 || model_continued(vm, e) < 0)) {
         return -1;
+    }
     if (info.flags & XEN_DOMINF_paused && xc_domain_unpause(vm->xc, vm->domid) < 0)
         return xen_error(vm, e, "unpausing the domain");
     return 0;
@@ -202,10 +206,25 @@ int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
                                                                   : 0;
 }
 
+/* Of an HVM domain the context belongs to the pause, the device model's state may come later. */
 int xen_state_begin(struct vm *vm, struct errmsg *e)
 {
-    /* The context takes a fraction of a millisecond: there is nothing to overlap. */
-    return vm->shape.is_hvm ? model_save_begin(vm, e) : 0;
+    vm->context.size = 0;
+    return vm->shape.is_hvm ? xen_context(vm, &vm->context, e) : 0;
+}
+
+bool xen_state_later(const struct vm *vm)
+{
+    return vm->shape.is_hvm && vm->model.saves;
+}
+
+static int append_context(struct vm *vm, struct vm_blob *out, struct errmsg *e)
+{
+    if (!vm->shape.is_hvm)
+        return xen_context(vm, out, e);
+    return vm_blob_append(out, vm->context.data, vm->context.size) < 0
+               ? errmsg_set(e, "out of memory for the domain's context")
+               : 0;
 }
 
 int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
@@ -213,10 +232,10 @@ int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
     size_t head = state_begin(out);
     if (head == STATE_FAILED)
         return errmsg_set(e, "out of memory for the domain's context");
-    if (xen_context(vm, out, e) < 0)
+    if (append_context(vm, out, e) < 0)
         return -1;
     state_context_ends(out, head);
-    return vm->shape.is_hvm ? model_save_end(vm, out, e) : 0;
+    return vm->shape.is_hvm && (model_save_end(vm, out, e) < 0 || model_continued(vm, e) < 0) ? -1 : 0;
 }
 
 /* ---- failover ---- */

@@ -24,12 +24,18 @@ static int64_t soon(void)
 static void on_event(void *arg, const char *event, struct json_object *data)
 {
     struct vm *vm = arg;
-    qmp_migration_event(&vm->model.migration, event, data);
+    if (strcmp(event, "STOP") == 0)
+        vm->model.stopped = true;
+    else if (strcmp(event, "RESUME") == 0)
+        vm->model.stopped = false;
+    else
+        qmp_migration_event(&vm->model.migration, event, data);
 }
 
 void model_init(struct vm *vm)
 {
     vm->model.qmp = (struct qmp){.fd = -1, .eof = true, .event = on_event, .arg = vm};
+    vm->model.cont_id = 0;
     vm->model.saved = (struct qmp_state){.fd = -1, .read_fd = -1};
 }
 
@@ -69,6 +75,11 @@ int model_open(struct vm *vm, struct errmsg *e)
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
     read_version(vm);
+    struct json_object *status, *running;
+    if (qmp_call(&vm->model.qmp, "query-status", NULL, &status, deadline, e) < 0)
+        return -1;
+    vm->model.stopped = json_object_object_get_ex(status, "running", &running) && !json_object_get_boolean(running);
+    json_object_put(status);
     return qmp_state_open(&vm->model.saved, &vm->model.qmp, deadline, e);
 }
 
@@ -78,19 +89,37 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
                     soon(), e);
 }
 
+/* QEMU handles one thing after the other. Once it has said that it has stopped it is saving, and what the guest asks of
+ * it waits until it has saved. No disk is behind it whose I/O would still have to be drained. */
 int model_stop(struct vm *vm, struct errmsg *e)
 {
-    return qmp_call(&vm->model.qmp, "stop", NULL, NULL, soon(), e);
+    struct model *m = &vm->model;
+    if (model_continued(vm, e) < 0)
+        return -1;
+    m->saves = !m->stopped;
+    int64_t deadline = soon();
+    return qmp_state_begin(&m->saved, &m->qmp, deadline, e) < 0
+               ? -1
+               : qmp_wait_flag(&m->qmp, &m->stopped, deadline, "stopping", e);
 }
 
 int model_continue(struct vm *vm, struct errmsg *e)
 {
-    return qmp_call(&vm->model.qmp, "cont", NULL, NULL, soon(), e);
+    vm->model.cont_id = qmp_send(&vm->model.qmp, "cont", NULL, -1, soon(), e);
+    return vm->model.cont_id ? 0 : -1;
 }
 
-int model_save_begin(struct vm *vm, struct errmsg *e)
+int model_continued(struct vm *vm, struct errmsg *e)
 {
-    return qmp_state_begin(&vm->model.saved, &vm->model.qmp, soon(), e);
+    unsigned id = vm->model.cont_id;
+    vm->model.cont_id = 0;
+    return id ? qmp_wait(&vm->model.qmp, id, NULL, soon(), e) : 0;
+}
+
+void model_look(struct vm *vm)
+{
+    if (vm->model.cont_id == 0)
+        qmp_drain(&vm->model.qmp);
 }
 
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)

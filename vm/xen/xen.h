@@ -41,6 +41,9 @@ struct model {
     struct qmp qmp; /* not connected if the domain is PVH */
     struct qmp_state saved;
     struct qmp_migration migration;
+    bool stopped;     /* by events */
+    bool saves;       /* it was stopped by the saving of its state, and does nothing else until that is done */
+    unsigned cont_id; /* of a `cont` that is not answered yet; else 0 */
 };
 
 struct vm {
@@ -63,6 +66,7 @@ struct vm {
     uint64_t span;
     xc_hypercall_buffer_t dirty; /* a bit per page of span, rounded up to pages */
     uint32_t context_size;       /* 0: not asked for yet */
+    struct vm_blob context;      /* HVM: of the last pause */
     bool armed;
     bool known;          /* an agent has protected it before */
     bool watched;        /* these two are */
@@ -81,6 +85,8 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e);
 /* What the hypervisor says of our domain. False: it is gone. */
 bool xen_info(const struct vm *vm, xc_domaininfo_t *info);
 bool xen_is_suspended(const xc_domaininfo_t *info);
+/* Does the device model of a VM stand still, and has not been told to go on? */
+bool xen_model_stands(struct vm *vm);
 /* Reads all pending watches, and looks after what they tell of. */
 void xen_drain_watches(struct vm *vm);
 void xen_detach(struct vm *vm);
@@ -143,6 +149,7 @@ int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e);
 int xen_pause(struct vm *vm, struct errmsg *e);
 int xen_state_begin(struct vm *vm, struct errmsg *e);
 int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
+bool xen_state_later(const struct vm *vm);
 int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 int xen_resume(struct vm *vm, struct errmsg *e);
 int xen_disarm(struct vm *vm, struct errmsg *e);
@@ -166,11 +173,15 @@ void model_path(uint32_t domid, char out[MODEL_PATH_MAX]);
 int model_open(struct vm *vm, struct errmsg *e);
 /* Shall what it writes into the guest's memory be marked as dirty? */
 int model_track(struct vm *vm, bool on, struct errmsg *e);
-/* Its I/O is drained, and it writes nothing more into the guest's memory. */
+/* Stops it and starts saving its state. From here on it writes nothing into the guest's memory and its state is what
+ * it was, whatever the guest does. */
 int model_stop(struct vm *vm, struct errmsg *e);
+/* It goes on when its state is saved. Doesn't wait. */
 int model_continue(struct vm *vm, struct errmsg *e);
-/* Doesn't wait. */
-int model_save_begin(struct vm *vm, struct errmsg *e);
+/* Waits until it has gone on, if it was told to. */
+int model_continued(struct vm *vm, struct errmsg *e);
+/* Takes in what it has said meanwhile. */
+void model_look(struct vm *vm);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model runs then. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
