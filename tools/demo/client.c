@@ -88,7 +88,7 @@ void client_mark(struct client *c)
     json_object_put(ask(c, 'm'));
 }
 
-void client_verify_disk(struct client *c)
+void client_verify_disks(struct client *c)
 {
     json_object_put(ask(c, 'v'));
 }
@@ -119,6 +119,9 @@ int client_report(struct client *c, struct client_report *out)
         .disk_flushed = number(j, "disk_flushed"),
         .disk_verified = number(j, "disk_verified"),
         .disk_errors = number(j, "disk_errors"),
+        .database_rows = number(j, "database_rows"),
+        .database_checked = number(j, "database_checked"),
+        .database_errors = number(j, "database_errors"),
         .gap_ms = json_object_get_double(json_object_object_get(j, "gap_ms")),
         .after_gap_ms = json_object_get_double(json_object_object_get(j, "after_gap_ms")),
     };

@@ -31,9 +31,12 @@ struct client_report {
     uint64_t dirtied;                          /* pages that the guest has written */
     uint64_t disk_flushed;                     /* operations that the guest has told of as flushed */
     uint64_t disk_verified;                    /* times that it has read all of its disk */
-    uint64_t disk_errors; /* blocks that were not what its memory says; operations that failed, or were forgotten */
-    double gap_ms;        /* longest time between two answers since the mark, the one going on included */
-    double after_gap_ms;  /* CLOCK_REALTIME when the answer came that ended it; 0: none since the mark */
+    uint64_t disk_errors;   /* blocks that were not what its memory says; operations that failed, or were forgotten */
+    uint64_t database_rows; /* transactions that were acknowledged */
+    uint64_t database_checked; /* times that the guest has read all of it */
+    uint64_t database_errors;  /* acknowledged transactions that are lost, rows that are wrong, damage */
+    double gap_ms;             /* longest time between two answers since the mark, the one going on included */
+    double after_gap_ms;       /* CLOCK_REALTIME when the answer came that ended it; 0: none since the mark */
 };
 
 /* Forks the client. NULL with `e`. It ends when its owner does. */
@@ -43,8 +46,9 @@ void client_stop(struct client *c);
 void client_phase(struct client *c, enum client_phase phase);
 /* Starts measuring the gap anew. */
 void client_mark(struct client *c);
-/* Asks the guest to read its disk and to compare: disk_verified counts when it has. */
-void client_verify_disk(struct client *c);
+/* Asks the guest to read its disk, and its database, and to compare: disk_verified and database_checked count when it
+ * has. */
+void client_verify_disks(struct client *c);
 /* -1: the client is gone. */
 int client_report(struct client *c, struct client_report *out);
 /* Adds the latencies (ns) measured in `phase` to `h`. */

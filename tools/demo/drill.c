@@ -276,17 +276,19 @@ static int unplanned(struct drill *d, struct host *lost, struct failover_times *
     return bad;
 }
 
-/* What the survivor's disk is, beside what its memory says. */
-static int verify_disk(struct drill *d, struct errmsg *e)
+/* What the survivor's disks are, beside what its memory says. */
+static int verify_disks(struct drill *d, struct errmsg *e)
 {
     int64_t end = now_ms() + VERIFY_MS;
-    if (!d->options->disk_mb || !d->client)
+    const struct options *o = d->options;
+    const struct client_report *r = &d->results.client;
+    if (!o->disk_mb || !d->client)
         return 0;
-    uint64_t before = d->results.client.disk_verified;
-    client_verify_disk(d->client);
-    while (d->results.client.disk_verified == before) {
+    uint64_t verified = r->disk_verified, checked = r->database_checked;
+    client_verify_disks(d->client);
+    while (r->disk_verified == verified || (o->database && r->database_checked == checked)) {
         if (now_ms() > end)
-            return errmsg_set(e, "the guest has not read its disk within %d s", VERIFY_MS / 1000);
+            return errmsg_set(e, "the guest has not read its disks within %d s", VERIFY_MS / 1000);
         sleep_ms(POLL_MS);
         if (report(d, e))
             return -1;
@@ -297,7 +299,7 @@ static int verify_disk(struct drill *d, struct errmsg *e)
 /* All that client and guest have found wrong so far. */
 static uint64_t complaints(const struct client_report *c)
 {
-    return client_errors(c) + c->violations + c->memory_errors + c->disk_errors;
+    return client_errors(c) + c->violations + c->memory_errors + c->disk_errors + c->database_errors;
 }
 
 static int failover(struct drill *d, unsigned number, struct errmsg *e)
@@ -316,7 +318,7 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
     double ordered = wall_ms();
     if (d->options->planned ? planned(d, &times, e) : unplanned(d, lost, &times, e))
         return -1;
-    if (verify_disk(d, e))
+    if (verify_disks(d, e))
         return -1;
     view_timeline(number, d->options->failovers, lost->name, active(d)->name, &times, !d->options->brief);
     if (complaints(&r->client) == errors) {
@@ -326,10 +328,14 @@ static int failover(struct drill *d, unsigned number, struct errmsg *e)
         r->timelines[r->failovers_ok] = times.agent;
         r->failovers_ok++;
     } else {
-        view_say("    but: %lu errors at the client, %lu output violations, %lu memory errors, %lu disk errors so far",
+        view_say("    but: %lu errors at the client, %lu output violations, %lu memory errors, %lu disk errors, %lu "
+                 "database errors so far",
                  (unsigned long)client_errors(&r->client), (unsigned long)r->client.violations,
-                 (unsigned long)r->client.memory_errors, (unsigned long)r->client.disk_errors);
+                 (unsigned long)r->client.memory_errors, (unsigned long)r->client.disk_errors,
+                 (unsigned long)r->client.database_errors);
     }
+    if (host_fsck(lost, d->options, e))
+        return -1;
     return d->options->planned ? 0 : boot(d, lost, e);
 }
 

@@ -22,6 +22,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define DATABASE "db.img"
+enum { DATABASE_BYTES = 64 << 20 };
+
 static int make_identity(struct host *h, struct errmsg *e)
 {
     char key[192], certificate[192];
@@ -49,6 +52,8 @@ void host_kernel_line(const struct options *o, char *out, size_t size)
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
                         struct errmsg *e)
 {
+    static const char *const disks[] = {"", "disk = " HOST_DISK "/vm.img\n",
+                                        "disk = " HOST_DISK "/vm.img " HOST_DISK "/" DATABASE "\n"};
     char arbiter[192] = ETCD_URL, line[KERNEL_LINE];
     host_kernel_line(o, line, sizeof line);
     if (o->no_arbiter)
@@ -67,17 +72,36 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         " -append \"%s\"\n"
         "%s%s%s%s",
         h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
-        o->mode, o->interval_ms, o->memory_mb, o->accel, line, o->disk_mb ? "disk = " HOST_DISK "/vm.img\n" : "",
+        o->mode, o->interval_ms, o->memory_mb, o->accel, line, disks[o->disk_mb ? 1 + o->database : 0],
         o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 
-static int make_disk(const struct host *h, const struct options *o, struct errmsg *e)
+/* Only the first host has a file system in the database's disk: the other one gets it. */
+static int make_disks(const struct host *h, const struct options *o, struct errmsg *e)
 {
     char path[192];
+    if (!o->disk_mb)
+        return 0;
     snprintf(path, sizeof path, "%s/vm.img", h->dir);
-    return o->disk_mb && (write_file(e, path, "%s", "") || truncate(path, (off_t)o->disk_mb << 20))
-               ? errmsg_set(e, "%s: %s", path, strerror(errno))
-               : 0;
+    if (write_file(e, path, "%s", "") || truncate(path, (off_t)o->disk_mb << 20))
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    if (!o->database)
+        return 0;
+    snprintf(path, sizeof path, "%s/" DATABASE, h->dir);
+    if (write_file(e, path, "%s", "") || truncate(path, (off_t)DATABASE_BYTES))
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    return h->number == 1 ? run_program((const char *const[]){"mkfs.ext4", "-qF", path, NULL}, NULL, 20000, e) : 0;
+}
+
+int host_fsck(const struct host *h, const struct options *o, struct errmsg *e)
+{
+    /* The first brings the file system's own journal in, and would say what is worse; after it nothing may be left. */
+    static const char script[] =
+        "cp --sparse=always \"$1\" \"$1.check\" && { e2fsck -fp \"$1.check\"; [ $? -le 1 ]; } && "
+        "e2fsck -fn \"$1.check\"; s=$?; rm -f \"$1.check\"; exit $s";
+    char path[192];
+    snprintf(path, sizeof path, "%s/" DATABASE, h->dir);
+    return o->database ? run_program((const char *const[]){"sh", "-c", script, "fsck", path, NULL}, NULL, 60000, e) : 0;
 }
 
 static int make_folders(struct host *h, const char *dir, struct errmsg *e)
@@ -111,7 +135,7 @@ int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o
         return errmsg_set(e, "%s: %s", arbiter, strerror(errno));
     for (int i = 0; i < 2; i++) {
         hosts[i] = (struct host){.name = i ? "host-b" : "host-a", .number = i + 1};
-        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disk(&hosts[i], o, e))
+        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disks(&hosts[i], o, e))
             return -1;
     }
     for (int i = 0; i < 2; i++)

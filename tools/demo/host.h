@@ -40,6 +40,8 @@ void host_kill(const struct host *h);
 /* After host_kill: returns when nothing of it is left. */
 void host_wait_gone(struct host *h);
 /* Did its init end without us? */
+/* Is the file system on the store of the database's disk, as it is on this host now, one that needs no repair? */
+int host_fsck(const struct host *h, const struct options *o, struct errmsg *e);
 bool host_is_alive(struct host *h);
 /* With options.restart: while held back, agents that end stay down. */
 void host_hold_agents(const struct host *h, bool hold);

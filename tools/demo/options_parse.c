@@ -21,6 +21,7 @@ static const char help[] =
     "  --accel tcg|kvm      of the guest (tcg: it needs nothing, and is what the figures in the documents are for)\n"
     "  --memory SIZE        of the guest, in MB (512)\n"
     "  --disk SIZE          of a disk, in MB; the guest writes to it and knows what must be there (none)\n"
+    "  --database           with a second disk, of 64 MB: ext4, and a database that the client writes to\n"
     "  --disk-rate N        operations per second of each of its four writers (100)\n"
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
@@ -54,6 +55,7 @@ enum option_id {
     MEMORY,
     DISK,
     DISK_RATE,
+    DATABASE,
     REQUEST,
     DETECT,
     KILL_AFTER,
@@ -82,6 +84,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"memory", 1, NULL, MEMORY},
                                       {"disk", 1, NULL, DISK},
                                       {"disk-rate", 1, NULL, DISK_RATE},
+                                      {"database", 0, NULL, DATABASE},
                                       {"request", 1, NULL, REQUEST},
                                       {"detect", 1, NULL, DETECT},
                                       {"kill-after", 1, NULL, KILL_AFTER},
@@ -230,6 +233,9 @@ static int set_one(struct options *o, int id, struct errmsg *e)
         return number(optarg, 50, 60000, &o->detect_ms, e);
     case BASELINE:
         return number(optarg, 0, 3600, &o->baseline_s, e);
+    case DATABASE:
+        o->database = true;
+        return 0;
     case FRESH_DISK:
         o->fresh_disk = true;
         return 0;
@@ -278,6 +284,8 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
     }
     if (optind < argc)
         return errmsg_set(e, "%s: what is that? See hikae-demo --help", argv[optind]);
+    if (o->database && !o->disk_mb)
+        return errmsg_set(e, "--database is the second disk: want --disk, too");
     programs_find_modules(o->bin);
     if (!o->guest)
         o->guest = programs_guest(o->bin);

@@ -1,7 +1,7 @@
 /*
- * prober: one poll loop over five descriptors: the owner's requests, the counter connection, the control connection
- * (the guest's statistics), that to its disk's keeper and the beacons' socket. A connection that ends after it once
- * answered is an error, and is made anew so that the rest can still be watched.
+ * prober: one poll loop over six descriptors: the owner's requests, the counter connection, the control connection
+ * (the guest's statistics), those to its disk's keeper and to its database, and the beacons' socket. A connection that
+ * ends after it once answered is an error, and is made anew so that the rest can still be watched.
  */
 #include "tools/demo/prober.h"
 
@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500, DEAD_MS = 10000 };
+enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500, PUT_MS = 20, DEAD_MS = 10000 };
 
 struct connection {
     int fd; /* -1: none */
@@ -38,12 +38,13 @@ struct connection {
 };
 
 struct prober {
-    struct connection counter, control, disk;
-    bool has_disk;
+    struct connection counter, control, disk, database;
+    bool has_disk, has_database;
+    bool transaction; /* one is not answered yet */
     const char *address;
     int beacon_fd, owner_fd;
     unsigned request_ms;
-    int64_t next_request, next_stats;            /* ms */
+    int64_t next_request, next_stats, next_put;  /* ms */
     uint64_t sent, answered, sent_at[IN_FLIGHT]; /* lines on this connection; when each was sent, ns */
     uint64_t last_sequence;
     uint64_t disk_failed;        /* operations, by the guest */
@@ -90,6 +91,8 @@ static void connection_lost(struct prober *p, struct connection *c)
         p->report.disconnects++;
     if (c == &p->counter)
         p->sent = p->answered = 0;
+    if (c == &p->database)
+        p->transaction = false;
     c->answered = false;
 }
 
@@ -106,16 +109,17 @@ static void connection_tend(struct prober *p, struct connection *c)
         connection_open(c, p->address);
 }
 
-static void send_line(struct prober *p, struct connection *c, const char *line)
+static bool send_line(struct prober *p, struct connection *c, const char *line)
 {
     size_t n = strlen(line);
     ssize_t sent = send(c->fd, line, n, MSG_NOSIGNAL);
     if (sent < 0 && (errno == EAGAIN || errno == ENOTCONN || errno == EINPROGRESS))
-        return;
+        return false;
     if (sent != (ssize_t)n)
         connection_lost(p, c);
     else if (c == &p->counter)
         p->sent_at[p->sent++ % IN_FLIGHT] = now_ns();
+    return sent == (ssize_t)n;
 }
 
 /* ---- what comes in ---- */
@@ -190,6 +194,25 @@ static void disk_line(struct prober *p, const char *line)
     json_object_put(j);
 }
 
+/* A transaction that was acknowledged is there, and the next one has the next number. */
+static void database_line(struct prober *p, const char *line)
+{
+    struct client_report *r = &p->report;
+    p->database.answered = true;
+    if (*line != '{') {
+        uint64_t row = strtoull(line, NULL, 10);
+        r->database_errors += row != r->database_rows + 1;
+        r->database_rows = row;
+        p->transaction = false;
+        return;
+    }
+    struct json_object *j = json_tokener_parse(line);
+    r->database_errors += json_object_get_uint64(json_object_object_get(j, "wrong"));
+    r->database_errors += json_object_get_uint64(json_object_object_get(j, "rows")) < r->database_rows;
+    r->database_checked++;
+    json_object_put(j);
+}
+
 static void connection_input(struct prober *p, struct connection *c)
 {
     char in[8192];
@@ -213,6 +236,8 @@ static void connection_input(struct prober *p, struct connection *c)
             counter_line(p, c->line);
         else if (c == &p->disk)
             disk_line(p, c->line);
+        else if (c == &p->database)
+            database_line(p, c->line);
         else
             control_line(p, c->line);
     }
@@ -256,6 +281,9 @@ static struct json_object *report_to_json(struct prober *p)
     json_object_object_add(j, "disk_flushed", json_object_new_uint64(r->disk_flushed));
     json_object_object_add(j, "disk_verified", json_object_new_uint64(r->disk_verified));
     json_object_object_add(j, "disk_errors", json_object_new_uint64(r->disk_errors));
+    json_object_object_add(j, "database_rows", json_object_new_uint64(r->database_rows));
+    json_object_object_add(j, "database_checked", json_object_new_uint64(r->database_checked));
+    json_object_object_add(j, "database_errors", json_object_new_uint64(r->database_errors));
     json_object_object_add(j, "gap_ms",
                            json_object_new_double((double)(open_gap > p->longest ? open_gap : p->longest) / 1e6));
     json_object_object_add(j, "after_gap_ms", json_object_new_double(open_gap > p->longest ? 0 : r->after_gap_ms));
@@ -279,6 +307,8 @@ static void owner_input(struct prober *p)
     } else if (request == 'v') {
         if (p->disk.fd >= 0)
             send_line(p, &p->disk, "verify\n");
+        if (p->database.fd >= 0)
+            send_line(p, &p->database, "check\n");
     } else if (request == 'r') {
         answer = report_to_json(p);
     }
@@ -307,6 +337,10 @@ static void send_what_is_due(struct prober *p)
         if (p->counter.fd >= 0 && p->sent - p->answered < IN_FLIGHT)
             send_line(p, &p->counter, "next\n");
     }
+    if (now >= p->next_put && p->database.fd >= 0 && !p->transaction) {
+        p->next_put = now + PUT_MS;
+        p->transaction = send_line(p, &p->database, "put\n");
+    }
     if (now >= p->next_stats) {
         p->next_stats = now + STATS_MS;
         if (p->control.fd >= 0)
@@ -318,12 +352,10 @@ static void send_what_is_due(struct prober *p)
 
 static void turn(struct prober *p)
 {
-    struct pollfd fds[] = {{.fd = p->owner_fd, .events = POLLIN},
-                           {.fd = p->counter.fd, .events = POLLIN},
-                           {.fd = p->control.fd, .events = POLLIN},
-                           {.fd = p->beacon_fd, .events = POLLIN},
-                           {.fd = p->disk.fd, .events = POLLIN}};
-    if (poll(fds, 5, 1) > 0) {
+    struct pollfd fds[] = {{.fd = p->owner_fd, .events = POLLIN},   {.fd = p->counter.fd, .events = POLLIN},
+                           {.fd = p->control.fd, .events = POLLIN}, {.fd = p->beacon_fd, .events = POLLIN},
+                           {.fd = p->disk.fd, .events = POLLIN},    {.fd = p->database.fd, .events = POLLIN}};
+    if (poll(fds, 6, 1) > 0) {
         if (fds[1].revents)
             connection_input(p, &p->counter);
         if (fds[2].revents)
@@ -332,6 +364,8 @@ static void turn(struct prober *p)
             beacon_input(p);
         if (fds[4].revents)
             connection_input(p, &p->disk);
+        if (fds[5].revents)
+            connection_input(p, &p->database);
         if (fds[0].revents)
             owner_input(p);
     }
@@ -340,6 +374,8 @@ static void turn(struct prober *p)
     connection_tend(p, &p->control);
     if (p->has_disk)
         connection_tend(p, &p->disk);
+    if (p->has_database)
+        connection_tend(p, &p->database);
 }
 
 void prober_run(int fd, const struct options *o)
@@ -350,7 +386,9 @@ void prober_run(int fd, const struct options *o)
     p = (struct prober){.counter = {.fd = -1, .port = 7},
                         .control = {.fd = -1, .port = 8},
                         .disk = {.fd = -1, .port = 9},
+                        .database = {.fd = -1, .port = 10},
                         .has_disk = o->disk_mb,
+                        .has_database = o->database,
                         .address = o->guest_address ? o->guest_address : GUEST_ADDRESS,
                         .owner_fd = fd,
                         .beacon_fd = listen_for_beacons(),

@@ -40,13 +40,15 @@ void results_end(struct results *r)
 
 bool results_violated(const struct results *r)
 {
-    return client_errors(&r->client) || r->client.memory_errors || r->client.violations || r->client.disk_errors;
+    return client_errors(&r->client) || r->client.memory_errors || r->client.violations || r->client.disk_errors ||
+           r->client.database_errors;
 }
 
 bool results_ok(const struct results *r, const struct options *o)
 {
     return !r->broken && r->failovers == o->failovers && r->failovers_ok == o->failovers && !results_violated(r) &&
-           r->client.replies > 0 && r->client.beacons > 0 && (!o->disk_mb || r->client.disk_flushed);
+           r->client.replies > 0 && r->client.beacons > 0 && (!o->disk_mb || r->client.disk_flushed) &&
+           (!o->database || r->client.database_rows);
 }
 
 static double ms(const struct hist *h, double percent)
@@ -150,6 +152,11 @@ static struct json_object *to_json(const struct results *r, const struct totals 
         put(j, "disk_verified", number(r->client.disk_verified));
         put(j, "disk_flushed", number(r->client.disk_flushed));
     }
+    if (o->database) {
+        put(j, "database_errors", number(r->client.database_errors));
+        put(j, "database_checked", number(r->client.database_checked));
+        put(j, "database_rows", number(r->client.database_rows));
+    }
     put(j, "output_violations", number(r->client.violations));
     put(j, "checkpoints", number(t->checkpoints));
     put(j, "pause_ms", pauses(t));
@@ -227,6 +234,9 @@ void report_print(const struct results *r, const struct totals *t, const struct 
     if (o->disk_mb)
         fprintf(out, "    %" PRIu64 " disk errors, read %" PRIu64 " times; %" PRIu64 " operations flushed\n",
                 c->disk_errors, c->disk_verified, c->disk_flushed);
+    if (o->database)
+        fprintf(out, "    %" PRIu64 " database errors, read %" PRIu64 " times; %" PRIu64 " transactions acknowledged\n",
+                c->database_errors, c->database_checked, c->database_rows);
     fprintf(out, "  %-22s %" PRIu64 " (%s, %u ms, seed %" PRIu64 ")\n", "checkpoints", t->checkpoints, o->mode,
             o->interval_ms, o->seed);
     if (t->checkpoints)
