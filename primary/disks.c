@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "disk/client.h"
 #include "disk/server.h"
+#include "disk/store.h"
 #include "primary/worker.h"
 
 #include <errno.h>
@@ -102,13 +103,20 @@ static void on_restart(struct ev_loop *loop, ev_timer *t, int events)
 
 int disks_start(struct worker *w, struct errmsg *e)
 {
-    const struct config_vm *v = w->settings;
+    struct store_paths stores;
+    const char *paths[DISKS_MAX];
     char dir[256];
-    const char *const *paths = (const char *const *)v->disks;
-    if (!v->disk_count)
+    if (store_paths(w->config, w->name, &stores, e))
+        return -1;
+    if (!stores.count)
         return 0;
+    for (unsigned i = 0; i < stores.count; i++)
+        paths[i] = stores.at[i];
     dir_of(w, dir);
-    return disk_server_start(dir, paths, v->disk_count, e) || connect_server(w, e) ? -1 : 0;
+    /* They may have been a replica's here until a moment ago. */
+    if (stores_recover(w->config, w->name, &medium_kernel, e))
+        return -1;
+    return disk_server_start(dir, paths, stores.count, e) || connect_server(w, e) ? -1 : 0;
 }
 
 int disks_find(struct worker *w, struct errmsg *e)
