@@ -22,7 +22,7 @@ static const char help[] =
     "  --memory SIZE        of the guest, in MB (512)\n"
     "  --disk SIZE          of a disk, in MB; the guest writes to it and knows what must be there (none)\n"
     "  --database           with a second disk, of 64 MB: ext4, and a database that the client writes to\n"
-    "  --disk-rate N        operations per second of each of its four writers (100)\n"
+    "  --disk-rate N        operations per second of each of its four writers (25)\n"
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
@@ -264,7 +264,7 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
                           .region = 4096,
                           .words = 8,
                           .memory_mb = 512,
-                          .disk_rate = 100,
+                          .disk_rate = 25,
                           .request_ms = 5,
                           .beacon_ms = 5,
                           .kill_min_ms = 500,
