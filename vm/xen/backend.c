@@ -13,6 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define RELEASE_WATCH "@releaseDomain" /* a domain has shut down, suspended, or is gone */
 
@@ -42,6 +45,18 @@ int xen_error(const struct vm *vm, struct errmsg *e, const char *what)
 
 /* ---- handles ---- */
 
+static int open_events(struct vm *vm, struct errmsg *e)
+{
+    const int sources[] = {xs_fileno(vm->xs), vm->wakeup = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    vm->events = epoll_create1(EPOLL_CLOEXEC);
+    for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++) {
+        struct epoll_event readable = {.events = EPOLLIN};
+        if (epoll_ctl(vm->events, EPOLL_CTL_ADD, sources[i], &readable) < 0)
+            return errmsg_set(e, "waiting for events of the domain: %s", strerror(errno));
+    }
+    return 0;
+}
+
 static int open_handles(struct vm *vm, struct errmsg *e)
 {
     vm->xc = xc_interface_open(&vm->log.vtable, NULL, 0);
@@ -54,7 +69,7 @@ static int open_handles(struct vm *vm, struct errmsg *e)
                           strerror(errno));
     if (libxl_ctx_alloc(&vm->ctx, LIBXL_VERSION, 0, &vm->log.vtable) != 0)
         return xen_error(vm, e, "libxl");
-    return xs_watch(vm->xs, RELEASE_WATCH, "released") ? 0 : xen_error(vm, e, "xenstore");
+    return xs_watch(vm->xs, RELEASE_WATCH, "released") ? open_events(vm, e) : xen_error(vm, e, "xenstore");
 }
 
 struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
@@ -68,6 +83,7 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
     vm->log.vtable.destroy = on_destroy;
     vm->domid = XEN_NO_DOMAIN;
     model_init(vm);
+    vm->events = vm->wakeup = -1;
     vm->dirty = (xc_hypercall_buffer_t){HYPERCALL_BUFFER_INIT_NO_BOUNCE};
     if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||
         snprintf(vm->run_dir, sizeof vm->run_dir, "%s", spec->run_dir) >= (int)sizeof vm->run_dir) {
@@ -86,6 +102,11 @@ void xen_detach(struct vm *vm)
     model_close(vm);
     if (vm->xc)
         layout_unmap(vm);
+    xen_settle(vm);
+    if (vm->events >= 0)
+        close(vm->events);
+    if (vm->wakeup >= 0)
+        close(vm->wakeup);
     if (vm->ctx)
         libxl_ctx_free(vm->ctx);
     if (vm->xs)
@@ -141,6 +162,7 @@ static enum vm_state op_state(struct vm *vm)
 {
     xc_domaininfo_t info;
     struct errmsg e;
+    xen_settle(vm);
     xen_drain_watches(vm);
     if (!vm->gone && !xen_info(vm, &info))
         vm->gone = true;
@@ -168,7 +190,7 @@ static enum vm_state op_state(struct vm *vm)
 
 static int op_event_fd(const struct vm *vm)
 {
-    return xs_fileno(vm->xs);
+    return vm->events;
 }
 
 static uint8_t *op_memory(struct vm *vm)

@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 /* LOOK_MS: the watch tells at once; this is for one that was lost. */
@@ -118,6 +119,7 @@ static int look(struct vm *vm, struct errmsg *e)
 static int suspend_by_guest(struct vm *vm, struct errmsg *e)
 {
     int64_t deadline = now_ms() + SUSPEND_MS;
+    xen_settle(vm);
     int done = look(vm, e);
     if (done == 0 && ask(vm, "suspend", e) < 0)
         done = -1;
@@ -170,9 +172,20 @@ int xen_wake(struct vm *vm, struct errmsg *e)
     bool asked = !vm->shape.hvm.transparent; /* then it is told that it is where it was */
     if (xc_domain_resume(vm->xc, vm->domid, asked) < 0)
         return xen_error(vm, e, "resuming the domain");
-    /* So that xenstored tells of the next suspension. The guest runs meanwhile. */
-    (void)xs_resume_domain(vm->xs, vm->domid);
+    /* A round trip to xenstored, which has to share the processors with a guest that has just woken up: later. */
+    vm->resumed = true;
+    (void)eventfd_write(vm->wakeup, 1);
     return model < 0 || vm->model.saved.save_id ? model : model_continued(vm, e);
+}
+
+void xen_settle(struct vm *vm)
+{
+    eventfd_t ignored;
+    if (!vm->resumed)
+        return;
+    (void)eventfd_read(vm->wakeup, &ignored);
+    (void)xs_resume_domain(vm->xs, vm->domid);
+    vm->resumed = false;
 }
 
 int xen_resume(struct vm *vm, struct errmsg *e)

@@ -61,6 +61,9 @@ struct vm {
     struct xs_handle *xs;
     libxl_ctx *ctx;
     struct model model;
+    int events;   /* epoll: xenstore's watches, and `wakeup` */
+    int wakeup;   /* eventfd: something is left to do when there is time for it, in `state` */
+    bool resumed; /* xenstored is still to be told that the domain goes on */
 
     uint8_t *memory; /* of shape_span() pages; where the domain has none there is memory of nobody */
     uint64_t span;
@@ -155,6 +158,8 @@ int xen_resume(struct vm *vm, struct errmsg *e);
 int xen_disarm(struct vm *vm, struct errmsg *e);
 /* Lets a suspended domain go on where it was. */
 int xen_wake(struct vm *vm, struct errmsg *e);
+/* What `xen_wake` left for later: xenstored is told, so that it tells of the next suspension. */
+void xen_settle(struct vm *vm);
 
 /* ---- hvm.c ---- */
 /* Fills shape.hvm from a configuration that is not refused. */
