@@ -70,6 +70,12 @@ void capture_free(struct capture *c)
     free(c);
 }
 
+void capture_make_room(struct capture *c, size_t pages)
+{
+    struct errmsg ignored; /* then there is room in the pause, or the checkpoint fails */
+    (void)reserve(c, pages, MAP_POPULATE, &ignored);
+}
+
 static int copy_pages(struct capture *c, const struct page_ranges *dirty, const uint8_t *memory, struct errmsg *e)
 {
     /* Twice what is needed: the next epoch of such a guest won't have to grow it in its pause. */

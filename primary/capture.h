@@ -29,6 +29,8 @@ struct capture {
 
 struct capture *capture_new(size_t pages, struct errmsg *e);
 void capture_free(struct capture *c);
+/* Room for so many pages, touched beforehand: for one that is not in use, while the guest runs. */
+void capture_make_room(struct capture *c, size_t pages);
 
 /* What it is taken from; borrowed. */
 struct capture_source {

@@ -17,7 +17,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { CAPTURE_PAGES = 4096, SYNC_ENOUGH_PAGES = 2048, SYNC_ROUNDS_MAX = 8, BACKLOG_ENOUGH = 64 << 10 };
+enum {
+    CAPTURE_PAGES = 4096,
+    CAPTURE_EAGER_MAX = 65536,
+    SYNC_ENOUGH_PAGES = 2048,
+    SYNC_ROUNDS_MAX = 8,
+    BACKLOG_ENOUGH = 64 << 10
+};
 static const double PACE_S = 0.001;
 
 static void set_timer(struct checkpoint *c, int64_t at)
@@ -46,6 +52,16 @@ void checkpoint_arm(struct worker *w)
     }
     int64_t due = move_is_due(w) ? 1 : trigger_due(&c->trigger);
     set_timer(c, due > 0 ? due : 1);
+}
+
+/* What was dirtied in one epoch may be so in the next: memory that is first touched in the pause costs more than all
+ * the rest of it. Beyond a limit it is not worth what it would keep. */
+static void make_room(struct checkpoint *c, uint64_t pages)
+{
+    uint64_t wanted = pages + pages / 2;
+    for (unsigned i = 0; i < c->free_count; i++)
+        if (pages > c->free[i]->capacity / 4 * 3 && wanted <= CAPTURE_EAGER_MAX)
+            capture_make_room(c->free[i], wanted);
 }
 
 /* The stream can't go on, or the VM has ended. */
@@ -148,6 +164,7 @@ static void next_round(struct worker *w)
     s->round_pages = c->dirty.pages;
     w->metrics.pages_dirty += c->dirty.pages;
     log_info("first sync: round %u, %" PRIu64 " pages were dirtied meanwhile", s->round, s->round_pages);
+    make_room(c, s->round_pages);
     pipeline_round(c->pipeline, 1, &c->dirty, false);
 }
 
@@ -217,6 +234,7 @@ static void on_captured(struct capture *done, void *arg)
 {
     struct worker *w = arg;
     w->checkpoint.free[w->checkpoint.free_count++] = done;
+    make_room(&w->checkpoint, done->n);
     checkpoint_arm(w);
 }
 
