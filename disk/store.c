@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 enum { JOURNAL_WAIT_MS = 5000 };
@@ -143,6 +144,16 @@ struct stores *stores_open(const struct config *c, const char *vm, const struct 
         return s;
     stores_close(s);
     return NULL;
+}
+
+int stores_lock(const struct config *c, const char *vm, int *lock)
+{
+    char path[STORE_PATH_MAX];
+    *lock = store_state_path(path, c, vm, "journal", NULL) ? -1 : open(path, O_RDWR | O_CLOEXEC);
+    if (*lock < 0 || !flock(*lock, LOCK_EX | LOCK_NB))
+        return 0;
+    close(*lock);
+    return -1;
 }
 
 void stores_close(struct stores *s)

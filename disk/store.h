@@ -45,6 +45,9 @@ struct store_wanted {
  * enough room. Nobody else can have opened them for writing until then; a disk server may do so now. */
 struct stores *stores_open(const struct config *c, const char *vm, const struct store_wanted *wanted,
                            const struct medium *m, struct errmsg *e);
+/* Keeps others from opening the disks of that VM until *lock is closed (-1: there is nothing to lock). -1: they are
+ * open. */
+int stores_lock(const struct config *c, const char *vm, int *lock);
 void stores_close(struct stores *s); /* as they are; NULL is allowed */
 const struct store_paths *stores_paths(const struct stores *s);
 const struct disk_sizes *stores_sizes(const struct stores *s);

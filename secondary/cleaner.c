@@ -2,6 +2,9 @@
 #include "arbiter/arbiter.h"
 #include "common/log.h"
 #include "common/state.h"
+#include "disk/server.h"
+#include "disk/store.h"
+#include "secondary/disks.h"
 #include "secondary/fence.h"
 #include "secondary/network.h"
 #include "vm/remains.h"
@@ -65,6 +68,22 @@ struct question {
     struct fence *fence;
 };
 
+/* Its disk server, unless a newer replica has the disks. What was committed and is not in them yet is in their journal.
+ */
+static void end_disks(const struct config *config, const char *vm)
+{
+    struct errmsg e;
+    char dir[DISKS_DIR_MAX];
+    int lock;
+    if (stores_lock(config, vm, &lock))
+        return;
+    disks_dir(dir, config, vm);
+    if (disk_server_stop(dir, &e))
+        log_error("%s", e.text);
+    if (lock >= 0)
+        close(lock);
+}
+
 /* The claim was not carried out: what was loaded for it never ran and never will. */
 static void end_loaded(const struct question *q)
 {
@@ -77,6 +96,7 @@ static void end_loaded(const struct question *q)
     }
     char remains[REMAINS_PATH_MAX];
     q->ops->retire(vm, cleaner_remains(q->config, q->record->name, remains));
+    end_disks(q->config, q->record->name);
     log_info("a replica whose claim was not granted is ended");
 }
 
@@ -155,7 +175,10 @@ static int forget(const struct question *q, const char *run_dir)
     struct errmsg e;
     rmdir(run_dir);
     log_info("what the worker of %s's replica left is cleaned up", q->record->name);
-    return strcmp(q->record->run_dir, run_dir) ? 0 : vm_record_remove(q->config->state_dir, q->record->name, &e);
+    if (strcmp(q->record->run_dir, run_dir))
+        return 0;
+    end_disks(q->config, q->record->name);
+    return vm_record_remove(q->config->state_dir, q->record->name, &e);
 }
 
 /* The backend keeps the replica itself. It stays for as long as memory is kept, unless a new one has begun with it:

@@ -113,7 +113,9 @@ void failover_claim(struct worker *w)
     ev_timer_stop(w->loop, &w->claim_retry);
     ev_timer_init(&w->claim_retry, on_retry, RETRY_S, 0.);
     w->claim_retry.data = w;
-    if (load(w))
+    /* Before the claim, as loading: disks that can't be those of the epoch must not take the VM away from a primary
+     * that may live. Before loading: what a crash leaves of us from there on is started, with the disks as they are. */
+    if (!disks_are_sealed(w) || load(w))
         return;
     snprintf(want.owner, sizeof want.owner, "%s", w->config->name);
     snprintf(want.mode, sizeof want.mode, "alone");

@@ -31,6 +31,7 @@ static struct json_object *status(const struct worker *w)
     json_object_object_add(j, "from_remains", json_object_new_boolean(w->info.from_remains));
     if (w->info.from_remains && w->teller)
         json_object_object_add(j, "told_pages", json_object_new_uint64(teller_pages(w->teller)));
+    disks_report(w, j);
     self_add_memory(j);
     json_object_object_add(j, "outdated", json_object_new_boolean(self_is_outdated()));
     if (w->timeline)

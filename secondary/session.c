@@ -6,6 +6,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "proto/disk.h"
 #include "secondary/cleaner.h"
 #include "secondary/fence.h"
 #include "secondary/worker.h"
@@ -15,6 +16,7 @@
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <net/if.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -51,6 +53,8 @@ void session_close(struct worker *w)
 {
     ev_timer_stop(w->loop, &w->detector);
     tell_end(w);
+    disks_end_telling(w);
+    w->acks.n = 0;
     if (w->link)
         link_free(w->link, 0);
     w->link = NULL;
@@ -67,8 +71,7 @@ void session_bye(struct worker *w, enum bye_reason reason, const char *text)
     session_close(w);
 }
 
-/* Turns the peer away, with the reason in both hosts' logs. */
-static void turn_away(struct worker *w, enum bye_reason reason, const char *what)
+void session_turn_away(struct worker *w, enum bye_reason reason, const char *what)
 {
     log_warn("%s at %s is turned away: %s", w->peer ? w->peer->name : "a peer",
              w->link ? link_peer_address(w->link) : "?", what);
@@ -89,7 +92,7 @@ static void ask_admission(struct worker *w)
         control_send(w->supervisor, j);
     json_object_put(j);
     if (!w->supervisor)
-        turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
+        session_turn_away(w, BYE_REFUSED, "this host's agent is restarting, try again");
 }
 
 /* By its record the VM still runs on this host, though it doesn't any more, or must not: its primary agent is about to
@@ -110,7 +113,7 @@ static void on_register_read(enum arbiter_answer answer, const struct arbiter_re
     w->request = NULL;
     if (answer == ARBITER_NO_ANSWER) {
         snprintf(what, sizeof what, "this host's arbiter does not answer: %s", why);
-        turn_away(w, BYE_REFUSED, what);
+        session_turn_away(w, BYE_REFUSED, what);
         return;
     }
     if (now->term != w->term || strcmp(now->owner, w->peer->name)) {
@@ -118,11 +121,12 @@ static void on_register_read(enum arbiter_answer answer, const struct arbiter_re
                  "it claims term %" PRIu64 ", but the arbiter says: %s, term %" PRIu64
                  " (do both hosts use the same arbiter, and each other's names in [peer]?)",
                  w->term, now->term ? now->owner : "nobody", now->term);
-        turn_away(w, BYE_REFUSED, what);
+        session_turn_away(w, BYE_REFUSED, what);
         return;
     }
     if (has_former_self(w)) {
-        turn_away(w, BYE_REFUSED, "this host's hikae-primary has not given up the VM yet, which ran here before");
+        session_turn_away(w, BYE_REFUSED,
+                          "this host's hikae-primary has not given up the VM yet, which ran here before");
         return;
     }
     ask_admission(w);
@@ -146,7 +150,7 @@ static void on_noted(enum arbiter_answer answer, const struct arbiter_register *
                  "it claims term %" PRIu64 ", but this host knows of %s, term %" PRIu64
                  " (arbiter = none: if the VM runs twice, `hikae stop` the one that is not wanted)",
                  w->term, now->owner, now->term);
-    turn_away(w, BYE_REFUSED, what);
+    session_turn_away(w, BYE_REFUSED, what);
 }
 
 static void say_hello(struct worker *w)
@@ -155,6 +159,7 @@ static void say_hello(struct worker *w)
     json_object_object_add(j, "version", json_object_new_int(PROTO_VERSION));
     struct json_object *features = json_object_new_array();
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
+    json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -167,7 +172,7 @@ static void say_hello(struct worker *w)
 void session_admitted(struct worker *w, const char *refusal)
 {
     if (refusal)
-        turn_away(w, BYE_REFUSED, refusal);
+        session_turn_away(w, BYE_REFUSED, refusal);
     else
         say_hello(w);
 }
@@ -202,7 +207,7 @@ static void on_hello(struct worker *w, const struct record *r)
     const char *wrong = j ? check_hello(w, j, what) : "HELLO is no JSON object";
     json_object_put(j);
     if (wrong) {
-        turn_away(w, BYE_REFUSED, wrong);
+        session_turn_away(w, BYE_REFUSED, wrong);
         return;
     }
     log_open("hikae-secondary", w->vm_name);
@@ -211,8 +216,9 @@ static void on_hello(struct worker *w, const struct record *r)
     if (config_has_arbiter(w->config))
         failover_read_register(w, on_register_read);
     else if (has_former_self(w))
-        turn_away(w, BYE_REFUSED,
-                  "the VM runs here (arbiter = none: if it runs twice, `hikae stop` the one that is not wanted)");
+        session_turn_away(
+            w, BYE_REFUSED,
+            "the VM runs here (arbiter = none: if it runs twice, `hikae stop` the one that is not wanted)");
     else
         failover_note_primary(w, on_noted);
 }
@@ -272,9 +278,11 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
     remains_path(remains, w->config->run_dir, w->vm_name);
     if (!w->knows_regions || !w->config->keep_memory_ms)
         remains_discard(remains);
+    if (fence_check(w->config, w->vm_name, e) || dir_make(w->run_dir, 0700, e) || disks_open(w, config, e))
+        return -1;
     struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings, .remains = remains};
-    if (fence_check(w->config, w->vm_name, e) || dir_make(w->run_dir, 0700, e) ||
-        w->ops->replica_create(&spec, &w->vm, e))
+    spec.disks = disks_exports(w->disks, &spec.disk_count);
+    if (w->ops->replica_create(&spec, &w->vm, e))
         return -1;
     clear_predecessor(w); /* this one may have begun with it */
     w->ops->info(w->vm, &w->info);
@@ -331,7 +339,7 @@ static void on_config(struct worker *w, const struct record *r)
 {
     struct errmsg e;
     if (!w->said_hello) {
-        turn_away(w, BYE_PROTOCOL, "CONFIG before this host has answered HELLO");
+        session_turn_away(w, BYE_PROTOCOL, "CONFIG before this host has answered HELLO");
         return;
     }
     struct json_object *j = json_parse_object((const char *)r->payload, r->length);
@@ -340,7 +348,7 @@ static void on_config(struct worker *w, const struct record *r)
         result = save_record(w, j, &e);
     json_object_put(j);
     if (result) {
-        turn_away(w, BYE_REFUSED, e.text);
+        session_turn_away(w, BYE_REFUSED, e.text);
         return;
     }
     watch_replica(w);
@@ -352,8 +360,12 @@ void session_say_ready(struct worker *w)
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "pages", json_object_new_uint64(w->info.pages));
     json_object_object_add(j, "regions", json_object_new_boolean(w->teller != NULL));
+    json_object_object_add(j, "disks", json_object_new_boolean(w->disks != NULL));
     send_json(w, RECORD_READY, j);
     tell_begin(w);
+    struct errmsg e;
+    if (disks_begin_telling(w, &e))
+        session_turn_away(w, BYE_TROUBLE, e.text);
 }
 
 /* ---- records ---- */
@@ -364,7 +376,7 @@ static void on_bye(struct worker *w, const struct record *r)
     char text[PROTO_REASON_MAX + 1];
     struct proto_error e;
     if (bye_read(r, &reason, text, &e)) {
-        turn_away(w, BYE_PROTOCOL, e.text);
+        session_turn_away(w, BYE_PROTOCOL, e.text);
         return;
     }
     log_info("%s says goodbye: %s: %s", w->peer->name, bye_name(reason), text);
@@ -417,7 +429,7 @@ static void on_commit(struct worker *w, const struct record *r)
 {
     struct errmsg e;
     if (replica_check(w->replica, &e)) {
-        turn_away(w, BYE_PROTOCOL, e.text);
+        session_turn_away(w, BYE_PROTOCOL, e.text);
         return;
     }
     if (w->state != STANDBY_SYNCING && w->state != STANDBY_READY)
@@ -427,23 +439,60 @@ static void on_commit(struct worker *w, const struct record *r)
     worker_event(w, STANDBY_EVENT_COMMIT, "%s", "");
 }
 
+/* ---- acks ---- */
+
+static struct epoch_ack *ack_at(struct epoch_acks *a, size_t i)
+{
+    return &a->at[(a->first + i) % a->capacity];
+}
+
+static void acks_grow(struct epoch_acks *a)
+{
+    struct epoch_acks larger = {.capacity = 2 * a->capacity + 4, .n = a->n};
+    larger.at = calloc(larger.capacity, sizeof *larger.at);
+    if (!larger.at)
+        abort();
+    for (size_t i = 0; i < a->n; i++)
+        larger.at[i] = *ack_at(a, i);
+    free(a->at);
+    *a = larger;
+}
+
+void session_send_acks(struct worker *w)
+{
+    struct epoch_acks *a = &w->acks;
+    uint8_t payload[COMMIT_SIZE];
+    /* from a claim on nothing is acknowledged any more */
+    while (a->n && w->state == STANDBY_READY && disks_let_ack(w, ack_at(a, 0)->epoch)) {
+        commit_write(payload, ack_at(a, 0)->digest, 0);
+        send_record(w, RECORD_ACK, ack_at(a, 0)->epoch, payload, sizeof payload);
+        a->first = (a->first + 1) % a->capacity;
+        a->n--;
+    }
+}
+
 void session_ack(struct worker *w)
 {
-    uint8_t payload[COMMIT_SIZE];
-    commit_write(payload, w->digest, 0);
-    send_record(w, RECORD_ACK, w->epoch, payload, sizeof payload);
+    struct epoch_acks *a = &w->acks;
+    if (a->n == a->capacity)
+        acks_grow(a);
+    a->n++;
+    struct epoch_ack *due = ack_at(a, a->n - 1);
+    due->epoch = w->epoch;
+    memcpy(due->digest, w->digest, sizeof due->digest);
+    session_send_acks(w);
 }
 
 static void on_content(struct worker *w, const struct record *r)
 {
     struct errmsg e;
     if (!w->replica) {
-        turn_away(w, BYE_PROTOCOL, "an epoch before the replica is ready");
+        session_turn_away(w, BYE_PROTOCOL, "an epoch before the replica is ready");
         return;
     }
-    enum replica_result result = replica_take(w->replica, r, &e);
+    enum replica_result result = r->type == RECORD_DISK ? disks_take(w, r, &e) : replica_take(w->replica, r, &e);
     if (result != REPLICA_TAKEN)
-        turn_away(w, result == REPLICA_NO_ROOM ? BYE_TROUBLE : BYE_PROTOCOL, e.text);
+        session_turn_away(w, result == REPLICA_NO_ROOM ? BYE_TROUBLE : BYE_PROTOCOL, e.text);
 }
 
 static void on_record(struct worker *w, const struct record *r)
@@ -458,6 +507,7 @@ static void on_record(struct worker *w, const struct record *r)
         on_config(w, r);
         break;
     case RECORD_PAGES:
+    case RECORD_DISK:
     case RECORD_DEVICE:
         on_content(w, r);
         break;
@@ -471,16 +521,13 @@ static void on_record(struct worker *w, const struct record *r)
         break;
     case RECORD_HEARTBEAT:
         if (heartbeat_read(r, &w->echo, &echo, &e))
-            turn_away(w, BYE_PROTOCOL, e.text);
+            session_turn_away(w, BYE_PROTOCOL, e.text);
         break;
     case RECORD_NOTE:
         on_note(w, r);
         break;
     case RECORD_BYE:
         on_bye(w, r);
-        break;
-    case RECORD_DISK:
-        turn_away(w, BYE_PROTOCOL, "DISK, but CONFIG told of no disks");
         break;
     default:
         break;
@@ -512,7 +559,7 @@ static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
             return; /* the connection was ended meanwhile: what it still brings does not count */
     }
     if (got < 0)
-        turn_away(w, BYE_PROTOCOL, e.text);
+        session_turn_away(w, BYE_PROTOCOL, e.text);
 }
 
 /* ---- the connection ---- */
@@ -561,6 +608,7 @@ static void on_drained(struct link *l, void *arg)
 {
     (void)l;
     tell_on(arg);
+    disks_tell_on(arg);
 }
 
 /* The failure detector, and our sign of life. */
@@ -568,6 +616,8 @@ static void on_detector(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
     struct worker *w = t->data;
+    if (disks_hold_reading(w)) /* what it says is not read just now */
+        w->heard_at = worker_now();
     int64_t silent_ms = (worker_now() - w->heard_at) / 1000000;
     /* making a VM may take its agent a while; once epochs come, silence means something */
     int64_t bound = w->epoch ? w->config->detect_ms : 10000 + w->config->detect_ms;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <json-c/json.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -167,6 +168,7 @@ static void drop(struct worker *w)
         w->ops->retire(w->vm, w->keep ? remains : NULL);
     }
     w->vm = NULL;
+    disks_drop(w);
     if (!w->keep && w->admitted)
         remains_discard(path);
     else if (remains && remains_exist(remains))
@@ -187,6 +189,7 @@ static void drop(struct worker *w)
 static void apply(struct worker *w)
 {
     struct errmsg e;
+    disks_commit(w); /* before the ACK: whether that may go depends on it */
     session_ack(w);
     if (replica_commit(w->replica, &e)) {
         log_error("%s", e.text);
@@ -204,6 +207,7 @@ static void wait_grace(struct worker *w)
 {
     ev_now_update(w->loop); /* this turn of the loop may have been a long one */
     replica_abort(w->replica);
+    disks_abort(w);
     ev_timer_init(&w->grace, on_grace_over, w->config->restart_grace_ms / 1000., 0.);
     w->grace.data = w;
     ev_timer_start(w->loop, &w->grace);
@@ -318,6 +322,8 @@ static void clean_up(struct worker *w)
         w->ops->detach(w->vm);
     }
     replica_free(w->replica);
+    disks_close(w);
+    free(w->acks.at);
     framer_free(w->framer);
     stream_check_free(w->check);
     tls_identity_free(w->identity);

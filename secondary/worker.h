@@ -1,6 +1,6 @@
 /*
  * worker: the process that serves one connection of a primary and holds one replica; shell around the pure cores
- * (standby, replica, staging). Private to secondary/; its parts are worker.c    life, the standby table's actions, the
+ * (standby, replica). Private to secondary/; its parts are worker.c    life, the standby table's actions, the
  * supervisor's requests session.c   the connection: greeting, records, acks, heartbeats, the failure detector
  *   failover.c  claim, start, becoming the VM's primary worker
  *   report.c    status
@@ -15,6 +15,7 @@
 #include "common/state.h"
 #include "proto/epoch.h"
 #include "secondary/cleaner.h"
+#include "secondary/disks.h"
 #include "secondary/network.h"
 #include "secondary/replica.h"
 #include "secondary/standby.h"
@@ -26,6 +27,15 @@
 #include <stdio.h>
 
 struct fence;
+
+struct epoch_ack {
+    uint64_t epoch;
+    uint8_t digest[PROTO_DIGEST_SIZE];
+};
+struct epoch_acks { /* that are due, and not sent since the disks are behind; a ring */
+    struct epoch_ack *at;
+    size_t first, n, capacity;
+};
 
 struct worker {
     struct ev_loop *loop;
@@ -47,6 +57,7 @@ struct worker {
     bool said_hello;                   /* and was answered */
     bool knows_regions;                /* the primary can be told what the replica holds */
     uint8_t digest[PROTO_DIGEST_SIZE]; /* of the last committed epoch */
+    struct epoch_acks acks;
 
     const struct vm_ops *ops;
     struct vm *vm;
@@ -54,6 +65,7 @@ struct worker {
     ev_io vm_event;
     struct network network;
     struct replica *replica;
+    struct disks *disks;   /* NULL: the VM has none */
     struct teller *teller; /* NULL: the replica began empty, or all is told */
     ev_idle telling;
     bool keep; /* what is dropped: its memory is worth keeping */
@@ -86,7 +98,11 @@ int session_begin(struct worker *w, int fd, struct errmsg *e);
 void session_admitted(struct worker *w, const char *refusal); /* the supervisor's word on HELLO; NULL: welcome */
 void session_say_ready(struct worker *w);
 void session_send(struct worker *w, uint16_t type, const void *payload, size_t n); /* epoch 0; if it is up */
+/* Acknowledges w->epoch, at once or when the disks let it. */
 void session_ack(struct worker *w);
+void session_send_acks(struct worker *w); /* those that may be sent now */
+/* Ends the connection, with the reason in both hosts' logs. */
+void session_turn_away(struct worker *w, enum bye_reason reason, const char *what);
 void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* closes */
 void session_close(struct worker *w);
 

@@ -75,6 +75,10 @@ static void test_replica(void **state)
           "db    CLAIMING from host-a, epoch 9 committed: silence");
     check(status_line_replica, "{\"vm\":\"db\",\"state\":\"STANDBY\",\"epoch\":5,\"replica_age_ms\":1500}",
           "db    STANDBY, epoch 5 committed 1.5 s ago");
+    check(status_line_replica, "{\"vm\":\"db\",\"state\":\"STANDBY\",\"epoch\":5,\"disks\":{\"queued_bytes\":3145728}}",
+          "db    STANDBY, epoch 5 committed, disks 3.0 MiB behind");
+    check(status_line_replica, "{\"vm\":\"db\",\"state\":\"STANDBY\",\"epoch\":5,\"disks\":{\"queued_bytes\":0}}",
+          "db    STANDBY, epoch 5 committed");
     check(status_line_replica, "{}", "?     UNKNOWN");
 }
 

@@ -224,6 +224,8 @@ static void progress_is_told(void **state)
     struct config *c = configure("a.img");
     struct stores *s = open_stores(c, &one, &medium_kernel);
     struct applier *a = start_synced(s);
+    int lock;
+    assert_int_equal(stores_lock(c, "web", &lock), -1);
     applier_commit(a, 2, writes_of(3, 2, 9));
     struct applier_progress p = wait_for(a, 2);
     assert_int_equal(p.queued, 0);
@@ -234,7 +236,11 @@ static void progress_is_told(void **state)
     while (applier_progress(a, &p), p.unflushed);
     applier_free(a);
     stores_close(s);
+    assert_int_equal(stores_lock(c, "web", &lock), 0);
+    close(lock);
     assert_int_equal(stores_recover(c, "web", &medium_kernel, &e), 0);
+    assert_int_equal(stores_lock(c, "web", &lock), 0);
+    assert_int_equal(lock, -1);
     config_free(c);
 }
 

@@ -183,6 +183,13 @@ void status_line_replica(struct json_object *j, int width, char *out, size_t siz
     } else if (!strcmp(state, "SYNCING")) {
         add(&t, ", no whole epoch yet");
     }
+    struct json_object *disks = json_get(j, "disks");
+    uint64_t behind = disks ? json_get_u64(disks, "queued_bytes", 0) : 0;
+    if (behind) {
+        add(&t, ", disks ");
+        add_bytes(&t, behind);
+        add(&t, " behind");
+    }
     if (!strcmp(state, "SYNCING") && staged) {
         add(&t, ", ");
         add_bytes(&t, staged);

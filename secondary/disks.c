@@ -1,0 +1,339 @@
+#include "secondary/disks.h"
+
+#include "common/jsonget.h"
+#include "common/log.h"
+#include "disk/applier.h"
+#include "disk/server.h"
+#include "secondary/disks_tell.h"
+#include "secondary/worker.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 1 << 20 }; /* of the first epoch's writes */
+
+struct disks {
+    char dir[DISKS_DIR_MAX];
+    struct vm_disk exports[DISKS_MAX];
+    struct stores *stores;
+    struct applier *applier;
+    struct applier_progress progress;
+    ev_io changed;
+    struct staging *coming; /* of the epoch that comes in; NULL: nothing yet */
+    struct disks_telling *telling;
+    bool serving;         /* the server was started for us */
+    bool reading_paused;  /* the first epoch comes faster than the disks take it */
+    bool sealing, failed; /* ordered; told to the worker */
+    uint8_t room[DISK_DATA_MAX];
+};
+
+void disks_dir(char out[DISKS_DIR_MAX], const struct config *c, const char *vm)
+{
+    snprintf(out, DISKS_DIR_MAX, "%s/disks/%s", c->run_dir, vm);
+}
+
+const struct vm_disk *disks_exports(const struct disks *d, unsigned *count)
+{
+    *count = d ? stores_sizes(d->stores)->count : 0;
+    return d ? d->exports : NULL;
+}
+
+/* ---- what the applier says ---- */
+
+static void pause_reading(struct worker *w, bool pause)
+{
+    struct disks *d = w->disks;
+    if (pause == d->reading_paused)
+        return;
+    d->reading_paused = pause;
+    if (w->link)
+        link_pause_reading(w->link, pause);
+}
+
+static void give_up(struct worker *w)
+{
+    struct disks *d = w->disks;
+    if (d->failed)
+        return;
+    d->failed = true;
+    log_error("%s", d->progress.why.text);
+    if (w->state == STANDBY_CLAIMING)
+        worker_event(w, STANDBY_EVENT_REFUSED, "not claimed, since its disks are not those of a whole epoch: %s",
+                     d->progress.why.text);
+    else
+        worker_event(w, STANDBY_EVENT_DAMAGED, "%s", d->progress.why.text);
+}
+
+static void on_progress(struct ev_loop *loop, ev_io *io, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = io->data;
+    struct disks *d = w->disks;
+    applier_progress(d->applier, &d->progress);
+    if (d->progress.failed) {
+        give_up(w);
+        return;
+    }
+    if (d->progress.queued < w->config->staging_bytes)
+        pause_reading(w, false);
+    session_send_acks(w);
+    if (d->progress.sealed && w->state == STANDBY_CLAIMING)
+        failover_claim(w);
+}
+
+/* ---- opening ---- */
+
+static int read_wanted(struct json_object *list, struct store_wanted *out, struct errmsg *e)
+{
+    size_t n = json_object_array_length(list);
+    if (n < 1 || n > DISKS_MAX)
+        return errmsg_set(e, "CONFIG with %zu disks, 1 to %d are possible", n, (int)DISKS_MAX);
+    *out = (struct store_wanted){.sizes.count = (unsigned)n};
+    for (size_t i = 0; i < n; i++) {
+        struct json_object *one = json_object_array_get_idx(list, i);
+        out->sizes.bytes[i] = json_get_u64(one, "bytes", 0);
+        out->used[i] = json_get_u64(one, "used", 0);
+        const char *why = disk_size_refusal(out->sizes.bytes[i]);
+        if (why)
+            return errmsg_set(e, "disk %zu of the VM can't be replicated: %s", i, why);
+    }
+    return 0;
+}
+
+static int name_exports(struct disks *d, struct errmsg *e)
+{
+    const struct disk_sizes *sizes = stores_sizes(d->stores);
+    for (unsigned i = 0; i < sizes->count; i++) {
+        struct vm_disk *x = &d->exports[i];
+        snprintf(x->export_name, sizeof x->export_name, "%u", i);
+        x->bytes = sizes->bytes[i];
+        if ((size_t)snprintf(x->socket, sizeof x->socket, "%s/nbd.sock", d->dir) >= sizeof x->socket)
+            return errmsg_set(e, "%s/nbd.sock: the path is too long for a socket: set a shorter run_dir", d->dir);
+    }
+    return 0;
+}
+
+/* What an older server still has open is not ours to judge: it is ended first. */
+static int open_stores(struct worker *w, const struct store_wanted *wanted, struct errmsg *e)
+{
+    struct disks *d = w->disks;
+    if (disk_server_stop(d->dir, e))
+        return -1;
+    d->stores = stores_open(w->config, w->vm_name, wanted, &medium_kernel, e);
+    return d->stores ? name_exports(d, e) : -1;
+}
+
+static int serve(struct disks *d, struct errmsg *e)
+{
+    const struct store_paths *p = stores_paths(d->stores);
+    const char *paths[DISKS_MAX];
+    for (unsigned i = 0; i < p->count; i++)
+        paths[i] = p->at[i];
+    if (disk_server_start(d->dir, paths, p->count, e))
+        return -1;
+    d->serving = true;
+    return 0;
+}
+
+static int start_applier(struct worker *w, struct errmsg *e)
+{
+    struct disks *d = w->disks;
+    d->applier = applier_start(d->stores, e);
+    if (!d->applier)
+        return -1;
+    ev_io_init(&d->changed, on_progress, applier_fd(d->applier), EV_READ);
+    d->changed.data = w;
+    ev_io_start(w->loop, &d->changed);
+    return 0;
+}
+
+int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(config, "disks");
+    struct store_wanted wanted;
+    unsigned named = config_vm(w->config, w->vm_name)->disk_count;
+    if (!list && !named)
+        return 0;
+    if (!list)
+        return errmsg_set(e,
+                          "`disk` of [vm %s] at host %s names %u disks, but its primary sends none: give it the same "
+                          "there, or remove it here",
+                          w->vm_name, w->config->name, named);
+    if (read_wanted(list, &wanted, e))
+        return -1;
+    w->disks = calloc(1, sizeof *w->disks);
+    if (!w->disks)
+        return errmsg_set(e, "no memory for the VM's disks");
+    disks_dir(w->disks->dir, w->config, w->vm_name);
+    if (open_stores(w, &wanted, e) || serve(w->disks, e) || start_applier(w, e))
+        return -1;
+    log_info("%u disks of VM %s are here, disk 0 is %s", wanted.sizes.count, w->vm_name,
+             stores_paths(w->disks->stores)->at[0]);
+    return 0;
+}
+
+/* ---- telling ---- */
+
+int disks_begin_telling(struct worker *w, struct errmsg *e)
+{
+    if (!w->disks)
+        return 0;
+    w->disks->telling = disks_telling_begin(w, w->disks->stores, e);
+    return w->disks->telling ? 0 : -1;
+}
+
+void disks_tell_on(struct worker *w)
+{
+    if (w->disks)
+        disks_telling_on(w->disks->telling);
+}
+
+void disks_end_telling(struct worker *w)
+{
+    if (!w->disks)
+        return;
+    disks_telling_end(w->disks->telling);
+    w->disks->telling = NULL;
+}
+
+/* ---- epochs ---- */
+
+/* Staged and queued epochs share the memory that `staging` allows; what is beyond is spilt. */
+static int stage(struct worker *w, const struct record *r, struct errmsg *e)
+{
+    struct disks *d = w->disks;
+    uint64_t limit = w->config->staging_bytes, queued = d->progress.queued;
+    if (!d->coming)
+        d->coming = staging_new(queued < limit ? limit - queued : 0, w->config->spool_dir);
+    return d->coming ? staging_add(d->coming, r->payload, r->length, e) : errmsg_set(e, "no memory to stage an epoch");
+}
+
+static void write_batch(struct worker *w)
+{
+    struct disks *d = w->disks;
+    if (!d->coming)
+        return;
+    applier_write(d->applier, d->coming);
+    d->coming = NULL;
+    applier_progress(d->applier, &d->progress);
+    pause_reading(w, d->progress.queued > w->config->staging_bytes);
+}
+
+enum replica_result disks_take(struct worker *w, const struct record *r, struct errmsg *e)
+{
+    struct disks *d = w->disks;
+    struct disk_extent x;
+    struct proto_error why;
+    if (!d) {
+        errmsg_set(e, "DISK, but CONFIG told of no disks");
+        return REPLICA_MALFORMED;
+    }
+    if (disk_read(r->payload, r->length, stores_sizes(d->stores), &x, &why) ||
+        (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, d->room, &why))) {
+        errmsg_set(e, "%s", why.text);
+        return REPLICA_MALFORMED;
+    }
+    if (stage(w, r, e))
+        return REPLICA_NO_ROOM;
+    if (!w->epoch && staging_bytes(d->coming) >= BATCH)
+        write_batch(w);
+    return REPLICA_TAKEN;
+}
+
+bool disks_hold_reading(const struct worker *w)
+{
+    return w->disks && w->disks->reading_paused;
+}
+
+void disks_commit(struct worker *w)
+{
+    struct disks *d = w->disks;
+    if (!d)
+        return;
+    if (w->epoch == 1) {
+        write_batch(w);
+        applier_end_sync(d->applier, w->epoch);
+    } else if (d->coming) {
+        applier_commit(d->applier, w->epoch, d->coming);
+        d->coming = NULL;
+    }
+    applier_progress(d->applier, &d->progress);
+}
+
+bool disks_let_ack(const struct worker *w, uint64_t epoch)
+{
+    const struct disks *d = w->disks;
+    if (!d)
+        return true;
+    return !d->progress.failed &&
+           (epoch == 1 ? d->progress.epoch >= 1 : d->progress.queued <= w->config->staging_bytes);
+}
+
+void disks_abort(struct worker *w)
+{
+    if (w->disks && w->disks->coming)
+        staging_free(w->disks->coming);
+    if (w->disks)
+        w->disks->coming = NULL;
+}
+
+bool disks_are_sealed(struct worker *w)
+{
+    struct disks *d = w->disks;
+    if (!d)
+        return true;
+    if (!d->sealing) {
+        disks_abort(w);
+        applier_seal(d->applier);
+        d->sealing = true;
+    }
+    return d->progress.sealed;
+}
+
+/* ---- the end ---- */
+
+void disks_drop(struct worker *w)
+{
+    struct errmsg e;
+    if (!w->disks)
+        return;
+    disks_end_telling(w);
+    if (w->disks->serving && disk_server_stop(w->disks->dir, &e))
+        log_warn("%s", e.text);
+    w->disks->serving = false;
+}
+
+void disks_close(struct worker *w)
+{
+    struct disks *d = w->disks;
+    if (!d)
+        return;
+    disks_end_telling(w);
+    disks_abort(w);
+    if (d->applier)
+        ev_io_stop(w->loop, &d->changed);
+    applier_free(d->applier);
+    stores_close(d->stores);
+    free(d);
+    w->disks = NULL;
+}
+
+void disks_report(const struct worker *w, struct json_object *status)
+{
+    const struct disks *d = w->disks;
+    if (!d || !d->applier)
+        return;
+    struct json_object *list = json_object_new_array(), *j = json_object_new_object();
+    for (unsigned i = 0; i < stores_paths(d->stores)->count; i++)
+        json_object_array_add(list, json_object_new_string(stores_paths(d->stores)->at[i]));
+    json_object_object_add(j, "paths", list);
+    json_object_object_add(j, "queued_bytes", json_object_new_uint64(d->progress.queued));
+    json_object_object_add(j, "staged_bytes", json_object_new_uint64(d->coming ? staging_bytes(d->coming) : 0));
+    json_object_object_add(j, "journal_bytes", json_object_new_uint64(d->progress.unflushed));
+    json_object_object_add(j, "written_bytes", json_object_new_uint64(d->progress.written));
+    if (d->telling)
+        json_object_object_add(j, "told_bytes", json_object_new_uint64(disks_telling_at(d->telling)));
+    json_object_object_add(status, "disks", j);
+}
