@@ -196,10 +196,11 @@ static int encode_resync(struct pipeline *p, const struct job *j)
     struct sending to = {.encoder = p->encoder, .epoch = j->epoch, .disk_fd = j->disk_fd, .disk = j->disk};
     struct resync_walk w;
     bool of_disk = j->disk_fd >= 0;
-    int more = (of_disk ? resync_walk_begin(&w, j->span, read_blocks, &to)
-                        : resync_walk_begin(&w, j->span, resync_read_memory, (void *)(uintptr_t)p->config.memory))
-                   ? -1
-                   : 1;
+    int more =
+        (of_disk ? resync_walk_begin(&w, j->span, read_blocks, &to, true)
+                 : resync_walk_begin(&w, j->span, resync_read_memory, (void *)(uintptr_t)p->config.memory, false))
+            ? -1
+            : 1;
     while (more > 0 && !is_ending(p)) {
         /* A span of a disk may take minutes, in which the guest's writes would fill the log. */
         if (of_disk && encode_disks(p, j->epoch, disk_mark(p->config.disks)))

@@ -48,10 +48,15 @@ void resync_span_free(struct resync_span *s)
 
 /* ---- the walk ---- */
 
-int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg)
+int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg,
+                      bool holes_too)
 {
-    *w = (struct resync_walk){
-        .span = span, .read = read, .read_arg = read_arg, .region = span->first, .offset = REGIONS_HEAD_SIZE};
+    *w = (struct resync_walk){.span = span,
+                              .read = read,
+                              .read_arg = read_arg,
+                              .holes_too = holes_too,
+                              .region = span->first,
+                              .offset = REGIONS_HEAD_SIZE};
     w->has_run = regions_next(span->payload, span->n, &w->offset, &w->run) > 0;
     w->buffer = malloc((size_t)span->head.region_pages * VM_PAGE_SIZE);
     return w->buffer ? 0 : -1;
@@ -95,7 +100,7 @@ static int read_region(struct resync_walk *w, uint64_t begin, uint64_t end, uint
         uint64_t first = r->first > begin ? r->first : begin, last = r->first + r->count;
         uint64_t stop = last < end ? last : end;
         memset(w->buffer + (at - begin) * VM_PAGE_SIZE, 0, (first - at) * VM_PAGE_SIZE);
-        if (w->read(first, stop - first, w->buffer + (first - begin) * VM_PAGE_SIZE, w->read_arg))
+        if (!w->holes_too && w->read(first, stop - first, w->buffer + (first - begin) * VM_PAGE_SIZE, w->read_arg))
             return -1;
         *found += stop - first;
         at = stop;
@@ -125,7 +130,9 @@ int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg)
     w->compared += populated;
     if (!there && !populated)
         return w->region < head->end;
-    if (there && !populated)
+    if (w->holes_too && w->read(begin, end - begin, w->buffer, w->read_arg))
+        return -1;
+    if (there && !populated && !w->holes_too)
         memset(w->buffer, 0, (end - begin) * VM_PAGE_SIZE);
     if (there) {
         region_digest(head->seed, w->buffer, (end - begin) * VM_PAGE_SIZE, here);

@@ -28,14 +28,14 @@ struct resync_span *resync_span_new(const struct regions_told *told, uint64_t fi
 void resync_span_free(struct resync_span *s);
 
 typedef int resync_send(uint64_t gfn, const uint8_t *page, void *arg); /* not 0: can't */
-/* Copies pages [first, first + count) to `out`; only populated ones are asked for, since reading a hole of the guest's
- * memory would allocate it. Not 0: can't. */
+/* Copies pages [first, first + count) to `out`. Not 0: can't. */
 typedef int resync_read(uint64_t first, uint64_t count, uint8_t *out, void *arg);
 
 struct resync_walk {
     const struct resync_span *span;
     resync_read *read;
     void *read_arg;
+    bool holes_too;          /* pages that are not populated are read as well */
     uint64_t region;         /* next */
     size_t offset, range;    /* next run, next range */
     struct regions_run run;  /* the one that `region` is in or before */
@@ -43,8 +43,11 @@ struct resync_walk {
     uint64_t compared, sent; /* pages: populated ones that were looked at; that were sent */
     uint8_t *buffer;         /* of one region, so that each page is read once */
 };
-/* -1: no memory */
-int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg);
+/* holes_too: not of memory, where reading a hole would allocate it, and what is written there after `populated` was
+ * asked for comes again. But of a disk: what was written to a hole meanwhile is in the stream already, and must not be
+ * followed by the zeroes from before. -1: no memory. */
+int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, resync_read *read, void *read_arg,
+                      bool holes_too);
 /* Deals with the next region. 1: there is more; 0: that was all; -1: `read` or `send` could not. */
 int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg);
 void resync_walk_end(struct resync_walk *w);

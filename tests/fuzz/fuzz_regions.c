@@ -25,7 +25,7 @@ static void compare(const struct resync_span *span, uint8_t *memory)
 {
     struct resync_walk w;
     uint64_t sent = 0;
-    if (resync_walk_begin(&w, span, resync_read_memory, memory))
+    if (resync_walk_begin(&w, span, resync_read_memory, memory, false))
         return;
     while (resync_walk_step(&w, count, &sent) > 0)
         ;

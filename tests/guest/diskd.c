@@ -141,9 +141,9 @@ static uint64_t count_wrong(struct writer *w)
             if (w->number[i + k] == UNKNOWN || (read && is_right(is, w->first + i + k, w->number[i + k])))
                 continue;
             if (wrong++ < 5)
-                printf("diskd: block %llu should be number %llu, has %llu %llu\n",
+                printf("diskd: block %llu should be number %llu of %llu, has %llu %llu\n",
                        (unsigned long long)(w->first + i + k), (unsigned long long)w->number[i + k],
-                       (unsigned long long)is[0], (unsigned long long)is[1]);
+                       (unsigned long long)w->next, (unsigned long long)is[0], (unsigned long long)is[1]);
         }
     }
     return wrong;

@@ -30,7 +30,9 @@ enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500, P
 struct connection {
     int fd; /* -1: none */
     uint16_t port;
+    bool asked;    /* since it was made: a line was sent */
     bool answered; /* since it was made */
+    bool verify;   /* the guest is to read what it has there, as soon as it can be asked */
     int64_t tried; /* ms, when it was last made */
     int64_t heard; /* ms, when the last bytes came */
     size_t used;
@@ -70,7 +72,7 @@ static void connection_open(struct connection *c, const char *address)
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(c->port), .sin_addr.s_addr = inet_addr(address)};
     int on = 1;
     c->tried = now_ms();
-    c->answered = false;
+    c->asked = c->answered = false;
     c->used = 0;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
@@ -305,10 +307,8 @@ static void owner_input(struct prober *p)
         p->longest = 0;
         p->report.after_gap_ms = 0;
     } else if (request == 'v') {
-        if (p->disk.fd >= 0)
-            send_line(p, &p->disk, "verify\n");
-        if (p->database.fd >= 0)
-            send_line(p, &p->database, "check\n");
+        p->disk.verify = p->has_disk;
+        p->database.verify = p->has_database;
     } else if (request == 'r') {
         answer = report_to_json(p);
     }
@@ -329,6 +329,13 @@ static int listen_for_beacons(void)
     return fd;
 }
 
+/* When it is due; a new connection at once, lest it be taken for one that never answers. */
+static void ask(struct prober *p, struct connection *c, bool due, const char *line)
+{
+    if (c->fd >= 0 && (due || !c->asked))
+        c->asked = send_line(p, c, line);
+}
+
 static void send_what_is_due(struct prober *p)
 {
     int64_t now = now_ms();
@@ -341,13 +348,14 @@ static void send_what_is_due(struct prober *p)
         p->next_put = now + PUT_MS;
         p->transaction = send_line(p, &p->database, "put\n");
     }
-    if (now >= p->next_stats) {
-        p->next_stats = now + STATS_MS;
-        if (p->control.fd >= 0)
-            send_line(p, &p->control, "stats\n");
-        if (p->disk.fd >= 0)
-            send_line(p, &p->disk, "stats\n");
-    }
+    bool stats = now >= p->next_stats;
+    p->next_stats = stats ? now + STATS_MS : p->next_stats;
+    ask(p, &p->control, stats, "stats\n");
+    ask(p, &p->disk, stats, "stats\n");
+    if (p->disk.verify && p->disk.answered)
+        p->disk.verify = !send_line(p, &p->disk, "verify\n");
+    if (p->database.verify && p->database.answered)
+        p->database.verify = !send_line(p, &p->database, "check\n");
 }
 
 static void turn(struct prober *p)
