@@ -46,7 +46,7 @@ static const char help[] = "bench_disk: what protection costs a VM's disk.\n\n"
                            "  --disk MB        size of the disk (512)\n"
                            "  --memory MB      of the guest (256)\n"
                            "  --dir DIR        where the stores are: a file system on a disk (/var/tmp)\n"
-                           "  --json FILE      results; - is stdout\n"
+                           "  --json [FILE]    results; without a file, or with -, to stdout\n"
                            "  --guest DIR      vmlinuz and initrd.gz of the guest\n\n"
                            "Status: 0 all measured; 1 something did not work; 2 usage.\n";
 
@@ -389,7 +389,7 @@ static int parse(int argc, char **argv, struct bench *b, struct errmsg *e)
     struct options *o = &b->options;
     static const struct option longs[] = {{"rounds", 1, NULL, 'n'}, {"seq", 1, NULL, 's'},  {"rand", 1, NULL, 'r'},
                                           {"fsync", 1, NULL, 'f'},  {"idle", 1, NULL, 'i'}, {"disk", 1, NULL, 'k'},
-                                          {"memory", 1, NULL, 'm'}, {"dir", 1, NULL, 'd'},  {"json", 1, NULL, 'j'},
+                                          {"memory", 1, NULL, 'm'}, {"dir", 1, NULL, 'd'},  {"json", 2, NULL, 'j'},
                                           {"guest", 1, NULL, 'g'},  {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     *b = (struct bench){.rounds = 3, .seq_mb = 256, .rand_count = 5000, .fsync_count = 300, .idle_s = 3};
     *o = (struct options){.mode = "periodic",
@@ -411,6 +411,8 @@ static int parse(int argc, char **argv, struct bench *b, struct errmsg *e)
             fputs(help, stdout);
             return 1;
         }
+        if (id == 'j' && !optarg) /* the file may be the next word */
+            optarg = optind < argc && strncmp(argv[optind], "--", 2) != 0 ? argv[optind++] : (char *)"-";
         if (set_one(b, id, e))
             return -1;
     }
