@@ -34,7 +34,11 @@ struct disk_set *disk_set_open(const char *const *paths, unsigned n, struct errm
     struct disk_set *s = calloc(1, sizeof *s);
     if (!s)
         abort();
-    pthread_rwlock_init(&s->log_lock, NULL);
+    pthread_rwlockattr_t fair; /* a busy guest must not keep its tracker waiting */
+    pthread_rwlockattr_init(&fair);
+    pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&s->log_lock, &fair);
+    pthread_rwlockattr_destroy(&fair);
     for (unsigned i = 0; i < n; i++) {
         struct disk *d = &s->disks[i];
         if (backing_open(&d->backing, paths[i], e) < 0) {
