@@ -124,15 +124,17 @@ static void path_of(const struct lab *l, unsigned disk, const char *what, char o
 
 pid_t guest_begin(const struct lab *l, unsigned disk, const char *script)
 {
-    char in[128], said[128], url[192];
+    char in[128], said[128], image[256];
     path_of(l, disk, "in", in);
     path_of(l, disk, "said", said);
     FILE *f = fopen(in, "w");
     assert_non_null(f);
     assert_true(fputs(script, f) >= 0);
     assert_int_equal(fclose(f), 0);
-    snprintf(url, sizeof url, "nbd+unix:///%u?socket=%s/nbd.sock", disk, l->run);
-    const char *const command[] = {"qemu-io", "-f", "raw", "-t", "writeback", "-d", "unmap", url, NULL};
+    snprintf(image, sizeof image,
+             "driver=nbd,server.type=unix,server.path=%s/nbd.sock,export=%u,reconnect-delay=60,discard=unmap", l->run,
+             disk);
+    const char *const command[] = {"qemu-io", "--image-opts", "-t", "writeback", image, NULL};
     return run_begin(in, said, command);
 }
 

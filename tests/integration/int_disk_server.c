@@ -250,6 +250,21 @@ static void test_server_killed(void **state)
     assert_int_equal(guest(&lab, 0, "read -P 4 0 64k\n"), 0);
 }
 
+/* The VM waits for the next server, and finds there what it had written. */
+static void test_guest_survives(void **state)
+{
+    (void)state;
+    begin(1, BYTES);
+    pid_t vm = guest_begin(&lab, 0, "write -P 1 0 64k\nsleep 1000\nwrite -P 2 64k 64k\nflush\nread -P 1 0 64k\n");
+    while (!strstr(guest_said(&lab, 0), "wrote"))
+        assert_false(run_ends_within(vm, 10));
+    kill(lab_server(&lab), SIGKILL);
+    assert_false(run_ends_within(vm, 1500));
+    MUST(disk_server_start(lab.run, NULL, 0, &error));
+    assert_int_equal(run_wait(vm), 0);
+    assert_int_equal(guest(&lab, 0, "read -P 1 0 64k\nread -P 2 64k 64k\n"), 0);
+}
+
 /* ---- clients ---- */
 
 static void test_one_tracker(void **state)
@@ -380,6 +395,7 @@ int main(void)
         cmocka_unit_test_teardown(test_client_killed, teardown),
         cmocka_unit_test_teardown(test_log_full, teardown),
         cmocka_unit_test_teardown(test_server_killed, teardown),
+        cmocka_unit_test_teardown(test_guest_survives, teardown),
         cmocka_unit_test_teardown(test_one_tracker, teardown),
         cmocka_unit_test_teardown(test_store_open, teardown),
         cmocka_unit_test_teardown(test_refusals, teardown),
