@@ -150,10 +150,13 @@ static int open_locked(struct journal *j, unsigned patience_ms, struct errmsg *e
 {
     for (;;) {
         j->fd = open(j->path, O_RDWR | O_CLOEXEC);
-        if (j->fd < 0 && errno == ENOENT && !make_file(j->path, e))
+        if (j->fd < 0 && errno != ENOENT)
+            return trouble(j, "opened", e);
+        if (j->fd < 0) {
+            if (make_file(j->path, e))
+                return -1;
             continue;
-        if (j->fd < 0)
-            return errno == ENOENT ? -1 : trouble(j, "opened", e);
+        }
         int busy = flock(j->fd, LOCK_EX | LOCK_NB);
         if (!busy && is_there_still(j))
             return 0;

@@ -63,6 +63,8 @@ static const char *in_b(const char *name)
 static bool is_as_expected(unsigned disk, uint64_t region, const uint8_t *digest)
 {
     uint8_t want[PROTO_DIGEST_SIZE];
+    if (disk >= SAMPLE_DISKS)
+        return false;
     assert_int_equal(region, 0); /* such disks have one region */
     region_digest(f.told.disks[disk].head.seed, f.disks[f.epoch][disk], SAMPLE_DISK_BYTES, want);
     return !memcmp(want, digest, sizeof want);
@@ -435,6 +437,52 @@ static void writes_nowhere(void **state)
     tear_down();
 }
 
+static void mount_small(const char *name, const char *size)
+{
+    char options[32];
+    struct errmsg e;
+    snprintf(options, sizeof options, "size=%s", size);
+    assert_int_equal(dir_make(in_b(name), 0700, &e), 0);
+    assert_int_equal(mount("tmpfs", in_b(name), "tmpfs", 0, options), 0);
+}
+
+/* `megabytes` of noise over disk 2, from its begin. */
+static void put_noise(uint64_t epoch, unsigned megabytes, uint64_t seed)
+{
+    static uint8_t data[DISK_DATA_MAX], payload[DISK_PAYLOAD_MAX];
+    for (unsigned i = 0; i < 4 * megabytes; i++) {
+        for (size_t o = 0; o < sizeof data; o += 8)
+            memcpy(data + o, &(uint64_t){sample_random(&seed)}, 8);
+        size_t n = disk_encode(2, i * sizeof data, data, sizeof data, payload);
+        sample_record(f.s, RECORD_DISK, 0, epoch, payload, n);
+        flush();
+        evil_serve(f.e, 1);
+    }
+}
+
+static bool disk_2_is_noise(unsigned megabytes, uint64_t seed)
+{
+    static uint8_t seen[DISK_DATA_MAX];
+    bool same = true;
+    int fd = open(in_b("state/images/web-2.img"), O_RDONLY | O_CLOEXEC);
+    for (unsigned i = 0; i < 4 * megabytes; i++) {
+        assert_int_equal(pread(fd, seen, sizeof seen, (off_t)(i * sizeof seen)), sizeof seen);
+        for (size_t o = 0; o < sizeof seen; o += 8)
+            same &= !memcmp(seen + o, &(uint64_t){sample_random(&seed)}, 8);
+    }
+    close(fd);
+    return same;
+}
+
+static void ready_with_third_disk(void)
+{
+    f.sizes = (struct disk_sizes){3, {SAMPLE_DISK_BYTES, SAMPLE_DISK_BYTES, 32 << 20}};
+    connect_with(CONFIG_OF("[{\"bytes\":20480},{\"bytes\":20480},{\"bytes\":33554432}]"));
+    if (!f.e->got[RECORD_READY])
+        fail_msg("no READY: %s", f.e->bye_text);
+    EVIL_WAIT(f.e, blocks_all_told(&f.told));
+}
+
 /* The spool takes no more of an epoch: it is not committed, and the primary hears why. */
 static void spool_is_full(void **state)
 {
@@ -442,33 +490,69 @@ static void spool_is_full(void **state)
     if (!agents_have_sandbox())
         skip();
     char host[300];
-    static uint8_t data[DISK_DATA_MAX], payload[DISK_PAYLOAD_MAX];
     set_up("restart_grace = 10s\ndetect = 30s\n", "");
     snprintf(host, sizeof host, "restart_grace = 10s\ndetect = 30s\nstaging = 1M\nspool_dir = %s/spool\n", f.b->dir);
     agents_write_config(f.agents, &(struct agents_options){.host = host, .vm = "pages = 24\n", .accept = "web"});
-    assert_int_equal(mkdir(in_b("spool"), 0700), 0);
-    assert_int_equal(mount("tmpfs", in_b("spool"), "tmpfs", 0, "size=256k"), 0);
+    mount_small("spool", "256k");
     host_start(f.b, SECONDARY);
-    f.sizes = (struct disk_sizes){3, {SAMPLE_DISK_BYTES, SAMPLE_DISK_BYTES, 16 << 20}};
-    connect_with(CONFIG_OF("[{\"bytes\":20480},{\"bytes\":20480},{\"bytes\":16777216}]"));
-    assert_true(f.e->got[RECORD_READY]);
+    ready_with_third_disk();
     commit_epochs(1, 2);
     WAIT_FOR(disks_are(2));
-    uint64_t seed = 1;
-    for (unsigned i = 0; i < 16 && !f.e->bye; i++) {
-        for (size_t o = 0; o < sizeof data; o++)
-            data[o] = (uint8_t)sample_random(&seed);
-        size_t n = disk_encode(2, i * sizeof data, data, sizeof data, payload);
-        sample_record(f.s, RECORD_DISK, 0, 3, payload, n);
-        flush();
-        evil_serve(f.e, 5);
-    }
+    put_noise(3, 4, 1);
     EVIL_WAIT(f.e, f.e->bye);
     assert_int_equal(f.e->bye, BYE_TROUBLE);
     assert_non_null(strstr(f.e->bye_text, "takes no more"));
     assert_int_equal(f.e->acked, 2);
     assert_true(disks_are(2));
     umount2(in_b("spool"), MNT_DETACH);
+    tear_down();
+}
+
+/* Far more than is kept in memory: the first epoch is written as it comes, a later one goes through the spool, and the
+ * acknowledgement waits for the disks. */
+static void much_at_once(void **state)
+{
+    (void)state;
+    set_up("restart_grace = 10s\ndetect = 30s\nstaging = 1M\n", "");
+    host_start(f.b, SECONDARY);
+    ready_with_third_disk();
+    put_noise(1, 32, 11);
+    commit_epochs(1, 1);
+    assert_true(disk_2_is_noise(32, 11));
+    put_noise(2, 16, 12);
+    commit_epochs(2, 2);
+    WAIT_FOR(disk_2_is_noise(16, 12));
+    commit_epochs(3, 5);
+    WAIT_FOR(disks_are(5));
+    evil_hang_up(f.e);
+    ready_with_third_disk(); /* each region of it is told */
+    assert_int_equal(f.told.disks[2].head.end, (32 << 20) / (DISK_REGION_BLOCKS * DISK_BLOCK_SIZE));
+    tear_down();
+}
+
+/* There is no room for the journal: refused. The stores' file system is full: the replica ends, the primary hears why.
+ */
+static void disks_are_full(void **state)
+{
+    (void)state;
+    if (!agents_have_sandbox())
+        skip();
+    set_up("restart_grace = 10s\ndetect = 30s\n", "");
+    mount_small("state", "32m");
+    host_start(f.b, SECONDARY);
+    refused(CONFIG, "(it needs 64 MiB)");
+    umount2(in_b("state"), MNT_DETACH);
+    mount_small("state/images", "8m");
+    ready_with_third_disk();
+    commit_epochs(1, 2);
+    put_noise(3, 16, 13);
+    sample_epoch(f.s, 3);
+    flush();
+    EVIL_WAIT(f.e, f.e->bye);
+    assert_int_equal(f.e->bye, BYE_TROUBLE);
+    assert_non_null(strstr(f.e->bye_text, "web-2.img can't be written: No space left"));
+    WAIT_FOR(!host_worker(f.b, SECONDARY));
+    umount2(in_b("state/images"), MNT_DETACH);
     tear_down();
 }
 
@@ -483,6 +567,8 @@ int main(void)
         cmocka_unit_test_teardown(refusals, agents_teardown),
         cmocka_unit_test_teardown(writes_nowhere, agents_teardown),
         cmocka_unit_test_teardown(spool_is_full, agents_teardown),
+        cmocka_unit_test_teardown(much_at_once, agents_teardown),
+        cmocka_unit_test_teardown(disks_are_full, agents_teardown),
     };
     agents_enter_sandbox();
     return cmocka_run_group_tests(tests, NULL, NULL);
