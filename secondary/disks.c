@@ -79,8 +79,10 @@ static void on_progress(struct ev_loop *loop, ev_io *io, int events)
     if (d->progress.queued < w->config->staging_bytes)
         pause_reading(w, false);
     session_send_acks(w);
-    if (d->progress.sealed && w->state == STANDBY_CLAIMING)
+    if (d->progress.sealed && w->state == STANDBY_CLAIMING) {
+        failover_mark(w, "sealed");
         failover_claim(w);
+    }
 }
 
 /* ---- opening ---- */

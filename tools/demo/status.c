@@ -127,6 +127,7 @@ static struct timeline read_timeline(struct json_object *j)
                              .last_commit = real(j, "last_commit"),
                              .detected = real(j, "detected"),
                              .claimed = real(j, "claimed"),
+                             .sealed = real(j, "sealed"),
                              .loaded = real(j, "loaded"),
                              .running = real(j, "running"),
                              .announced = real(j, "announced")};

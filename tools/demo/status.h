@@ -30,7 +30,7 @@ extern const char *const stage_names[STAGES];
 /* Of a failover; CLOCK_REALTIME ms, 0: not told. */
 struct timeline {
     double paused, captured, sent; /* of a planned move */
-    double last_commit, detected, claimed, loaded, running, announced;
+    double last_commit, detected, sealed, claimed, loaded, running, announced;
     unsigned pages; /* of a planned move: in its last epoch */
 };
 

@@ -123,6 +123,7 @@ void view_timeline(unsigned number, unsigned of, const char *from, const char *t
         {t->agent.sent, "last pages acknowledged"},
         {t->agent.detected, t->agent.paused > 0 ? "handed over" : "loss detected"},
         {t->agent.claimed, "ownership claimed"},
+        {t->agent.sealed, "disks durable"},
         {t->agent.loaded, "device state loaded"},
         {t->agent.running, "VM runs"},
         {t->agent.announced, "announced to the network"},
