@@ -95,8 +95,8 @@ static void on_ended(const char *vm, int pid, int code, struct json_object *last
         return;
     worker_run_dir(run_dir, s->config, vm, pid);
     clean_up_after(s, vm, run_dir);
-    log_error("the worker with the replica of %s ended unexpectedly, last seen as %s: the replica is lost, the primary "
-              "goes on alone and will make a new one",
+    log_error("the worker with the replica of %s ended unexpectedly, last seen as %s: it can't take over any more, the "
+              "primary goes on alone and will make a new one",
               vm, json_get_text(last, "state", "?"));
 }
 

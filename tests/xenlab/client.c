@@ -15,7 +15,7 @@
 #include <string.h>
 
 /* Far above what an emulated failover takes: a connection that is silent for longer is lost. */
-enum { REQUEST_MS = 100, SILENCE_MS = 180000 };
+enum { REQUEST_MS = 200, SILENCE_MS = 180000 };
 
 static int report(struct client *c, const struct witness *w)
 {

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CHUNK = 8192, BITS_PER_PAGE = VM_PAGE_SIZE * 8 };
+enum { CHUNK = 8192, USUAL_PAGES = 256, BITS_PER_PAGE = VM_PAGE_SIZE * 8 };
 static const uint64_t SPECIALS_FIRST = 0xfc000, SPECIALS_END = 0xff000, HIGH_FIRST = 0x100000;
 
 /* Adds those of [first, first + n) that the domain has to `out`. */
@@ -52,19 +52,49 @@ static int probe_ram(struct vm *vm, uint64_t first, uint64_t end, uint64_t wante
     return 0;
 }
 
+static int probe_hole(struct vm *vm, struct page_ranges *special, struct errmsg *e)
+{
+    page_ranges_clear(special);
+    for (uint64_t at = SPECIALS_FIRST; at < SPECIALS_END; at += CHUNK / 2)
+        if (probe(vm, at, CHUNK / 2, special, e) < 0)
+            return -1;
+    return 0;
+}
+
+static int probe_all_ram(struct vm *vm, uint64_t wanted, struct errmsg *e)
+{
+    page_ranges_clear(&vm->shape.ram);
+    return probe_ram(vm, 0, SPECIALS_FIRST, wanted, e) < 0 ||
+                   probe_ram(vm, HIGH_FIRST, HIGH_FIRST + SHAPE_PAGES_MAX, wanted, e) < 0
+               ? -1
+               : 0;
+}
+
+/* Most gfns of the hole have no page, and finding that out takes a hypercall each: the two places where Xen's tools put
+ * theirs are looked at first. The hypervisor knows how many pages there are: if some are missing, all of the hole is.
+ */
+static int probe_domain(struct vm *vm, struct page_ranges *special, struct errmsg *e)
+{
+    static const uint64_t usual[] = {0xfc000, 0xfef00};
+    struct shape *s = &vm->shape;
+    xc_domaininfo_t info = {.tot_pages = UINT64_MAX};
+    (void)xen_info(vm, &info);
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
+        if (probe(vm, usual[i], USUAL_PAGES, special, e) < 0)
+            return -1;
+    /* of HVM with the ROMs of its device model, which follow its RAM, and without the VGA hole */
+    uint64_t wanted = s->is_hvm ? info.tot_pages - special->pages : s->memory_kb / (VM_PAGE_SIZE / 1024);
+    if (probe_all_ram(vm, wanted, e) < 0)
+        return -1;
+    return s->ram.pages + special->pages < info.tot_pages ? probe_hole(vm, special, e) : 0;
+}
+
 int layout_find(struct vm *vm, struct errmsg *e)
 {
     struct shape *s = &vm->shape;
-    xc_domaininfo_t info;
-    uint64_t wanted = s->memory_kb / (VM_PAGE_SIZE / 1024);
-    if (s->is_hvm && xen_info(vm, &info))
-        wanted = info.tot_pages; /* with the ROMs of its device model, which follow its RAM, and without the VGA hole */
     struct page_ranges special = {0};
-    int status = 0;
-    page_ranges_clear(&s->ram);
     s->special_count = 0;
-    for (uint64_t at = SPECIALS_FIRST; status == 0 && at < SPECIALS_END; at += CHUNK / 2)
-        status = probe(vm, at, CHUNK / 2, &special, e);
+    int status = probe_domain(vm, &special, e);
     if (status == 0 && special.pages > SHAPE_SPECIALS_MAX)
         status = errmsg_set(e, "the domain has %llu pages where devices are mapped: not supported",
                             (unsigned long long)special.pages);
@@ -72,8 +102,7 @@ int layout_find(struct vm *vm, struct errmsg *e)
         for (uint64_t k = 0; k < special.at[i].count; k++)
             s->specials[s->special_count++] = special.at[i].first + k;
     page_ranges_free(&special);
-    if (status < 0 || probe_ram(vm, 0, SPECIALS_FIRST, wanted, e) < 0 ||
-        probe_ram(vm, HIGH_FIRST, HIGH_FIRST + SHAPE_PAGES_MAX, wanted, e) < 0)
+    if (status < 0)
         return -1;
     return s->ram.n > 0 && s->ram.n <= SHAPE_RANGES_MAX
                ? 0
