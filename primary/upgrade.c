@@ -9,6 +9,27 @@
 
 #include <stdio.h>
 
+static bool can_make_way(const struct worker *w)
+{
+    return w->state == PROTECTION_OPEN || w->state == PROTECTION_CONNECTING || w->state == PROTECTION_SYNCING ||
+           w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
+}
+
+static void make_way(struct worker *w, const char *why)
+{
+    w->upgrading = true;
+    worker_event(w, EVENT_UNWANT, "%s", why);
+    upgrade_proceed(w);
+}
+
+bool upgrade_make_way(struct worker *w, const char *why)
+{
+    if (!can_make_way(w) || move_forbids(w))
+        return false;
+    make_way(w, why);
+    return true;
+}
+
 /* Not in a state in which output is held: nobody is to wait for an arbiter that is away. */
 static void on_answer(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
@@ -24,18 +45,14 @@ static void on_answer(enum arbiter_answer answer, const struct arbiter_register 
     }
     worker_answer(w, NULL);
     log_info("makes way for the installed program");
-    w->upgrading = true;
-    worker_event(w, EVENT_UNWANT, "%s", "the agent's process makes way for the installed program");
-    upgrade_proceed(w);
+    make_way(w, "the agent's process makes way for the installed program");
 }
 
 const char *upgrade_begin(struct worker *w, int reply_to)
 {
     if (move_forbids(w))
         return move_forbids(w);
-    bool runs = w->state == PROTECTION_OPEN || w->state == PROTECTION_CONNECTING || w->state == PROTECTION_SYNCING ||
-                w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED;
-    if (!runs)
+    if (!can_make_way(w))
         return "not now: `hikae status` says what it is waiting for";
     if (upgrade_is_under_way(w))
         return "it is being replaced already";

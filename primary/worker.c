@@ -91,6 +91,8 @@ static void on_network_lost(struct ev_loop *loop, ev_timer *t, int events)
     if (!w->vm || worker_check_vm(w))
         return;
     log_error("the VM lives, but its network is lost: starting anew");
+    if (upgrade_make_way(w, "a network interface of the VM is gone"))
+        return;       /* simply ending would be a death to the secondary, which might take over */
     w->exit_code = 1; /* the successor connects it again */
     ev_break(loop, EVBREAK_ALL);
 }

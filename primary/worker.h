@@ -287,6 +287,8 @@ void move_init(struct worker *w);
 /* This process is to be replaced by one of the installed program. Ends the protection first, so that no failover comes
  * of it; the successor begins it again. NULL, or why not. */
 const char *upgrade_begin(struct worker *w, int reply_to);
+/* Makes way for a new process that finds the VM as it is now, whatever the arbiter says. False: not in this state. */
+bool upgrade_make_way(struct worker *w, const char *why);
 bool upgrade_is_under_way(const struct worker *w);
 void upgrade_proceed(struct worker *w); /* the state has changed */
 void upgrade_end(struct worker *w);
