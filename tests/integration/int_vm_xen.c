@@ -3,6 +3,7 @@
  * Xen's drivers or without) that it takes over: INT_VM_XEN_DOMAIN names it, INT_VM_XEN_ADDRESS its address. Both ends
  * are on this one host: the replica gets another name and UUID. Without INT_VM_XEN_DOMAIN: skipped.
  */
+#include "tests/integration/page_explain.h"
 #include "tests/integration/vm_guest.h"
 
 #include <arpa/inet.h>
@@ -13,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <xenctrl.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,6 +26,7 @@ enum { CHECKPOINTS = 20, XEN_WRITES_MAX = 8, STATS_PORT = 8, ANSWER_MS = 30000 }
 static const struct vm_ops *ops;
 static const char *domain, *address;
 static char *folder, *replica_folder;
+static uint64_t shared_info; /* gfn */
 
 /* ---- the guest, over the network ---- */
 
@@ -83,6 +86,28 @@ static struct vm *make_replica(struct vm *of)
     return vm;
 }
 
+/* Xen knows where the guest has mapped its shared info. */
+static uint64_t find_shared_info(const struct vm_info *info)
+{
+    xc_domaininfo_t dominfo;
+    unsigned domid = 0;
+    xc_interface *xc = xc_interface_open(NULL, NULL, 0);
+    bool known = xc && sscanf(info->nics[0].ifname, "vif%u", &domid) == 1 &&
+                 xc_domain_getinfolist(xc, domid, 1, &dominfo) == 1 && dominfo.domain == domid;
+    if (xc)
+        xc_interface_close(xc);
+    return known ? dominfo.shared_info_frame : UINT64_MAX;
+}
+
+/* The debug check: what differs, and why it may. */
+static void explain(uint64_t gfn, const uint8_t *guest, const uint8_t *replica, const struct page_ranges *dirty)
+{
+    char line[512];
+    explain_page(&(struct explain_guest){.shared_info = shared_info, .dirty = dirty}, gfn, guest, replica, line,
+                 sizeof line);
+    printf("%s\n", line);
+}
+
 static void say(const char *what, double ms)
 {
     printf("%-16s %7.1f ms\n", what, ms);
@@ -130,7 +155,9 @@ static void test_failover(void **unused)
     struct vm_info info, replica_info;
     ops->info(vm, &info);
     ops->info(replica, &replica_info);
-    printf("%s; %s\n", info.note, info.nics[0].ifname);
+    shared_info = find_shared_info(&info);
+    on_difference = explain;
+    printf("%s; %s; shared info at gfn 0x%llx\n", info.note, info.nics[0].ifname, (unsigned long long)shared_info);
     assert_int_equal(info.pages, replica_info.pages);
     assert_int_equal(ops->state(replica), VM_PAUSED);
     assert_int_equal(ops->resume(replica, &error), -1); /* it has no state yet */

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 struct errmsg error;
+void (*on_difference)(uint64_t gfn, const uint8_t *guest, const uint8_t *replica, const struct page_ranges *dirty);
 
 double now_ms(void)
 {
@@ -76,12 +77,26 @@ uint64_t differing(const uint8_t *a, const uint8_t *b, const struct page_ranges 
     return n;
 }
 
-static uint64_t compare_all(const struct vm_ops *ops, struct vm *vm, const uint8_t *replica)
+static void tell_differences(const uint8_t *guest, const uint8_t *replica, const struct page_ranges *r,
+                             const struct page_ranges *dirty)
+{
+    for (size_t i = 0; i < r->n; i++)
+        for (uint64_t page = r->at[i].first; page < r->at[i].first + r->at[i].count; page++) {
+            const uint8_t *a = guest + page * VM_PAGE_SIZE, *b = replica + page * VM_PAGE_SIZE;
+            if (memcmp(a, b, VM_PAGE_SIZE) != 0)
+                on_difference(page, a, b, dirty);
+        }
+}
+
+static uint64_t compare_all(const struct vm_ops *ops, struct vm *vm, const uint8_t *replica,
+                            const struct page_ranges *dirty)
 {
     struct page_ranges populated = {0};
     MUST(ops->populated(vm, &populated, &error));
     assert_true(populated.pages > 0);
     uint64_t n = differing(ops->memory(vm), replica, &populated);
+    if (n && on_difference)
+        tell_differences(ops->memory(vm), replica, &populated, dirty);
     page_ranges_free(&populated);
     return n;
 }
@@ -125,7 +140,7 @@ uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, s
     at[4] = now_ms();
     assert_int_equal(ops->state(vm), VM_PAUSED);
     if (compare)
-        different = compare_all(ops, vm, replica);
+        different = compare_all(ops, vm, replica, &dirty);
     at[5] = now_ms();
     if (resume)
         MUST(ops->resume(vm, &error));

@@ -34,6 +34,9 @@ struct checkpoint_times {
     double stop, scan, copy, save, cont, pause; /* ms */
     uint64_t pages;
 };
+/* If set: called by `checkpoint` for each page that differs; `dirty`: those that it has copied. */
+extern void (*on_difference)(uint64_t gfn, const uint8_t *guest, const uint8_t *replica,
+                             const struct page_ranges *dirty);
 /* pause, state_begin, dirty, copy, state_end [, resume]; state_end last if the backend has it so. Returns the pages
  * that differ afterwards (over all that is populated), counted only if `compare`. drop: one changed page is not copied.
  */
