@@ -29,7 +29,7 @@ struct stores {
 
 /* ---- recovery ---- */
 
-static int sync_all(struct stores *s, struct errmsg *e)
+int stores_sync(struct stores *s, struct errmsg *e)
 {
     for (unsigned i = 0; i < s->sizes.count; i++)
         if (s->medium->sync(s->medium, s->fds[i]))
@@ -235,7 +235,7 @@ int stores_begin_sync(struct stores *s, struct errmsg *e)
 
 int stores_end_sync(struct stores *s, struct errmsg *e)
 {
-    if (sync_all(s, e))
+    if (stores_sync(s, e))
         return -1;
     s->record.syncing = false;
     return store_record_save(s->record_path, &s->record, e);
@@ -268,7 +268,7 @@ void stores_begin_flush(struct stores *s)
 
 int stores_flush(struct stores *s, struct errmsg *e)
 {
-    return sync_all(s, e) || journal_void(s->journal, e) ? -1 : 0;
+    return stores_sync(s, e) || journal_void(s->journal, e) ? -1 : 0;
 }
 
 int stores_seal(struct stores *s, struct errmsg *e)

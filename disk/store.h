@@ -60,6 +60,7 @@ int stores_end_sync(struct stores *s, struct errmsg *e);
 int stores_write(struct stores *s, const uint8_t *payload, size_t n, struct errmsg *e);
 /* A later epoch is added to the journal and made durable there before it is written. */
 struct journal *stores_journal(struct stores *s);
+int stores_sync(struct stores *s, struct errmsg *e);  /* all is durable; the journal is as it was */
 void stores_begin_flush(struct stores *s);            /* writes out what it can without waiting */
 int stores_flush(struct stores *s, struct errmsg *e); /* all is durable, and the journal empty */
 /* As stores_flush, and the journal is gone for good: the VM is going to run from them. */
