@@ -7,7 +7,9 @@
 #include "tests/integration/vm_guest.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <json-c/json.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -216,6 +218,28 @@ static void agent_dies(const struct vm_spec *spec, bool resumes)
     assert_int_equal(status, 0);
 }
 
+/* SIGKILL to a domain's device model. */
+static void kill_model(unsigned domid)
+{
+    char wanted[32], path[300], line[4096];
+    int n = snprintf(wanted, sizeof wanted, "-xen-domid%c%u", '\0', domid) + 1;
+    DIR *all = opendir("/proc");
+    assert_non_null(all);
+    pid_t found = 0;
+    for (struct dirent *d; !found && (d = readdir(all));) {
+        snprintf(path, sizeof path, "/proc/%s/cmdline", d->d_name);
+        FILE *f = atoi(d->d_name) > 0 ? fopen(path, "re") : NULL;
+        size_t got = f ? fread(line, 1, sizeof line, f) : 0;
+        if (f)
+            fclose(f);
+        if (memmem(line, got, wanted, (size_t)n))
+            found = atoi(d->d_name);
+    }
+    closedir(all);
+    assert_true(found > 0);
+    assert_int_equal(kill(found, SIGKILL), 0);
+}
+
 /* What a worker that died leaves: found again by its run directory, a replica ended, a running domain spared. */
 static void test_agent_dies(void **unused)
 {
@@ -246,6 +270,15 @@ static void test_agent_dies(void **unused)
     assert_int_equal(ops->attach(&other, &replica, &error), -1); /* it is gone */
     json_object_put(described);
     remove_folder(second);
+    struct vm_info info;
+    ops->info(vm, &info);
+    unsigned domid;
+    if (strstr(info.note, "HVM") && sscanf(info.note, "Xen %*[0-9.], domain %u", &domid) == 1) {
+        kill_model(domid);
+        for (int i = 0; i < 50 && ops->state(vm) == VM_RUNNING; i++)
+            sleep_ms(100);
+        assert_int_equal(ops->state(vm), VM_GONE);
+    }
     ops->destroy(vm);
     assert_int_equal(ops->clear(&spec, &error), 0);
 }

@@ -150,12 +150,9 @@ void xen_drain_watches(struct vm *vm)
         change_look(vm);
 }
 
-bool xen_model_stands(struct vm *vm)
+bool xen_model_stands(const struct vm *vm)
 {
-    if (!vm->shape.is_hvm || vm->replica)
-        return false;
-    model_look(vm);
-    return vm->model.stopped && vm->model.cont_id == 0;
+    return vm->shape.is_hvm && !vm->replica && vm->model.stopped && vm->model.cont_id == 0;
 }
 
 static enum vm_state op_state(struct vm *vm)
@@ -166,6 +163,12 @@ static enum vm_state op_state(struct vm *vm)
     xen_drain_watches(vm);
     if (!vm->gone && !xen_info(vm, &info))
         vm->gone = true;
+    if (!vm->gone && vm->shape.is_hvm && model_has_ended(vm)) {
+        /* What is left has no devices. It must not run when the replica does (promise 3). */
+        log_warn("the domain's device model has ended (see /var/log/xen/qemu-dm-*.log): the domain is paused");
+        (void)xc_domain_pause(vm->xc, vm->domid);
+        vm->gone = true;
+    }
     if (vm->gone || vm->shut_down)
         return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
     if (xen_is_suspended(&info)) {

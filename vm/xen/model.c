@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RETRY_NS = 20 * 1000000 };
+enum { RETRY_NS = 20 * 1000000, LOOK_MS = 500 };
 
 static int64_t soon(void)
 {
@@ -43,6 +43,7 @@ void model_close(struct vm *vm)
 {
     qmp_state_close(&vm->model.saved);
     qmp_close(&vm->model.qmp);
+    vm->model.cont_id = 0;
 }
 
 void model_path(uint32_t domid, char out[MODEL_PATH_MAX])
@@ -63,24 +64,48 @@ static void read_version(struct vm *vm)
     snprintf(vm->shape.hvm.model, sizeof vm->shape.hvm.model, "%d.%d.%d", part[0], part[1], part[2]);
 }
 
+/* One attempt; errno of one that found nobody is in *reason. */
+static int connect_once(struct vm *vm, int64_t deadline, int *reason, struct errmsg *e)
+{
+    struct model *m = &vm->model;
+    struct json_object *status, *running;
+    char path[MODEL_PATH_MAX];
+    model_path(vm->domid, path);
+    if (qmp_open(&m->qmp, path, deadline, reason, e) < 0 ||
+        qmp_call(&m->qmp, "query-status", NULL, &status, deadline, e) < 0)
+        return -1;
+    m->stopped = json_object_object_get_ex(status, "running", &running) && !json_object_get_boolean(running);
+    m->saves = false;
+    json_object_put(status);
+    read_version(vm);
+    return qmp_state_open(&m->saved, &m->qmp, deadline, e);
+}
+
 int model_open(struct vm *vm, struct errmsg *e)
 {
-    char path[MODEL_PATH_MAX];
     int64_t deadline = soon();
     int reason;
-    model_path(vm->domid, path);
-    while (qmp_open(&vm->model.qmp, path, deadline, &reason, e) < 0) {
+    while (connect_once(vm, deadline, &reason, e) < 0) {
+        model_close(vm);
         if ((reason != ENOENT && reason != ECONNREFUSED && reason != EAGAIN) || qmp_now_ms() > deadline)
             return -1;
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
-    read_version(vm);
-    struct json_object *status, *running;
-    if (qmp_call(&vm->model.qmp, "query-status", NULL, &status, deadline, e) < 0)
-        return -1;
-    vm->model.stopped = json_object_object_get_ex(status, "running", &running) && !json_object_get_boolean(running);
-    json_object_put(status);
-    return qmp_state_open(&vm->model.saved, &vm->model.qmp, deadline, e);
+    return 0;
+}
+
+bool model_has_ended(struct vm *vm)
+{
+    struct model *m = &vm->model;
+    struct errmsg ignored;
+    int reason;
+    /* At most one answer is kept that nobody waits for yet. */
+    if (m->cont_id == 0 || m->saved.save_id == 0)
+        qmp_drain(&m->qmp);
+    if (!m->qmp.eof)
+        return false;
+    model_close(vm);
+    return connect_once(vm, qmp_now_ms() + LOOK_MS, &reason, &ignored) < 0 && (reason == ECONNREFUSED || reason == ENOENT);
 }
 
 int model_track(struct vm *vm, bool on, struct errmsg *e)
@@ -114,12 +139,6 @@ int model_continued(struct vm *vm, struct errmsg *e)
     unsigned id = vm->model.cont_id;
     vm->model.cont_id = 0;
     return id ? qmp_wait(&vm->model.qmp, id, NULL, soon(), e) : 0;
-}
-
-void model_look(struct vm *vm)
-{
-    if (vm->model.cont_id == 0)
-        qmp_drain(&vm->model.qmp);
 }
 
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)

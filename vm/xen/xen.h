@@ -88,8 +88,8 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e);
 /* What the hypervisor says of our domain. False: it is gone. */
 bool xen_info(const struct vm *vm, xc_domaininfo_t *info);
 bool xen_is_suspended(const xc_domaininfo_t *info);
-/* Does the device model of a VM stand still, and has not been told to go on? */
-bool xen_model_stands(struct vm *vm);
+/* Did the device model of a VM stand still when last looked at, and has not been told to go on? */
+bool xen_model_stands(const struct vm *vm);
 /* Reads all pending watches, and looks after what they tell of. */
 void xen_drain_watches(struct vm *vm);
 void xen_detach(struct vm *vm);
@@ -176,6 +176,8 @@ void model_close(struct vm *vm);
 void model_path(uint32_t domid, char out[MODEL_PATH_MAX]);
 /* Connects; fills shape.hvm.model. */
 int model_open(struct vm *vm, struct errmsg *e);
+/* Takes in what it has said meanwhile. True: its process has ended. */
+bool model_has_ended(struct vm *vm);
 /* Shall what it writes into the guest's memory be marked as dirty? */
 int model_track(struct vm *vm, bool on, struct errmsg *e);
 /* Stops it and starts saving its state. From here on it writes nothing into the guest's memory and its state is what
@@ -185,8 +187,6 @@ int model_stop(struct vm *vm, struct errmsg *e);
 int model_continue(struct vm *vm, struct errmsg *e);
 /* Waits until it has gone on, if it was told to. */
 int model_continued(struct vm *vm, struct errmsg *e);
-/* Takes in what it has said meanwhile. */
-void model_look(struct vm *vm);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model runs then. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
