@@ -35,11 +35,12 @@ static libxl_device_disk *add_disk(libxl_domain_config *c, const char *vdev)
     return &c->disks[0];
 }
 
-static char **list(const char *a, const char *b)
+static char **list(const char *a, const char *b, const char *c)
 {
-    char **l = calloc(3, sizeof *l);
-    l[0] = strdup(a);
-    l[1] = b ? strdup(b) : NULL;
+    const char *words[] = {a, b, c};
+    char **l = calloc(4, sizeof *l);
+    for (size_t i = 0; i < 3 && words[i]; i++)
+        l[i] = strdup(words[i]);
     return l;
 }
 
@@ -51,7 +52,7 @@ static void test_accepted(void **unused)
     assert_null(refuse_config(&c));
     libxl_domain_config_dispose(&c);
     good(&c, LIBXL_DOMAIN_TYPE_HVM);
-    c.b_info.extra_hvm = list("-incoming", "defer"); /* it was our replica once */
+    c.b_info.extra_hvm = list("-incoming", "defer", "-S"); /* it was our replica once */
     c.b_info.u.hvm.serial = strdup("pty");
     libxl_device_disk *d = add_disk(&c, "hdc");
     d->is_cdrom = 1;
@@ -98,12 +99,13 @@ static void test_of_hvm(void **unused)
     REFUSED(hvm, "stubdom", libxl_defbool_set(&c.b_info.device_model_stubdomain, true));
     REFUSED(hvm, "dm_restrict", libxl_defbool_set(&c.b_info.dm_restrict, true));
     REFUSED(hvm, "override", c.b_info.device_model = strdup("/usr/bin/other"));
-    REFUSED(hvm, "device_model_args", c.b_info.extra_hvm = list("-device", "pvpanic"));
-    REFUSED(hvm, "device_model_args", c.b_info.extra = list("-incoming", "defer"));
+    REFUSED(hvm, "device_model_args", c.b_info.extra_hvm = list("-device", "pvpanic", NULL));
+    REFUSED(hvm, "device_model_args", c.b_info.extra_hvm = list("-incoming", "defer", NULL));
+    REFUSED(hvm, "device_model_args", c.b_info.extra = list("-incoming", "defer", "-S"));
     REFUSED(hvm, "graphics", c.b_info.u.hvm.vga.kind = LIBXL_VGA_INTERFACE_TYPE_STD);
     REFUSED(hvm, "graphics", c.b_info.u.hvm.vga.kind = LIBXL_VGA_INTERFACE_TYPE_UNKNOWN); /* by default it has one */
     REFUSED(hvm, "USB", libxl_defbool_set(&c.b_info.u.hvm.usb, true));
-    REFUSED(hvm, "USB", c.b_info.u.hvm.usbdevice_list = list("tablet", NULL));
+    REFUSED(hvm, "USB", c.b_info.u.hvm.usbdevice_list = list("tablet", NULL, NULL));
     REFUSED(hvm, "sound", c.b_info.u.hvm.soundhw = strdup("hda"));
     REFUSED(hvm, "display", libxl_defbool_set(&c.b_info.u.hvm.spice.enable, true));
     REFUSED(hvm, "ACPI", libxl_defbool_set(&c.b_info.acpi, false));

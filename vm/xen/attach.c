@@ -21,17 +21,17 @@
 
 static int find_domain(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
-    struct facts f;
+    struct facts *f = &vm->facts;
     xc_domaininfo_t info;
-    int known = facts_read(vm->run_dir, &f, e);
+    int known = facts_read(vm->run_dir, f, e);
     if (known < 0)
         return -1;
     vm->known = known > 0;
     if (known > 0) {
-        vm->domid = f.domid;
-        if (xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0)
+        vm->domid = f->domid;
+        if (xen_info(vm, &info) && memcmp(info.handle, f->uuid, sizeof f->uuid) == 0)
             return 0;
-        return errmsg_set(e, "the domain of VM %s (%u) is gone", vm->name, f.domid);
+        return errmsg_set(e, "the domain of VM %s (%u) is gone", vm->name, f->domid);
     }
     const char *domain = json_get_text(spec->settings, "domain", vm->name);
     if (libxl_domain_qualifier_to_domid(vm->ctx, domain, &vm->domid) != 0 || !xen_info(vm, &info)) {

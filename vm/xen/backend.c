@@ -152,7 +152,7 @@ void xen_drain_watches(struct vm *vm)
 
 bool xen_model_stands(const struct vm *vm)
 {
-    return vm->shape.is_hvm && !vm->replica && vm->model.stopped && vm->model.cont_id == 0;
+    return vm->shape.is_hvm && (!vm->replica || vm->loaded) && vm->model.stopped && vm->model.cont_id == 0;
 }
 
 static enum vm_state op_state(struct vm *vm)
@@ -183,12 +183,14 @@ static enum vm_state op_state(struct vm *vm)
         vm->gone = !vm->shut_down;
         return vm->shut_down ? VM_SHUT_DOWN : VM_GONE;
     }
+    if (info.flags & XEN_DOMINF_paused)
+        return VM_PAUSED;
     if (xen_model_stands(vm)) { /* an agent died between the guest's resumption and its device model's */
         if (vm->pausing || model_continue(vm, &e) < 0 || model_continued(vm, &e) < 0)
             return VM_PAUSED;
         log_warn("the domain's device model stood still by nobody's order: it goes on");
     }
-    return info.flags & XEN_DOMINF_paused ? VM_PAUSED : VM_RUNNING;
+    return VM_RUNNING;
 }
 
 static int op_event_fd(const struct vm *vm)

@@ -27,11 +27,14 @@ int facts_write(const struct vm *vm, struct errmsg *e)
     memcpy(bytes.uuid, vm->shape.uuid, sizeof bytes.uuid);
     facts_path(path, vm->run_dir);
     snprintf(uuid, sizeof uuid, LIBXL_UUID_FMT, LIBXL_UUID_BYTES(bytes));
-    struct json_object *j = json_object_new_object();
+    struct json_object *j = json_object_new_object(), *list;
     json_object_object_add(j, "name", json_object_new_string(vm->name));
     json_object_object_add(j, "kind", json_object_new_string(vm->replica && !vm->loaded ? "replica" : "running"));
     json_object_object_add(j, "domid", json_object_new_int64(vm->domid));
     json_object_object_add(j, "uuid", json_object_new_string(uuid));
+    json_object_object_add(j, "emulated", list = json_object_new_array());
+    for (unsigned i = 0; i < vm->shape.nic_count; i++)
+        json_object_array_add(list, json_object_new_boolean(vm->shape.nics[i].emulated));
     const char *text = json_object_to_json_string_ext(j, JSON_C_TO_STRING_PRETTY);
     int status = file_write_atomic(path, text, strlen(text), 0600, e);
     json_object_put(j);
@@ -52,6 +55,10 @@ int facts_read(const char *run_dir, struct facts *f, struct errmsg *e)
     if (valid) {
         f->domid = (uint32_t)json_get_u64(j, "domid", XEN_NO_DOMAIN);
         memcpy(f->uuid, libxl_uuid_bytearray(&uuid), sizeof f->uuid);
+        struct json_object *list = json_get_array(j, "emulated");
+        f->nic_count = 0;
+        for (size_t i = 0; list && i < json_object_array_length(list) && i < VM_MAX_NICS; i++)
+            f->emulated[f->nic_count++] = json_object_get_boolean(json_object_array_get_idx(list, i));
         f->replica = strcmp(json_get_text(j, "kind", ""), "replica") == 0;
     }
     json_object_put(j);

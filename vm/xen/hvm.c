@@ -54,11 +54,14 @@ static bool is_one(const struct vm *vm, const char *path, const char *one)
     return is;
 }
 
-/* Does the guest use the interface that Xen offers it, or a card that the device model emulates? */
-static bool uses_vif(const struct vm *vm, int devid)
+/* Does the guest use the interface that Xen offers it, or a card that the device model emulates? One that has just
+ * taken over is not connected yet: then what counts is what it used before. */
+static bool uses_vif(const struct vm *vm, unsigned i)
 {
     char path[80];
-    snprintf(path, sizeof path, "/local/domain/0/backend/vif/%u/%d/state", vm->domid, devid);
+    if (vm->known && vm->facts.nic_count == vm->shape.nic_count)
+        return !vm->facts.emulated[i];
+    snprintf(path, sizeof path, "/local/domain/0/backend/vif/%u/%d/state", vm->domid, vm->shape.nics[i].devid);
     return is_one(vm, path, "4"); /* XenbusStateConnected */
 }
 
@@ -78,7 +81,7 @@ int hvm_read_guest(struct vm *vm, struct errmsg *e)
     s->hvm.transparent = !cooperative;
     for (unsigned i = 0; i < s->nic_count; i++) {
         struct shape_nic *n = &s->nics[i];
-        n->emulated = n->model[0] && !(cooperative && uses_vif(vm, n->devid));
+        n->emulated = n->model[0] && !(cooperative && uses_vif(vm, i));
         if (!n->emulated && s->hvm.transparent)
             return xen_refuse(vm, e, "it has a network interface (type=vif) that its guest has no driver for");
     }
@@ -147,7 +150,7 @@ int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
     libxl_defbool_set(&b->u.hvm.hpet, h->hpet);
     libxl_defbool_set(&b->u.hvm.vpt_align, h->vpt_align);
     libxl_defbool_set(&b->u.hvm.xen_platform_pci, h->platform_pci);
-    b->extra_hvm = make_list(model_arguments, 2);
+    b->extra_hvm = make_list(model_arguments, MODEL_ARGUMENTS);
     b->u.hvm.serial_list = h->serials ? make_list(ptys, h->serials) : NULL;
     if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list) || add_cdroms(h, c) < 0)
         return errmsg_set(e, "out of memory");

@@ -105,7 +105,8 @@ bool model_has_ended(struct vm *vm)
     if (!m->qmp.eof)
         return false;
     model_close(vm);
-    return connect_once(vm, qmp_now_ms() + LOOK_MS, &reason, &ignored) < 0 && (reason == ECONNREFUSED || reason == ENOENT);
+    return connect_once(vm, qmp_now_ms() + LOOK_MS, &reason, &ignored) < 0 &&
+           (reason == ECONNREFUSED || reason == ENOENT);
 }
 
 int model_track(struct vm *vm, bool on, struct errmsg *e)

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-const char *const model_arguments[3] = {"-incoming", "defer", NULL}; /* the last -incoming is what counts */
+const char *const model_arguments[MODEL_ARGUMENTS] = {"-incoming", "defer", "-S"}; /* the last -incoming counts */
 
 bool defbool_is(libxl_defbool b, bool otherwise)
 {
@@ -29,8 +29,10 @@ static bool has_any(char *const *list)
 
 static bool is_ours(char *const *list)
 {
-    return has_any(list) && strcmp(list[0], model_arguments[0]) == 0 && list[1] &&
-           strcmp(list[1], model_arguments[1]) == 0 && !list[2];
+    for (size_t i = 0; i < MODEL_ARGUMENTS; i++)
+        if (!list[i] || strcmp(list[i], model_arguments[i]) != 0)
+            return false;
+    return !list[MODEL_ARGUMENTS];
 }
 
 /* ---- of both types ---- */

@@ -15,7 +15,9 @@ const char *refuse_config(const libxl_domain_config *c);
 bool defbool_is(libxl_defbool b, bool otherwise);
 unsigned serial_ports(const libxl_domain_build_info *b);
 
-/* How an HVM replica's device model is made to wait for its state; a domain that took over has them still. */
-extern const char *const model_arguments[3]; /* NULL at the end */
+/* How an HVM replica's device model is made to wait for its state, and to stand still when it has it; a domain that
+ * took over has them still. */
+enum { MODEL_ARGUMENTS = 3 };
+extern const char *const model_arguments[MODEL_ARGUMENTS];
 
 #endif

@@ -37,6 +37,14 @@ struct xen_log { /* what the libraries have to say; the last error is for our ow
     char last[256];
 };
 
+struct facts { /* RUN_DIR/domain.json */
+    uint32_t domid;
+    uint8_t uuid[16];
+    bool replica;               /* it was never given its state */
+    bool emulated[VM_MAX_NICS]; /* as in its shape */
+    unsigned nic_count;
+};
+
 struct model {
     struct qmp qmp; /* not connected if the domain is PVH */
     struct qmp_state saved;
@@ -71,7 +79,8 @@ struct vm {
     uint32_t context_size;       /* 0: not asked for yet */
     struct vm_blob context;      /* HVM: of the last pause */
     bool armed;
-    bool known;          /* an agent has protected it before */
+    bool known; /* an agent has protected it before, and noted this: */
+    struct facts facts;
     bool watched;        /* these two are */
     char target[24];     /* of its memory, as xenstore says it */
     char devices[256];   /* what it has */
@@ -98,11 +107,6 @@ void xen_destroy(struct vm *vm);
 int xen_error(const struct vm *vm, struct errmsg *e, const char *what);
 
 /* ---- facts.c ---- */
-struct facts {
-    uint32_t domid;
-    uint8_t uuid[16];
-    bool replica; /* it was never given its state */
-};
 int facts_write(const struct vm *vm, struct errmsg *e);
 int facts_read(const char *run_dir, struct facts *f, struct errmsg *e); /* 1: read; 0: none; -1 */
 void facts_remove(const char *run_dir);
@@ -188,7 +192,7 @@ int model_continue(struct vm *vm, struct errmsg *e);
 /* Waits until it has gone on, if it was told to. */
 int model_continued(struct vm *vm, struct errmsg *e);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
-/* Of a replica, VM_SETUP_MS at most. The model runs then. */
+/* Of a replica, VM_SETUP_MS at most. The model stands still then, and announces nothing. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
 
 /* ---- create.c ---- */
