@@ -115,9 +115,6 @@ static int64_t lap(int64_t *mark)
     return ns;
 }
 
-enum { STATE_IS_DUE = 1 };
-
-/* 0; STATE_IS_DUE: but for the device state; -1. */
 static int take(const struct capture_source *from, bool copy, struct page_ranges *dirty, struct capture *c,
                 int64_t *mark, struct errmsg *e)
 {
@@ -129,8 +126,6 @@ static int take(const struct capture_source *from, bool copy, struct page_ranges
     if (ops->state_begin(vm, e))
         return -1;
     drain(from); /* while the VM's process saves its state */
-    /* A VM that stays paused has nothing to gain. */
-    bool later = copy && ops->state_later(vm);
     t->net = lap(mark);
     page_ranges_clear(dirty);
     if (ops->dirty(vm, dirty, e))
@@ -139,21 +134,13 @@ static int take(const struct capture_source *from, bool copy, struct page_ranges
     if (copy && copy_pages(c, dirty, ops->memory(vm), e))
         return -1;
     t->copy = lap(mark);
-    if (!later && ops->state_end(vm, &c->state, e))
+    if (ops->state_end(vm, &c->state, e))
         return -1;
     t->state = lap(mark);
     if (barrier(from, c->epoch, e))
         return -1;
     t->net += lap(mark);
-    return later ? STATE_IS_DUE : 0;
-}
-
-/* The state of the pause, of a VM that runs again: its time is none of the pause. */
-static int take_state(const struct capture_source *from, struct capture *c, int64_t *mark, struct errmsg *e)
-{
-    int result = from->ops->state_end(from->vm, &c->state, e);
-    c->times.state = lap(mark);
-    return result;
+    return 0;
 }
 
 /* A pause that was given up may be carried out later all the same. */
@@ -186,9 +173,9 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     if (from->disks) /* not before: saving its state flushes once more */
         disk_set_pausing(from->disks, false);
     mark = clock_now();
-    if ((!last || result) && from->ops->resume(from->vm, result < 0 ? &second : e))
+    if ((!last || result) && from->ops->resume(from->vm, result ? &second : e))
         result = -1;
     c->times.resume = lap(&mark);
     c->times.total = mark - c->times.paused_at;
-    return result == STATE_IS_DUE ? take_state(from, c, &mark, e) : result;
+    return result;
 }

@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 6 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 7 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -133,7 +133,7 @@ struct vm_ops {
     int (*arm)(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
     /* Adds the ranges that may hold something other than zeroes. Of a replica too. */
     int (*populated)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
-    /* Returns when the vCPUs stand still and the VM's I/O is drained. Once per checkpoint, as the next six are. */
+    /* Returns when the vCPUs stand still and the VM's I/O is drained. Once per checkpoint, as the next five are. */
     int (*pause)(struct vm *vm, struct errmsg *e);
     /* Paused: starts saving the device state without waiting for it (may do nothing and leave it to the end). */
     int (*state_begin)(struct vm *vm, struct errmsg *e);
@@ -142,10 +142,7 @@ struct vm_ops {
     /* In a first sync, while the VM runs: as `dirty`. A backend that can't do that exactly makes the VM stand still
      * meanwhile. */
     int (*dirty_running)(struct vm *vm, struct page_ranges *out, struct errmsg *e);
-    /* Paused, after state_begin: may the VM be resumed before state_end, which waits for the state of this pause all
-     * the same? */
-    bool (*state_later)(const struct vm *vm);
-    /* Paused, or resumed if state_later says so: waits for the device state and appends it. */
+    /* Paused: waits for the device state and appends it. */
     int (*state_end)(struct vm *vm, struct vm_blob *out, struct errmsg *e);
     /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that
      * runs. */

@@ -121,7 +121,7 @@ uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, s
 {
     struct page_ranges dirty = {0};
     uint64_t different = 0;
-    double at[8];
+    double at[7];
     state->size = 0;
     at[0] = now_ms();
     MUST(ops->pause(vm, &error));
@@ -134,9 +134,7 @@ uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, s
     else
         copy_ranges(replica, ops->memory(vm), &dirty);
     at[3] = now_ms();
-    bool later = resume && ops->state_later(vm);
-    if (!later)
-        MUST(ops->state_end(vm, state, &error));
+    MUST(ops->state_end(vm, state, &error));
     at[4] = now_ms();
     assert_int_equal(ops->state(vm), VM_PAUSED);
     if (compare)
@@ -144,16 +142,12 @@ uint64_t checkpoint(const struct vm_ops *ops, struct vm *vm, uint8_t *replica, s
     at[5] = now_ms();
     if (resume)
         MUST(ops->resume(vm, &error));
-    at[6] = at[7] = now_ms();
-    if (later) {
-        MUST(ops->state_end(vm, state, &error));
-        at[7] = now_ms();
-    }
+    at[6] = now_ms();
     if (t)
         *t = (struct checkpoint_times){.stop = at[1] - at[0],
                                        .scan = at[2] - at[1],
                                        .copy = at[3] - at[2],
-                                       .save = at[4] - at[3] + at[7] - at[6],
+                                       .save = at[4] - at[3],
                                        .cont = at[6] - at[5],
                                        .pause = at[4] - at[0] + at[6] - at[5],
                                        .pages = dirty.pages};

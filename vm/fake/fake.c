@@ -485,12 +485,6 @@ static int op_state_begin(struct vm *vm, struct errmsg *e)
     return has_ended(vm) ? errmsg_set(e, "the fake VM's process has ended") : 0;
 }
 
-static bool op_state_later(const struct vm *vm)
-{
-    (void)vm;
-    return true;
-}
-
 static int op_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
 {
     return vm_blob_append(out, &vm->state, sizeof vm->state) < 0 ? errmsg_set(e, "out of memory") : 0;
@@ -554,7 +548,6 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .populated = op_populated,
     .pause = op_pause,
     .state_begin = op_state_begin,
-    .state_later = op_state_later,
     .dirty = op_dirty,
     .dirty_running = op_dirty_running,
     .state_end = op_state_end,

@@ -180,13 +180,6 @@ static int op_event_fd(const struct vm *vm)
     return vm->event_fd;
 }
 
-/* The vCPUs are threads of the process that saves, and start again when it has. */
-static bool op_state_later(const struct vm *vm)
-{
-    (void)vm;
-    return false;
-}
-
 static int op_describe(struct vm *vm, struct json_object **out, struct errmsg *e)
 {
     *out = template_to_json(&vm->shape);
@@ -293,7 +286,6 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .populated = qemu_populated,
     .pause = qemu_pause,
     .state_begin = qemu_state_begin,
-    .state_later = op_state_later,
     .dirty = qemu_dirty,
     .dirty_running = op_dirty_running,
     .state_end = qemu_state_end,

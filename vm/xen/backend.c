@@ -152,7 +152,7 @@ void xen_drain_watches(struct vm *vm)
 
 bool xen_model_stands(const struct vm *vm)
 {
-    return vm->shape.is_hvm && (!vm->replica || vm->loaded) && vm->model.stopped && vm->model.cont_id == 0;
+    return vm->shape.is_hvm && (!vm->replica || vm->loaded) && vm->model.stopped;
 }
 
 static enum vm_state op_state(struct vm *vm)
@@ -186,7 +186,7 @@ static enum vm_state op_state(struct vm *vm)
     if (info.flags & XEN_DOMINF_paused)
         return VM_PAUSED;
     if (xen_model_stands(vm)) { /* an agent died between the guest's resumption and its device model's */
-        if (vm->pausing || model_continue(vm, &e) < 0 || model_continued(vm, &e) < 0)
+        if (vm->pausing || model_continue(vm, &e) < 0)
             return VM_PAUSED;
         log_warn("the domain's device model stood still by nobody's order: it goes on");
     }
@@ -301,7 +301,6 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .populated = xen_populated,
     .pause = xen_pause,
     .state_begin = xen_state_begin,
-    .state_later = xen_state_later,
     .dirty = xen_dirty,
     .dirty_running = xen_dirty,
     .state_end = xen_state_end,

@@ -165,7 +165,8 @@ int xen_pause(struct vm *vm, struct errmsg *e)
     return status;
 }
 
-/* Its device model goes on as soon as its state is saved, if that is under way; else at once. */
+/* Its device model first: while that stands still Xen asks it nothing, and what the guest writes to a device is lost.
+ * The guest goes on in any case. */
 int xen_wake(struct vm *vm, struct errmsg *e)
 {
     int model = vm->shape.is_hvm ? model_continue(vm, e) : 0;
@@ -175,7 +176,7 @@ int xen_wake(struct vm *vm, struct errmsg *e)
     /* A round trip to xenstored, which has to share the processors with a guest that has just woken up: later. */
     vm->resumed = true;
     (void)eventfd_write(vm->wakeup, 1);
-    return model < 0 || vm->model.saved.save_id ? model : model_continued(vm, e);
+    return model;
 }
 
 void xen_settle(struct vm *vm)
@@ -199,7 +200,7 @@ int xen_resume(struct vm *vm, struct errmsg *e)
     if (xen_is_suspended(&info)) {
         if (xen_wake(vm, e) < 0)
             return -1;
-    } else if (xen_model_stands(vm) && (model_continue(vm, e) < 0 || model_continued(vm, e) < 0)) {
+    } else if (xen_model_stands(vm) && model_continue(vm, e) < 0) {
         return -1;
     }
     if (info.flags & XEN_DOMINF_paused && xc_domain_unpause(vm->xc, vm->domid) < 0)
@@ -219,16 +220,10 @@ int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
                                                                   : 0;
 }
 
-/* Of an HVM domain the context belongs to the pause, the device model's state may come later. */
 int xen_state_begin(struct vm *vm, struct errmsg *e)
 {
     vm->context.size = 0;
     return vm->shape.is_hvm ? xen_context(vm, &vm->context, e) : 0;
-}
-
-bool xen_state_later(const struct vm *vm)
-{
-    return vm->shape.is_hvm && vm->model.saves;
 }
 
 static int append_context(struct vm *vm, struct vm_blob *out, struct errmsg *e)
@@ -248,7 +243,7 @@ int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
     if (append_context(vm, out, e) < 0)
         return -1;
     state_context_ends(out, head);
-    return vm->shape.is_hvm && (model_save_end(vm, out, e) < 0 || model_continued(vm, e) < 0) ? -1 : 0;
+    return vm->shape.is_hvm ? model_save_end(vm, out, e) : 0;
 }
 
 /* ---- failover ---- */

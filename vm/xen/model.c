@@ -35,7 +35,6 @@ static void on_event(void *arg, const char *event, struct json_object *data)
 void model_init(struct vm *vm)
 {
     vm->model.qmp = (struct qmp){.fd = -1, .eof = true, .event = on_event, .arg = vm};
-    vm->model.cont_id = 0;
     vm->model.saved = (struct qmp_state){.fd = -1, .read_fd = -1};
 }
 
@@ -43,7 +42,6 @@ void model_close(struct vm *vm)
 {
     qmp_state_close(&vm->model.saved);
     qmp_close(&vm->model.qmp);
-    vm->model.cont_id = 0;
 }
 
 void model_path(uint32_t domid, char out[MODEL_PATH_MAX])
@@ -75,7 +73,6 @@ static int connect_once(struct vm *vm, int64_t deadline, int *reason, struct err
         qmp_call(&m->qmp, "query-status", NULL, &status, deadline, e) < 0)
         return -1;
     m->stopped = json_object_object_get_ex(status, "running", &running) && !json_object_get_boolean(running);
-    m->saves = false;
     json_object_put(status);
     read_version(vm);
     return qmp_state_open(&m->saved, &m->qmp, deadline, e);
@@ -99,9 +96,7 @@ bool model_has_ended(struct vm *vm)
     struct model *m = &vm->model;
     struct errmsg ignored;
     int reason;
-    /* At most one answer is kept that nobody waits for yet. */
-    if (m->cont_id == 0 || m->saved.save_id == 0)
-        qmp_drain(&m->qmp);
+    qmp_drain(&m->qmp);
     if (!m->qmp.eof)
         return false;
     model_close(vm);
@@ -120,9 +115,6 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
 int model_stop(struct vm *vm, struct errmsg *e)
 {
     struct model *m = &vm->model;
-    if (model_continued(vm, e) < 0)
-        return -1;
-    m->saves = !m->stopped;
     int64_t deadline = soon();
     return qmp_state_begin(&m->saved, &m->qmp, deadline, e) < 0
                ? -1
@@ -131,15 +123,7 @@ int model_stop(struct vm *vm, struct errmsg *e)
 
 int model_continue(struct vm *vm, struct errmsg *e)
 {
-    vm->model.cont_id = qmp_send(&vm->model.qmp, "cont", NULL, -1, soon(), e);
-    return vm->model.cont_id ? 0 : -1;
-}
-
-int model_continued(struct vm *vm, struct errmsg *e)
-{
-    unsigned id = vm->model.cont_id;
-    vm->model.cont_id = 0;
-    return id ? qmp_wait(&vm->model.qmp, id, NULL, soon(), e) : 0;
+    return qmp_call(&vm->model.qmp, "cont", NULL, NULL, soon(), e);
 }
 
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)

@@ -49,9 +49,7 @@ struct model {
     struct qmp qmp; /* not connected if the domain is PVH */
     struct qmp_state saved;
     struct qmp_migration migration;
-    bool stopped;     /* by events */
-    bool saves;       /* it was stopped by the saving of its state, and does nothing else until that is done */
-    unsigned cont_id; /* of a `cont` that is not answered yet; else 0 */
+    bool stopped; /* by events */
 };
 
 struct vm {
@@ -156,7 +154,6 @@ int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e);
 int xen_pause(struct vm *vm, struct errmsg *e);
 int xen_state_begin(struct vm *vm, struct errmsg *e);
 int xen_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
-bool xen_state_later(const struct vm *vm);
 int xen_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 int xen_resume(struct vm *vm, struct errmsg *e);
 int xen_disarm(struct vm *vm, struct errmsg *e);
@@ -187,10 +184,8 @@ int model_track(struct vm *vm, bool on, struct errmsg *e);
 /* Stops it and starts saving its state. From here on it writes nothing into the guest's memory and its state is what
  * it was, whatever the guest does. */
 int model_stop(struct vm *vm, struct errmsg *e);
-/* It goes on when its state is saved. Doesn't wait. */
+/* It goes on, after what is under way. */
 int model_continue(struct vm *vm, struct errmsg *e);
-/* Waits until it has gone on, if it was told to. */
-int model_continued(struct vm *vm, struct errmsg *e);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model stands still then, and announces nothing. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
