@@ -18,7 +18,7 @@
 enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
-struct shared {
+struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
     uint64_t magic, soft, hard;
     alignas(64) _Atomic uint64_t head;
     alignas(64) _Atomic uint64_t tail;

@@ -251,7 +251,7 @@ int disk_server_start(const char *dir, const char *const *paths, unsigned n, str
         return -1;
     if (!paths)
         status = noted_stores(dir, &stores, e);
-    for (unsigned i = 0; status == 0 && i < n; i++)
+    for (unsigned i = 0; paths && status == 0 && i < n; i++)
         status = add_store(&stores, paths[i], e);
     if (status == 0)
         status = start_unless_running(dir, &stores, paths != NULL, e);

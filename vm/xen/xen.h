@@ -55,11 +55,7 @@ struct model {
 struct vm {
     char name[XEN_NAME_MAX];
     char run_dir[XEN_RUN_DIR_MAX];
-    uint32_t domid; /* XEN_NO_DOMAIN: there is none yet */
     struct shape shape;
-    bool replica; /* made by replica_create in this process: memory is writable */
-    bool loaded;  /* a replica that has been given its state */
-    bool kept;    /* a replica that was another agent's: its memory is not empty */
 
     struct xen_log log;
     xc_interface *xc;
@@ -67,24 +63,29 @@ struct vm {
     struct xs_handle *xs;
     libxl_ctx *ctx;
     struct model model;
-    int events;   /* epoll: xenstore's watches, and `wakeup` */
-    int wakeup;   /* eventfd: something is left to do when there is time for it, in `state` */
-    bool resumed; /* xenstored is still to be told that the domain goes on */
 
     uint8_t *memory; /* of shape_span() pages; where the domain has none there is memory of nobody */
     uint64_t span;
     xc_hypercall_buffer_t dirty; /* a bit per page of span, rounded up to pages */
-    uint32_t context_size;       /* 0: not asked for yet */
     struct vm_blob context;      /* HVM: of the last pause */
+    struct facts facts;          /* if it is `known` */
+    const char *changed;         /* what is not so any more; NULL: nothing */
+    uint64_t full_pages;         /* that it had when it was found; 0: not known yet */
+    char target[24];             /* of its memory, as xenstore says it */
+    char devices[256];           /* what it has */
+
+    uint32_t domid;        /* XEN_NO_DOMAIN: there is none yet */
+    uint32_t context_size; /* 0: not asked for yet */
+    int events;            /* epoll: xenstore's watches, and `wakeup` */
+    int wakeup;            /* eventfd: something is left to do when there is time for it, in `state` */
+    bool replica;          /* made by replica_create in this process: memory is writable */
+    bool loaded;           /* a replica that has been given its state */
+    bool kept;             /* a replica that was another agent's: its memory is not empty */
+    bool resumed;          /* xenstored is still to be told that the domain goes on */
     bool armed;
-    bool known; /* an agent has protected it before, and noted this: */
-    struct facts facts;
-    bool watched;        /* these two are */
-    char target[24];     /* of its memory, as xenstore says it */
-    char devices[256];   /* what it has */
-    const char *changed; /* what is not so any more; NULL: nothing */
-    uint64_t full_pages; /* that it had when it was found; 0: not known yet */
-    bool pausing;        /* between pause and resume: a suspended domain is as we want it */
+    bool known;   /* an agent has protected it before, and noted that */
+    bool watched; /* memory target and devices are */
+    bool pausing; /* between pause and resume: a suspended domain is as we want it */
     bool shut_down, gone;
 };
 #define XEN_NO_DOMAIN UINT32_MAX
