@@ -143,23 +143,30 @@ static bool are_served(const struct stores *s, const struct disk_hello *hello)
 
 /* ---- start ---- */
 
-/* What the server said before it ended: nbdkit's first error. */
+enum { ENDED_SILENTLY = -2 };
+
+/* What the server said before it ended: its first error, else its last line. -1, or ENDED_SILENTLY: it was told to end.
+ */
 static int explain(const char *log_path, struct errmsg *e)
 {
-    static const char mark[] = "nbdkit: error: ";
+    static const char mark[] = "error: ";
     char line[600];
     FILE *f = fopen(log_path, "re");
-    errmsg_set(e, "the disk server ended as soon as it was started (its messages: %s)", log_path);
+    int status = ENDED_SILENTLY;
+    errmsg_set(e, "the disk server ended as soon as it was started, without a word (%s)", log_path);
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = '\0';
-        if (strncmp(line, mark, sizeof mark - 1) != 0)
-            continue;
-        errmsg_set(e, "%s", line + sizeof mark - 1);
-        break;
+        const char *error = strstr(line, mark);
+        if (*line)
+            status = errmsg_set(e, "the disk server ended as soon as it was started: %s", line);
+        if (error) {
+            errmsg_set(e, "%s", error + sizeof mark - 1);
+            break;
+        }
     }
     if (f)
         fclose(f);
-    return -1;
+    return status;
 }
 
 static int64_t now_ms(void)
@@ -238,6 +245,8 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
     if (anew && note_stores(dir, s, e) < 0)
         return -1;
     int status = spawn(dir, s, e);
+    if (status == ENDED_SILENTLY) /* a signal that was meant for its predecessor has been seen to come to it */
+        status = spawn(dir, s, e);
     if (status < 0 && anew)
         clear_folder(dir);
     return status;
@@ -257,7 +266,7 @@ int disk_server_start(const char *dir, const char *const *paths, unsigned n, str
         status = start_unless_running(dir, &stores, paths != NULL, e);
     free_stores(&stores);
     close(lock);
-    return status;
+    return status < 0 ? -1 : 0;
 }
 
 /* ---- stop ---- */

@@ -107,11 +107,13 @@ static int read_wanted(struct json_object *list, struct store_wanted *out, struc
 static int name_exports(struct disks *d, struct errmsg *e)
 {
     const struct disk_sizes *sizes = stores_sizes(d->stores);
+    char dir[DISKS_DIR_MAX];
+    memcpy(dir, d->dir, sizeof dir);
     for (unsigned i = 0; i < sizes->count; i++) {
         struct vm_disk *x = &d->exports[i];
         snprintf(x->export_name, sizeof x->export_name, "%u", i);
         x->bytes = sizes->bytes[i];
-        if ((size_t)snprintf(x->socket, sizeof x->socket, "%s/nbd.sock", d->dir) >= sizeof x->socket)
+        if ((size_t)snprintf(x->socket, sizeof x->socket, "%s/nbd.sock", dir) >= sizeof x->socket)
             return errmsg_set(e, "%s/nbd.sock: the path is too long for a socket: set a shorter run_dir", d->dir);
     }
     return 0;

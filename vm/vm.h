@@ -61,7 +61,7 @@ struct vm_nic {
 /* A disk of the VM: an export of the disk server of this host (disk/server.h), which runs already. */
 struct vm_disk {
     char socket[108]; /* where that listens for NBD */
-    char export_name[8];
+    char export_name[12];
     uint64_t bytes;
 };
 
