@@ -28,7 +28,8 @@ struct found {
 /* Owned by the loop and, while a round is under way, by its thread. */
 struct box {
     pthread_mutex_t lock;
-    bool closed, running;
+    bool closed, running; /* running: from the order until the loop has seen the end */
+    bool ended;           /* the thread is done with it, the loop does not know yet */
     struct ev_loop *loop;
     ev_async wake;
     struct fleet_handlers handlers;
@@ -111,6 +112,7 @@ static void *work(void *arg)
     pthread_mutex_lock(&b->lock);
     b->failed = failed;
     bool closed = b->closed;
+    b->ended = !closed;
     if (!closed)
         ev_async_send(b->loop, &b->wake); /* within the lock: the loop lives while the box is open */
     pthread_mutex_unlock(&b->lock);
@@ -124,7 +126,7 @@ static void on_wake(struct ev_loop *loop, ev_async *w, int events)
     (void)loop, (void)events;
     struct box *b = w->data;
     pthread_mutex_lock(&b->lock); /* the thread is done with it then */
-    b->running = false;
+    b->running = b->ended = false;
     pthread_mutex_unlock(&b->lock);
     for (struct found *f = b->found; f && !b->failed; f = f->next)
         b->handlers.host(f->name, f->text, f->n, b->arg);
@@ -170,7 +172,7 @@ static void box_close(void *backend)
     ev_async_stop(b->loop, &b->wake);
     pthread_mutex_lock(&b->lock);
     b->closed = true;
-    bool running = b->running;
+    bool running = b->running && !b->ended;
     pthread_mutex_unlock(&b->lock);
     if (!running)
         box_free(b);
