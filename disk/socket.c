@@ -1,6 +1,7 @@
 #include "disk/socket.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -106,9 +107,13 @@ int disk_socket_connect(const char *dir, struct disk_hello *hello, struct errmsg
         return -1;
     if (disk_socket_receive(fd, hello, sizeof *hello, fds, &n) < 0) {
         int error = errno;
-        errmsg_set(e, "the disk server in %s: %s", dir, error == EAGAIN ? "no answer within 5 s" : strerror(error));
+        bool dying = error == ECONNRESET || error == EPIPE; /* it was killed, and its sockets close one by one */
+        if (dying)
+            errmsg_set(e, "no disk server runs in %s", dir);
+        else
+            errmsg_set(e, "the disk server in %s: %s", dir, error == EAGAIN ? "no answer within 5 s" : strerror(error));
         close(fd);
-        errno = error;
+        errno = dying ? ECONNREFUSED : error;
         return -1;
     }
     if (hello->version == DISK_SOCKET_VERSION && hello->count >= 1 && hello->count <= DISK_MAX)
