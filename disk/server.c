@@ -245,7 +245,7 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
     if (anew && note_stores(dir, s, e) < 0)
         return -1;
     int status = spawn(dir, s, e);
-    if (status == ENDED_SILENTLY) /* a signal that was meant for its predecessor has been seen to come to it */
+    if (status == ENDED_SILENTLY) /* by a SIGTERM whose sender is not known: seen when servers follow each other fast */
         status = spawn(dir, s, e);
     if (status < 0 && anew)
         clear_folder(dir);
