@@ -10,6 +10,10 @@
  * a pause, which doubles. Each visit begins with the read, and that settles what became of a transaction whose answer
  * was lost: if the register holds exactly what we want, the claim is granted; if its term moved on, it is refused; else
  * it is tried again. A lost transaction that arrives later finds another revision, or it is what we want.
+ *
+ * A claim's first visit has no answer to settle. If the last read found the term before the one that is wanted, its
+ * transaction names the revision of that read, however long ago it was: a round trip less for a guest that stands
+ * still.
  */
 #include "arbiter/backend.h"
 #include "arbiter/etcd_http.h"
@@ -31,8 +35,12 @@ struct etcd {
     struct ev_loop *loop;
     struct http *http;
     char *endpoints[ETCD_ENDPOINTS_MAX];
-    size_t count, good; /* good: answered last */
-    uint64_t cluster;   /* whose answers were heeded; 0: none yet */
+    size_t count, good;           /* good: answered last */
+    uint64_t cluster;             /* whose answers were heeded; 0: none yet */
+    struct {                      /* the last read */
+        char key[ETCD_KEY_BYTES]; /* "": none */
+        struct etcd_found found;
+    } seen;
 };
 
 struct etcd_job {
@@ -118,6 +126,26 @@ static void on_again(struct ev_loop *loop, ev_timer *w, int events)
     visit(w->data);
 }
 
+static void put(struct etcd_job *j, uint64_t revision)
+{
+    j->putting = true;
+    ev_now_update(j->etcd->loop);
+    ask(j, "/v3/kv/txn", etcd_txn_body(j->key, revision, &j->want));
+}
+
+static void first_visit(struct etcd_job *j)
+{
+    struct etcd *etcd = j->etcd;
+    if (!j->claim || strcmp(etcd->seen.key, j->key) != 0 || etcd->seen.found.now.term != j->want.term - 1) {
+        visit(j);
+        return;
+    }
+    *etcd->seen.key = '\0'; /* good for one attempt */
+    ev_now_update(etcd->loop);
+    j->visit_end = ev_now(etcd->loop) + j->slice;
+    put(j, etcd->seen.found.revision);
+}
+
 /* `found` is fresh from a read, or from a transaction that was not carried out. */
 static void decide(struct etcd_job *j, const struct etcd_found *found)
 {
@@ -129,10 +157,14 @@ static void decide(struct etcd_job *j, const struct etcd_found *found)
     } else if (j->putting) {
         next_visit(j, "somebody writes the register without taking a term");
     } else {
-        j->putting = true;
-        ev_now_update(j->etcd->loop);
-        ask(j, "/v3/kv/txn", etcd_txn_body(j->key, found->revision, &j->want));
+        put(j, found->revision);
     }
+}
+
+static void remember(struct etcd_job *j, const struct etcd_found *found)
+{
+    memcpy(j->etcd->seen.key, j->key, sizeof j->key);
+    j->etcd->seen.found = *found;
 }
 
 /* Two clusters would be two registers, and grant a term twice. */
@@ -150,20 +182,22 @@ static void on_reply(const struct http_reply *reply, void *arg)
     struct etcd_job *j = arg;
     struct etcd_found found = {0};
     struct errmsg why;
-    bool put = false;
+    bool done = false;
     int r;
     j->post = NULL;
     if (!reply->status)
         r = errmsg_set(&why, "%s", reply->why);
     else if (j->putting)
-        r = etcd_txn_reply(j->key, reply->status, reply->body, reply->n, &put, &found, &why);
+        r = etcd_txn_reply(j->key, reply->status, reply->body, reply->n, &done, &found, &why);
     else
         r = etcd_range_reply(j->key, reply->status, reply->body, reply->n, &found, &why);
     if (!r && !j->putting && same_cluster(j->etcd, found.cluster, &why))
         r = -1;
+    if (!r && !j->putting)
+        remember(j, &found);
     if (r)
         next_visit(j, why.text);
-    else if (put)
+    else if (done)
         answer(j, ARBITER_GRANTED, &j->want, "");
     else
         decide(j, &found);
@@ -189,7 +223,7 @@ static void *job_start(void *backend, struct arbiter_request *r, const char *vm,
         j->want = *want;
     ev_init(&j->again, on_again);
     j->again.data = j;
-    visit(j);
+    first_visit(j);
     return j;
 }
 

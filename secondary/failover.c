@@ -54,6 +54,32 @@ void failover_note_primary(struct worker *w, arbiter_callback *done)
         w->request = arbiter_claim(w->arbiter, w->vm_name, &is, ANSWER_MS, done, w);
 }
 
+static void on_warm(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
+{
+    (void)answer, (void)now, (void)why; /* the claim finds out for itself */
+    struct worker *w = arg;
+    w->request = NULL;
+    w->warming = false;
+}
+
+void failover_warm(struct worker *w)
+{
+    if (w->request || !config_has_arbiter(w->config))
+        return;
+    w->warming = true;
+    failover_read_register(w, on_warm);
+}
+
+static void end_warming(struct worker *w)
+{
+    if (!w->warming)
+        return;
+    if (w->request)
+        arbiter_cancel(w->request);
+    w->request = NULL;
+    w->warming = false;
+}
+
 static void on_claimed(enum arbiter_answer answer, const struct arbiter_register *now, const char *why, void *arg)
 {
     struct worker *w = arg;
@@ -108,6 +134,7 @@ void failover_claim(struct worker *w)
 {
     struct arbiter_register want = {.term = w->term + (config_has_arbiter(w->config) ? 1 : ARBITER_FORCED_LEAP)};
     struct errmsg e;
+    end_warming(w);
     if (w->request)
         return;
     ev_timer_stop(w->loop, &w->claim_retry);

@@ -211,6 +211,7 @@ static void wait_grace(struct worker *w)
     ev_timer_init(&w->grace, on_grace_over, w->config->restart_grace_ms / 1000., 0.);
     w->grace.data = w;
     ev_timer_start(w->loop, &w->grace);
+    failover_warm(w);
 }
 
 static void become_primary(struct worker *w)

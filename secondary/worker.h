@@ -79,6 +79,7 @@ struct worker {
     char reason[320];
     struct arbiter *arbiter;
     struct arbiter_request *request;
+    bool warming;                 /* that is what `request` is for */
     struct fence *fence;          /* NULL: none is under way */
     struct json_object *timeline; /* of a failover: what happened when, CLOCK_REALTIME ms */
 
@@ -116,6 +117,9 @@ void tell_end(struct worker *w);
 void failover_read_register(struct worker *w, arbiter_callback *done);
 /* arbiter = none: notes the primary's term in this host's own register, if it knows no higher one. */
 void failover_note_primary(struct worker *w, arbiter_callback *done);
+/* While it is not yet sure that there will be a claim: the arbiter is connected to and the register read, of which
+ * nothing is made here, so that a claim takes less. */
+void failover_warm(struct worker *w);
 void failover_claim(struct worker *w);
 /* The VM is ours: fences the host that lost it, if that is configured, and says LOADED. */
 void failover_start(struct worker *w);

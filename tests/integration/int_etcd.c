@@ -199,6 +199,28 @@ static void test_terms_only_grow(void **state)
     assert_answer(&got, ARBITER_GRANTED, 2, "host-b");
 }
 
+/* A claim after a read names what was read: whoever came in between keeps the term. */
+static void test_claims_by_an_old_read(void **state)
+{
+    (void)state;
+    struct arbiter *rival = open_at(plain.url, NULL, NULL, NULL), *here = arbiter;
+    for (uint64_t term = 1; term <= 4; term++) {
+        struct got got = look();
+        assert_answer(&got, ARBITER_GRANTED, term - 1, term == 1 ? "" : term % 2 ? "host-a" : "host-b");
+        if (term % 2) {
+            arbiter = rival;
+            got = claim(term, "host-b", "alone");
+            assert_answer(&got, ARBITER_GRANTED, term, "host-b");
+            arbiter = here;
+        }
+        got = claim(term, "host-a", "alone");
+        assert_answer(&got, term % 2 ? ARBITER_REFUSED : ARBITER_GRANTED, term, term % 2 ? "host-b" : "host-a");
+        got = look();
+        assert_answer(&got, ARBITER_GRANTED, term, term % 2 ? "host-b" : "host-a");
+    }
+    arbiter_free(rival);
+}
+
 static void test_one_winner_per_term(void **state)
 {
     (void)state;
@@ -589,6 +611,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         PLAIN(test_terms_only_grow),
+        PLAIN(test_claims_by_an_old_read),
         PLAIN(test_one_winner_per_term),
         PLAIN(test_free_in_callback),
         PLAIN(test_names),

@@ -39,7 +39,7 @@ static struct shape sample(void)
     s.specials[0] = 0xfc000;
     s.specials[1] = 0xfeffc;
     s.specials[2] = 0xfefff;
-    s.nics[0] = (struct shape_nic){.devid = 1, .mac = {0, 0x16, 0x3e, 1, 2, 3}, .bridge = "xenbr0"};
+    s.nics[0] = (struct shape_nic){.devid = 1, .mac = {0, 0x16, 0x3e, 1, 2, 3}, .bridge = "xenbr0", .openvswitch = true};
     assert_int_equal(page_ranges_add(&s.ram, 0, 0xf0000), 0);
     assert_int_equal(page_ranges_add(&s.ram, 0x100000, 0x10000), 0);
     assert_int_equal(vm_blob_append(&s.cpuid, bytes, 48), 0);
@@ -69,6 +69,7 @@ static void test_shape_there_and_back(void **unused)
     assert_memory_equal(t.context.data, s.context.data, 41);
     assert_memory_equal(t.nics[0].mac, s.nics[0].mac, 6);
     assert_string_equal(t.nics[0].bridge, "xenbr0");
+    assert_true(t.nics[0].openvswitch);
     json_object_put(j);
     shape_free(&s);
     shape_free(&t);

@@ -50,6 +50,8 @@ static void test_accepted(void **unused)
     libxl_domain_config c;
     good(&c, LIBXL_DOMAIN_TYPE_PVH);
     assert_null(refuse_config(&c));
+    c.nics[0].script = strdup("/etc/xen/scripts/vif-openvswitch");
+    assert_null(refuse_config(&c));
     libxl_domain_config_dispose(&c);
     good(&c, LIBXL_DOMAIN_TYPE_HVM);
     c.b_info.extra_hvm = list("-incoming", "defer", "-S"); /* it was our replica once */
@@ -85,6 +87,8 @@ static void test_of_both(void **unused)
     REFUSED(pvh, "disk", add_disk(&c, "xvdb")->is_cdrom = 1);
     REFUSED(pvh, "not in dom0", c.nics[0].backend_domid = 3);
     REFUSED(pvh, "vifname", c.nics[0].ifname = strdup("web0"));
+    REFUSED(pvh, "vif-bridge", c.nics[0].script = strdup("/etc/xen/scripts/vif-nat"));
+    REFUSED(pvh, "vif-bridge", c.nics[0].script = strdup("my-vif-bridge"));
     REFUSED(pvh, "no bridge", (free(c.nics[0].bridge), c.nics[0].bridge = NULL));
     REFUSED(pvh, "passed through", (c.pcidevs = calloc(1, sizeof *c.pcidevs), c.num_pcidevs = 1));
     REFUSED(pvh, "vtpm", (c.vtpms = calloc(1, sizeof *c.vtpms), c.num_vtpms = 1));

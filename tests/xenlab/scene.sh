@@ -5,6 +5,8 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 top=$(readlink -f "$here/../..")
 guest=g address=10.9.0.100 mac=00:16:3e:09:00:64
 mode=periodic interval=300 kind=pvh detect=20s load=(rate=300 batch_us=20000 beacon=200 beacon_to=10.9.0.254:7777)
+switch=bridge # or openvswitch: what the guest's interface is on
+grace=10s # of restart_grace: agents in an emulated dom0 take their time
 patience=420 # seconds for anything to come about; the lab's machine may have other work
 work=$(mktemp -d)
 declare -a started=()
@@ -82,7 +84,7 @@ arbiter = etcd:http://10.8.0.254:2379
 detect = $detect
 worker_bound = 60s
 pause_bound = 60s
-restart_grace = 10s
+restart_grace = $grace
 
 [peer ${names[$peer]}]
 address = 192.168.77.$peer
@@ -95,6 +97,11 @@ mode = $mode
 interval = $interval
 max_interval = $interval
 END
+}
+
+# After each boot: as the lab's hosts start they have a Linux bridge.
+host_switch() { # HOST
+    [[ $switch != openvswitch ]] || on "$1" /lab/openvswitch
 }
 
 agents_start() { # HOST
@@ -117,6 +124,7 @@ hosts_prepare() {
     host_keys
     for host in 1 2; do
         host_configure "$host"
+        host_switch "$host"
         agents_start "$host"
     done
     for host in 1 2; do wait_for "the agents on host $host" agents_answer "$host"; done
@@ -131,6 +139,7 @@ host_back() { # HOST fresh|reboot
     else
         lab reboot "$1" >"$work/up.log" 2>&1
     fi
+    host_switch "$1"
     agents_start "$1"
     wait_for "the agents on host $1" agents_answer "$1"
 }
@@ -184,6 +193,7 @@ scene_begin() {
     lab up
     arbiter_begin
     hosts_prepare
+    [[ $switch != openvswitch ]] || load+=(vif=bridge=ovsbr0,script=vif-openvswitch)
     lab guest 1 "$guest" "$kind" "${load[@]}"
     client_begin
     wait_for "the guest's first answers" has_replies 20

@@ -95,6 +95,7 @@ static void read_config(struct shape *s, const libxl_domain_config *c)
         s->nics[i].devid = c->nics[i].devid;
         memcpy(s->nics[i].mac, c->nics[i].mac, sizeof s->nics[i].mac);
         snprintf(s->nics[i].bridge, sizeof s->nics[i].bridge, "%s", c->nics[i].bridge ? c->nics[i].bridge : "");
+        s->nics[i].openvswitch = nic_has_script(&c->nics[i], SCRIPT_OPENVSWITCH);
         if (c->c_info.type == LIBXL_DOMAIN_TYPE_HVM && c->nics[i].nictype == LIBXL_NIC_TYPE_VIF_IOEMU &&
             c->nics[i].model)
             snprintf(s->nics[i].model, sizeof s->nics[i].model, "%s", c->nics[i].model);
@@ -210,6 +211,19 @@ static int read_shape(struct vm *vm, struct errmsg *e)
     return status < 0 || read_params(vm, e) < 0 || read_policy(vm, e) < 0 || layout_find(vm, e) < 0 ? -1 : 0;
 }
 
+/* A replica that has taken over keeps a replica's name until now: the guest need not wait for libxl to rename it. */
+static void give_name(struct vm *vm)
+{
+    char replica[XEN_NAME_MAX + sizeof XEN_REPLICA_SUFFIX];
+    snprintf(replica, sizeof replica, "%s" XEN_REPLICA_SUFFIX, vm->name);
+    char *name = libxl_domid_to_name(vm->ctx, vm->domid);
+    if (name && strcmp(name, replica) == 0 && libxl_domain_rename(vm->ctx, vm->domid, replica, vm->name) != 0)
+        log_warn("domain %u can't be given its name, %s, and keeps that of a replica, %s: %s (does another domain bear "
+                 "the name? xl list)",
+                 vm->domid, vm->name, replica, vm->log.last);
+    free(name);
+}
+
 static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
     xc_domaininfo_t info;
@@ -217,6 +231,7 @@ static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
         return -1;
     if (!xen_info(vm, &info))
         return errmsg_set(e, "the domain of VM %s is gone", vm->name);
+    give_name(vm);
     if (change_watch(vm, e) < 0)
         return -1;
     if (check_kind(vm, &info, e) == 0 && read_shape(vm, e) == 0 && layout_map(vm, false, e) == 0 &&

@@ -281,10 +281,9 @@ static int load(struct vm *vm, uint8_t *specials, const struct state_parts *part
 int xen_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e)
 {
     struct state_parts parts = {0};
-    if (check(vm, initial, state, &parts, e) < 0 || load(vm, initial->data + sizeof initial_magic, &parts, e) < 0)
+    if (check(vm, initial, state, &parts, e) < 0 || keep_load(vm, e) < 0 ||
+        load(vm, initial->data + sizeof initial_magic, &parts, e) < 0)
         return -1;
-    if (libxl_domain_rename(vm->ctx, vm->domid, NULL, vm->name) != 0)
-        return xen_error(vm, e, "giving the domain its name (does another one of that name run here? xl list)");
     /* The guest has said so on the host it comes from, and won't again. */
     char path[64];
     snprintf(path, sizeof path, "/local/domain/%u/control/feature-suspend", vm->domid);

@@ -74,6 +74,16 @@ bool keep_is_owned(const struct vm *vm)
     return is(vm, vm->domid, "owner", vm->run_dir);
 }
 
+int keep_load(struct vm *vm, struct errmsg *e)
+{
+    return put(vm, "loaded", "1") ? 0 : xen_error(vm, e, "xenstore");
+}
+
+bool keep_is_loaded(const struct vm *vm, uint32_t domid)
+{
+    return is(vm, domid, "loaded", "1");
+}
+
 int keep_take(struct vm *vm, uint32_t domid, struct errmsg *e)
 {
     char digest[2 * EVP_MAX_MD_SIZE + 1];

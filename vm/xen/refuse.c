@@ -63,12 +63,20 @@ static const char *refuse_disk(const libxl_device_disk *d, libxl_domain_type typ
     return NULL;
 }
 
+bool nic_has_script(const libxl_device_nic *n, const char *name)
+{
+    const char *slash = n->script ? strrchr(n->script, '/') : NULL;
+    return n->script && strcmp(slash ? slash + 1 : n->script, name) == 0;
+}
+
 static const char *refuse_nic(const libxl_device_nic *n)
 {
     if (n->backend_domid != 0)
         return "the backend of its network is not in dom0: its output can't be held here";
     if (!n->bridge || strlen(n->bridge) >= sizeof((struct shape_nic *)0)->bridge)
         return "a network interface of it is on no bridge";
+    if (n->script && !nic_has_script(n, SCRIPT_BRIDGE) && !nic_has_script(n, SCRIPT_OPENVSWITCH))
+        return "the script of a network interface of it is neither vif-bridge nor vif-openvswitch";
     if (n->ifname)
         return "a network interface of it has a name of its own (vifname)";
     if (n->model && !shape_is_card(n->model))

@@ -11,6 +11,11 @@
 /* Completes "can't be protected: "; NULL: nothing is wrong with it. */
 const char *refuse_config(const libxl_domain_config *c);
 
+/* The hotplug scripts by which a network interface comes to its bridge; whatever their folder. */
+#define SCRIPT_BRIDGE      "vif-bridge"
+#define SCRIPT_OPENVSWITCH "vif-openvswitch"
+bool nic_has_script(const libxl_device_nic *n, const char *name);
+
 /* libxl's three-valued bool, if its default is `otherwise`. */
 bool defbool_is(libxl_defbool b, bool otherwise);
 unsigned serial_ports(const libxl_domain_build_info *b);

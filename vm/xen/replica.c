@@ -1,10 +1,11 @@
 /*
  * replica: a real domain, paused, with its devices and their backends, whose RAM we write into. libxl makes it from a
- * stream without RAM; the RAM is given to it here. It bears another name than the VM until it is given its state.
+ * stream without RAM; the RAM is given to it here. It bears another name than the VM until it has taken over.
  */
 #include "vm/xen/xen.h"
 
 #include "common/jsonget.h"
+#include "vm/xen/refuse.h"
 #include "vm/xen/skeleton.h"
 
 #include <libxl_utils.h>
@@ -49,6 +50,7 @@ static int fill_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
         libxl_device_nic_init(n);
         n->devid = s->nics[i].devid;
         n->bridge = strdup(s->nics[i].bridge);
+        n->script = strdup(s->nics[i].openvswitch ? SCRIPT_OPENVSWITCH : SCRIPT_BRIDGE);
         n->nictype = s->nics[i].model[0] ? LIBXL_NIC_TYPE_VIF_IOEMU : LIBXL_NIC_TYPE_VIF;
         n->model = s->nics[i].model[0] ? strdup(s->nics[i].model) : NULL;
         memcpy(n->mac, s->nics[i].mac, sizeof n->mac);
@@ -129,7 +131,10 @@ static int check_host(struct vm *vm, bool use_kept, struct errmsg *e)
         return errmsg_set(e, "a domain of the name %s is on this host already (%u): destroy or rename it", vm->name,
                           domid);
     snprintf(name, sizeof name, "%s" XEN_REPLICA_SUFFIX, vm->name);
-    if (libxl_name_to_domid(vm->ctx, name, &domid) == 0) { /* of a worker that died: never loaded */
+    if (libxl_name_to_domid(vm->ctx, name, &domid) == 0) { /* of a worker that died */
+        if (keep_is_loaded(vm, domid))
+            return errmsg_set(e, "domain %u (%s) is VM %s, taken over by this host: see hikae status", domid, name,
+                              vm->name);
         int fits = use_kept ? keep_take(vm, domid, e) : 0;
         vm->kept = fits > 0;
         if (fits)

@@ -64,6 +64,8 @@ static struct json_object *nic_to_json(const struct shape_nic *n, bool is_hvm)
     json_object_object_add(j, "devid", json_object_new_int(n->devid));
     json_object_object_add(j, "mac", json_object_new_string(mac));
     json_object_object_add(j, "bridge", json_object_new_string(n->bridge));
+    if (n->openvswitch)
+        json_object_object_add(j, "openvswitch", json_object_new_boolean(true));
     if (is_hvm) {
         json_object_object_add(j, "model", json_object_new_string(n->model));
         json_object_object_add(j, "emulated", json_object_new_boolean(n->emulated));
@@ -328,6 +330,7 @@ static int get_nics(struct shape *s, struct json_object *j, struct errmsg *e)
         if (s->is_hvm && get_nic_model(n, o, e) < 0)
             return -1;
         n->devid = (int)devid;
+        n->openvswitch = json_get_bool(o, "openvswitch", false);
         snprintf(n->bridge, sizeof n->bridge, "%s", bridge);
     }
     return 0;

@@ -30,7 +30,7 @@
 #include <stdbool.h>
 
 enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, MODEL_PATH_MAX = 64 };
-#define XEN_REPLICA_SUFFIX "--hikae" /* of the domain's name, until it takes over */
+#define XEN_REPLICA_SUFFIX "--hikae" /* of the domain's name, until it has taken over */
 
 struct xen_log { /* what the libraries have to say; the last error is for our own messages */
     xentoollog_logger vtable;
@@ -117,6 +117,9 @@ int keep_own(struct vm *vm, struct errmsg *e);
 int keep_finish(struct vm *vm, struct errmsg *e);
 /* Is it still that of vm->run_dir? */
 bool keep_is_owned(const struct vm *vm);
+/* Notes that it is given its state: it is the VM from here on, nobody's replica. */
+int keep_load(struct vm *vm, struct errmsg *e);
+bool keep_is_loaded(const struct vm *vm, uint32_t domid);
 /* 1: domain `domid`, which bears the name of this replica, is one of the same shape that never ran; vm->domid is set.
  * 0: it is not. -1 */
 int keep_take(struct vm *vm, uint32_t domid, struct errmsg *e);
