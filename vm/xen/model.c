@@ -131,9 +131,14 @@ int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
     return qmp_state_end(&vm->model.saved, &vm->model.qmp, out, soon(), e);
 }
 
-int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e)
+int model_prepare(struct vm *vm, struct errmsg *e)
 {
     static const char events[] = "{\"capabilities\":[{\"capability\":\"events\",\"state\":true}]}";
+    return qmp_call(&vm->model.qmp, "migrate-set-capabilities", events, NULL, soon(), e);
+}
+
+int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e)
+{
     struct vm_blob piece = {.data = state, .size = n};
     if (!qmp_is_stream(state, n))
         return errmsg_set(e, "the device state to load is no QEMU stream");
@@ -141,9 +146,7 @@ int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e)
     if (fd < 0)
         return -1;
     int64_t deadline = qmp_now_ms() + VM_SETUP_MS;
-    int status = qmp_call(&vm->model.qmp, "migrate-set-capabilities", events, NULL, deadline, e);
-    if (status == 0)
-        status = qmp_migrate(&vm->model.qmp, &vm->model.migration, "migrate-incoming", fd, deadline, e);
+    int status = qmp_migrate(&vm->model.qmp, &vm->model.migration, "migrate-incoming", fd, deadline, e);
     close(fd);
     struct errmsg why = *e;
     return status == 0

@@ -174,6 +174,8 @@ static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg 
     if (strcmp(model, vm->shape.hvm.model) != 0)
         return errmsg_set(e, "VM %s needs the device model QEMU %s, this host has %s: install the same version on both",
                           vm->name, model, vm->shape.hvm.model);
+    if (vm->shape.is_hvm && model_prepare(vm, e) < 0)
+        return -1;
     for (size_t i = 0; !vm->kept && i < vm->shape.ram.n; i++)
         if (populate_range(vm, &vm->shape.ram.at[i], e) < 0)
             return -1;

@@ -191,6 +191,8 @@ int model_stop(struct vm *vm, struct errmsg *e);
 /* It goes on, after what is under way. */
 int model_continue(struct vm *vm, struct errmsg *e);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+/* Of a replica: what `model_load` needs and can be done long before. */
+int model_prepare(struct vm *vm, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model stands still then, and announces nothing. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
 
