@@ -1,5 +1,6 @@
 #include "disk/applier.h"
 
+#include "disk/compare.h"
 #include "disk/journal.h"
 
 #include <errno.h>
@@ -12,13 +13,20 @@
 
 enum { FLUSH_AFTER_S = 1, BEGIN_FLUSH_MS = 100, SYNC_EACH = 64 << 20 };
 
-enum order { ORDER_WRITE, ORDER_END_SYNC, ORDER_COMMIT, ORDER_SEAL, ORDER_QUIT };
+enum order { ORDER_WRITE, ORDER_END_SYNC, ORDER_COMMIT, ORDER_CHECK, ORDER_SEAL, ORDER_QUIT };
+
+struct octets {
+    uint8_t *at;
+    size_t n;
+};
 
 struct job {
     struct job *next;
     enum order order;
     uint64_t epoch, bytes;
     struct staging *writes;
+    struct check_head head;
+    struct octets check; /* CHECK; then its answer */
 };
 
 struct applier {
@@ -27,6 +35,8 @@ struct applier {
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t more;
     struct job *head, **tail;
+    struct job *answers, **answers_tail; /* checks that are done */
+    bool in_a_hurry;                     /* nothing is compared any more */
     struct applier_progress progress;
     int changed; /* eventfd */
     /* the thread's own */
@@ -41,6 +51,7 @@ static void job_free(struct job *job)
 {
     if (job->writes)
         staging_free(job->writes);
+    free(job->check.at);
     free(job);
 }
 
@@ -135,6 +146,19 @@ static int commit_all(struct applier *a, struct job *jobs, struct errmsg *e)
     return journal_bytes(j) < JOURNAL_ROOM ? 0 : flush(a, e);
 }
 
+static int check(struct applier *a, struct job *job, struct errmsg *e)
+{
+    struct octets answer;
+    unsigned disk = job->head.disk;
+    answer.at = compare_blocks(stores_fd(a->stores, disk), stores_paths(a->stores)->at[disk], &job->head, job->check.at,
+                               job->check.n, &answer.n);
+    if (!answer.at)
+        return errmsg_set(e, "no memory to compare the VM's disks");
+    free(job->check.at);
+    job->check = answer;
+    return 0;
+}
+
 static int do_jobs(struct applier *a, struct job *jobs, struct errmsg *e)
 {
     switch (jobs->order) {
@@ -145,6 +169,8 @@ static int do_jobs(struct applier *a, struct job *jobs, struct errmsg *e)
         return stores_end_sync(a->stores, e);
     case ORDER_COMMIT:
         return commit_all(a, jobs, e);
+    case ORDER_CHECK:
+        return check(a, jobs, e);
     case ORDER_SEAL:
         return stores_seal(a->stores, e);
     case ORDER_QUIT:
@@ -194,6 +220,14 @@ static void note_failure(struct applier *a, const struct errmsg *why)
 }
 
 /* With the lock. */
+static void keep_answer(struct applier *a, struct job *job)
+{
+    job->next = NULL;
+    *a->answers_tail = job;
+    a->answers_tail = &job->next;
+}
+
+/* With the lock. */
 static void note_done(struct applier *a, struct job *jobs)
 {
     struct applier_progress *p = &a->progress;
@@ -204,7 +238,10 @@ static void note_done(struct applier *a, struct job *jobs)
             p->epoch = jobs->epoch ? jobs->epoch : p->epoch;
             p->sealed |= jobs->order == ORDER_SEAL;
         }
-        job_free(jobs);
+        if (jobs->order == ORDER_CHECK && !p->failed && !a->in_a_hurry)
+            keep_answer(a, jobs);
+        else
+            job_free(jobs);
     }
     p->written = a->written;
     p->unflushed = p->sealed ? 0 : journal_bytes(stores_journal(a->stores));
@@ -235,7 +272,7 @@ static void *run(void *arg)
         }
         struct job *jobs = take_jobs(a);
         struct errmsg e;
-        bool skip = a->progress.failed || a->progress.sealed;
+        bool skip = a->progress.failed || a->progress.sealed || (jobs->order == ORDER_CHECK && a->in_a_hurry);
         quit = jobs->order == ORDER_QUIT;
         pthread_mutex_unlock(&a->lock);
         int result = skip ? 0 : do_jobs(a, jobs, &e);
@@ -269,6 +306,7 @@ struct applier *applier_start(struct stores *s, struct errmsg *e)
     }
     a->stores = s;
     a->tail = &a->head;
+    a->answers_tail = &a->answers;
     init_lock(a);
     a->changed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int why = a->changed < 0 ? errno : pthread_create(&a->thread, NULL, run, a);
@@ -281,18 +319,25 @@ struct applier *applier_start(struct stores *s, struct errmsg *e)
     return NULL;
 }
 
-static void order(struct applier *a, enum order order, uint64_t epoch, struct staging *writes)
+static void order_job(struct applier *a, const struct job *wanted)
 {
-    struct job *job = calloc(1, sizeof *job);
+    struct job *job = malloc(sizeof *job);
     if (!job)
         abort(); /* a few octets: the process is lost anyway, and the disks must not miss what was acknowledged */
-    *job = (struct job){.order = order, .epoch = epoch, .writes = writes, .bytes = writes ? staging_bytes(writes) : 0};
+    *job = *wanted;
     pthread_mutex_lock(&a->lock);
     *a->tail = job;
     a->tail = &job->next;
     a->progress.queued += job->bytes;
+    a->in_a_hurry |= job->order == ORDER_SEAL || job->order == ORDER_QUIT;
     pthread_cond_signal(&a->more);
     pthread_mutex_unlock(&a->lock);
+}
+
+static void order(struct applier *a, enum order order, uint64_t epoch, struct staging *writes)
+{
+    order_job(a, &(struct job){
+                     .order = order, .epoch = epoch, .writes = writes, .bytes = writes ? staging_bytes(writes) : 0});
 }
 
 void applier_write(struct applier *a, struct staging *writes)
@@ -308,6 +353,33 @@ void applier_end_sync(struct applier *a, uint64_t epoch)
 void applier_commit(struct applier *a, uint64_t epoch, struct staging *writes)
 {
     order(a, ORDER_COMMIT, epoch, writes);
+}
+
+void applier_check(struct applier *a, const struct check_head *head, const uint8_t *payload, size_t n)
+{
+    struct job job = {.order = ORDER_CHECK, .head = *head, .check = {malloc(n), n}};
+    if (!job.check.at)
+        abort();
+    memcpy(job.check.at, payload, n);
+    order_job(a, &job);
+}
+
+uint8_t *applier_answer(struct applier *a, size_t *n)
+{
+    pthread_mutex_lock(&a->lock);
+    struct job *job = a->answers;
+    if (job)
+        a->answers = job->next;
+    if (!a->answers)
+        a->answers_tail = &a->answers;
+    pthread_mutex_unlock(&a->lock);
+    if (!job)
+        return NULL;
+    uint8_t *payload = job->check.at;
+    *n = job->check.n;
+    job->check.at = NULL;
+    job_free(job);
+    return payload;
 }
 
 void applier_seal(struct applier *a)
@@ -335,6 +407,10 @@ void applier_free(struct applier *a)
         return;
     order(a, ORDER_QUIT, 0, NULL);
     pthread_join(a->thread, NULL);
+    for (struct job *job = a->answers, *next; job; job = next) {
+        next = job->next;
+        job_free(job);
+    }
     pthread_cond_destroy(&a->more);
     pthread_mutex_destroy(&a->lock);
     close(a->changed);

@@ -16,6 +16,7 @@
 
 #include "common/staging.h"
 #include "disk/store.h"
+#include "proto/check.h"
 
 #include <stdbool.h>
 
@@ -32,6 +33,12 @@ void applier_write(struct applier *a, struct staging *writes);
 void applier_end_sync(struct applier *a, uint64_t epoch);
 /* A later one; `writes` has one DISK payload in each piece. */
 void applier_commit(struct applier *a, uint64_t epoch, struct staging *writes);
+/* A CHECK payload (copied) and what check_read has made of it: what is in the stores when all that was ordered before
+ * is, is compared with it. Not before the first epoch is whole. */
+void applier_check(struct applier *a, const struct check_head *head, const uint8_t *payload, size_t n);
+/* The next CHECKED payload, in the order of the checks: the caller's to free. NULL: none is done that was not given.
+ * What is not done when the order to seal comes is never answered. */
+uint8_t *applier_answer(struct applier *a, size_t *n);
 /* The last order: all that was committed is made durable and the journal is removed, since the VM is going to run from
  * the stores. */
 void applier_seal(struct applier *a);

@@ -238,6 +238,11 @@ static void on_captured(struct capture *done, void *arg)
     checkpoint_arm(w);
 }
 
+static void on_looked(const struct looked *at, void *arg)
+{
+    verify_looked(arg, at);
+}
+
 static void on_output(void *arg)
 {
     session_pump(arg);
@@ -261,8 +266,11 @@ static int refill_captures(struct checkpoint *c, struct errmsg *e)
 
 static int begin_sync(struct worker *w, struct errmsg *e)
 {
-    static const struct pipeline_handlers handlers = {
-        .output = on_output, .captured = on_captured, .round_done = on_round_done, .failed = on_failed};
+    static const struct pipeline_handlers handlers = {.output = on_output,
+                                                      .captured = on_captured,
+                                                      .round_done = on_round_done,
+                                                      .looked = on_looked,
+                                                      .failed = on_failed};
     struct checkpoint *c = &w->checkpoint;
     flight_reset(&c->flight);
     page_ranges_free(&c->sync.populated);
@@ -313,6 +321,7 @@ void checkpoint_stop(struct worker *w)
     ev_timer_stop(w->loop, &c->pace);
     pipeline_free(c->pipeline);
     c->pipeline = NULL;
+    verify_stop(w);
     disks_stop(w);
     struct errmsg e;
     if (w->vm && w->ops->disarm(w->vm, &e))

@@ -25,6 +25,7 @@ static double wall_clock_ms(void)
 static void begin(struct worker *w, enum move_kind kind, const char *to)
 {
     struct move *m = &w->move;
+    verify_abort(w, "the VM is being moved");
     m->kind = kind;
     m->epoch = 0;
     m->sent = m->warm = false;

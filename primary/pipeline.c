@@ -30,6 +30,9 @@ struct job {
     unsigned disk;
     uint64_t disk_mark; /* 0: no disks */
     bool disks_only;    /* no round: the log of the disks up to the mark */
+    struct look *look;  /* one to be taken; NULL: it was */
+    uint64_t seed;
+    struct looked looked; /* number not 0: what came of it */
 };
 
 struct pipeline {
@@ -41,7 +44,10 @@ struct pipeline {
     pthread_t thread;
     ev_async wake;
     _Atomic uint64_t pages_done, pages_sent;
-    bool is_broken; /* the thread's: what is left to do is let be */
+    /* the thread's: */
+    bool is_broken;     /* what is left to do is let be */
+    struct look *looks; /* taken and not settled, oldest first */
+    uint64_t seed;      /* of their CHECKs */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -59,6 +65,7 @@ static void job_free(struct job *j)
     vm_blob_free(&j->initial);
     page_ranges_free(&j->ranges);
     resync_span_free(j->span);
+    look_free(j->look);
     free(j);
 }
 
@@ -115,6 +122,80 @@ static void fail(struct pipeline *p, const char *what, int error)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* ---- encoder thread: looks ---- */
+
+static int take_look(struct pipeline *p, struct job *j)
+{
+    struct look *l = j->look, **tail = &p->looks;
+    if (look_at(l, j->disk_fd))
+        return -1;
+    l->read_at = clock_now();
+    p->seed = j->seed;
+    j->looked = (struct looked){l->number, l->first, l->end, l->disk, l->repair, !l->data, l->error};
+    if (l->error)
+        return 0;
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = l;
+    j->look = NULL;
+    return 0;
+}
+
+static int write_looks(struct pipeline *p, const struct disk_write *d)
+{
+    int result = 0;
+    for (struct look *l = p->looks; l && !result; l = l->next)
+        result = look_write(l, d);
+    return result;
+}
+
+static int repair(struct pipeline *p, uint64_t epoch, const struct look *l)
+{
+    uint64_t at = l->first, from = at, count;
+    const uint8_t *data;
+    int result = 0;
+    for (; !result && look_run(l, &from, &count, &data); at = from += count) {
+        result = encoder_disk_zeroes(p->encoder, epoch, l->disk, at * DISK_BLOCK_SIZE, (from - at) * DISK_BLOCK_SIZE);
+        if (!result)
+            result = encoder_disk(p->encoder, epoch, l->disk, from * DISK_BLOCK_SIZE, data, count * DISK_BLOCK_SIZE);
+    }
+    return result
+               ? result
+               : encoder_disk_zeroes(p->encoder, epoch, l->disk, at * DISK_BLOCK_SIZE, (l->end - at) * DISK_BLOCK_SIZE);
+}
+
+/* Is it what the disk holds at the end of that epoch? */
+static bool is_settled(const struct look *l, const struct capture *c)
+{
+    return l && l->read_at < c->times.paused_at;
+}
+
+static int repair_disks(struct pipeline *p, const struct capture *c)
+{
+    int result = 0;
+    for (const struct look *l = p->looks; !result && is_settled(l, c); l = l->next)
+        if (l->repair)
+            result = repair(p, c->epoch, l);
+    return result;
+}
+
+static int check_disks(struct pipeline *p, const struct capture *c)
+{
+    int result = 0;
+    while (!result && is_settled(p->looks, c)) {
+        struct look *l = p->looks;
+        size_t n;
+        uint8_t *payload = look_payload(l, p->seed, &n);
+        result = payload ? encoder_check(p->encoder, c->epoch, payload, n) : -1;
+        free(payload);
+        p->looks = l->next;
+        look_free(l);
+    }
+    return result;
+}
+
+/* ---- encoder thread: disks ---- */
+
 /* What the guest has written, in its order. */
 static int encode_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
 {
@@ -130,7 +211,7 @@ static int encode_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
             result = encoder_disk(p->encoder, epoch, d.disk, d.offset, d.data, (uint32_t)d.length);
         else if (d.kind == DISK_ZERO)
             result = encoder_disk_zeroes(p->encoder, epoch, d.disk, d.offset, d.length);
-        if (result)
+        if (result || write_looks(p, &d))
             return -1;
         disk_release(p->config.disks);
     }
@@ -228,6 +309,8 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
         return -1;
     if (p->is_broken)
         return 0;
+    if (repair_disks(p, c))
+        return -1;
     for (size_t i = 0; i < c->n; i++)
         if (encoder_page(p->encoder, j->epoch, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE, true))
             return -1;
@@ -235,13 +318,15 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
         return -1;
     if (encoder_blob(p->encoder, j->epoch, DEVICE_STATE, &c->state))
         return -1;
-    return encoder_commit(p->encoder, j->epoch);
+    return encoder_commit(p->encoder, j->epoch) || check_disks(p, c) ? -1 : 0;
 }
 
-static int encode_job(struct pipeline *p, const struct job *j)
+static int encode_job(struct pipeline *p, struct job *j)
 {
     if (p->is_broken)
         return 0;
+    if (j->look)
+        return take_look(p, j);
     if (j->capture)
         return encode_epoch(p, j);
     if (j->disks_only)
@@ -309,12 +394,15 @@ static void on_wake(struct ev_loop *loop, ev_async *w, int events)
     for (struct job *j = take_done(p), *next; j; j = next) {
         next = j->next;
         struct capture *c = j->capture;
-        bool disks_only = j->disks_only;
+        bool silent = j->disks_only || j->look;
+        struct looked looked = j->looked;
         j->capture = NULL;
         job_free(j);
         if (c)
             h.captured(c, arg);
-        else if (!disks_only)
+        else if (looked.number)
+            h.looked(&looked, arg);
+        else if (!silent)
             h.round_done(arg);
     }
     char failure[FAILURE_MAX];
@@ -374,6 +462,15 @@ void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
     struct job *j = job_new(epoch);
     j->disks_only = true;
     j->disk_mark = mark;
+    submit(p, j);
+}
+
+void pipeline_look(struct pipeline *p, int fd, uint64_t seed, struct look *look)
+{
+    struct job *j = job_new(0);
+    j->look = look;
+    j->disk_fd = fd;
+    j->seed = seed;
     submit(p, j);
 }
 
@@ -465,6 +562,10 @@ void pipeline_free(struct pipeline *p)
     for (struct job *j = p->jobs, *next; j; j = next) {
         next = j->next;
         job_free(j);
+    }
+    for (struct look *l = p->looks, *next; l; l = next) {
+        next = l->next;
+        look_free(l);
     }
     encoder_free(p->encoder);
     pthread_mutex_destroy(&p->lock);

@@ -8,6 +8,7 @@
  *   pipeline_resync(span)   --->    the same of the pages that the replica does not hold already
  *   pipeline_resync_disk(..) --->    the same of a disk
  *   pipeline_disks(mark)    --->    DISK records of what was written to the disks before
+ *   pipeline_look(look)     --->    reads a piece of a disk; a CHECK record behind the next epoch that began after that
  *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
  * waits
  */
@@ -15,6 +16,7 @@
 #define HIKAE_PRIMARY_PIPELINE_H
 
 #include "primary/capture.h"
+#include "primary/look.h"
 #include "primary/resync.h"
 #include "proto/record.h"
 
@@ -39,10 +41,18 @@ struct pipeline_chunk {
     uint8_t data[];
 };
 
+struct looked {
+    uint64_t number, first, end; /* blocks, as look_at has cut them */
+    unsigned disk;
+    bool repair, is_hole;
+    int error; /* the store can't be read there: nothing more comes of it */
+};
+
 struct pipeline_handlers {                             /* called on the loop's thread */
     void (*output)(void *arg);                         /* chunks are there: pipeline_take */
     void (*captured)(struct capture *done, void *arg); /* that epoch is encoded, the capture is yours again */
     void (*round_done)(void *arg);
+    void (*looked)(const struct looked *at, void *arg); /* that look was taken; its CHECK is yet to come */
     /* A disk can't be read, or its log is not whole: no epoch is closed any more. Once; may free the pipeline. */
     void (*failed)(const char *what, void *arg);
 };
@@ -60,6 +70,9 @@ void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *spa
 void pipeline_resync_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct resync_span *span);
 /* Encodes what the log of the disks has before `mark`. Without a round_done. */
 void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark);
+/* Has a look (taken over) at a disk, whose store is read through fd (borrowed until `looked`). What it says is settled
+ * by the epoch after, and told by a CHECK with that seed; one that repairs is also sent, as DISK, in that epoch. */
+void pipeline_look(struct pipeline *p, int fd, uint64_t seed, struct look *look);
 /* Encodes and closes an epoch; first what was written to the disks in it. `initial`: only with the first one, else
  * NULL; copied. */
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);

@@ -112,6 +112,7 @@ static struct json_object *status(const struct worker *w)
     move_report(w, j);
     add_buffer(j, w);
     add_disks(j, w);
+    verify_report(w, j);
     add_u64(j, "checkpoints", w->metrics.checkpoints);
     add_u64(j, "dirty_pages", w->metrics.last_pages);
     add_u64(j, "bytes_dirty", w->metrics.pages_dirty * VM_PAGE_SIZE);

@@ -59,6 +59,7 @@ static void send_hello(struct worker *w)
     struct json_object *features = json_object_new_array();
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
+    json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -141,6 +142,7 @@ static void on_hello(struct worker *w, const struct record *r)
     struct json_object *j = parse(r), *v = NULL;
     int version = j && json_object_object_get_ex(j, "version", &v) ? json_object_get_int(v) : -1;
     bool knows_disks = json_list_has(j, "features", FEATURE_DISKS);
+    w->session.knows_check = json_list_has(j, "features", FEATURE_CHECK);
     json_object_put(j);
     if (version == PROTO_VERSION && w->disks.n && !knows_disks) {
         refuse(w, "the VM has disks, which that host's release of Hikae does not replicate: upgrade it");
@@ -214,6 +216,10 @@ static void on_record(struct worker *w, const struct record *r)
         if (!w->disks.n)
             refuse(w, "BLOCKS of a VM without disks");
         else if (disks_blocks(w, r, &e))
+            refuse(w, e.text);
+        break;
+    case RECORD_CHECKED:
+        if (verify_answered(w, r, &e))
             refuse(w, e.text);
         break;
     case RECORD_ACK:
@@ -396,7 +402,7 @@ void session_close(struct worker *w)
     s->link = NULL;
     s->framer = NULL;
     s->check = NULL;
-    s->told_regions = false;
+    s->told_regions = s->knows_check = false;
     s->state = SESSION_NONE;
 }
 

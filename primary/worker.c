@@ -500,6 +500,14 @@ static const char *unprotect(struct worker *w)
     return NULL;
 }
 
+static const char *verify(struct worker *w, struct json_object *request)
+{
+    if (!json_get_bool(request, "abort", false))
+        return verify_begin(w, json_get_bool(request, "repair", false));
+    verify_abort(w, "aborted by the admin");
+    return NULL;
+}
+
 static void on_request(struct control_conn *c, struct json_object *request, void *arg)
 {
     struct worker *w = arg;
@@ -529,6 +537,8 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         error = migrate(w, request);
     else if (!strcmp(command, "abort"))
         error = move_abort(w);
+    else if (!strcmp(command, "verify-disk"))
+        error = verify(w, request);
     else if (!strcmp(command, "stop"))
         worker_event(w, EVENT_VM_SHUT_DOWN, "by the admin");
     else if (!strcmp(command, "set") && !(error = check_set(request)))
@@ -750,6 +760,7 @@ int worker_main(struct config **config, const struct worker_options *options)
     upgrade_end(&w);
     ownership_end(&w);
     checkpoint_end(&w);
+    verify_end(&w);
     disks_let_go(&w);
     network_close(&w);
     if (w.vm)

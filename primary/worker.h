@@ -22,7 +22,7 @@
 #include "primary/pipeline.h"
 #include "primary/protection.h"
 #include "primary/trigger.h"
-#include "proto/disk.h"
+#include "proto/check.h"
 #include "proto/epoch.h"
 #include "vm/vm.h"
 
@@ -63,6 +63,7 @@ struct session {
     struct stream_check *check;
     ev_timer heartbeat, reconnect;
     uint64_t sequence, echo;
+    bool knows_check;      /* the secondary answers CHECK */
     bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
     int64_t sent_at;       /* last time that any was sent in time */
@@ -139,6 +140,8 @@ struct move {
     ev_timer limit;
 };
 
+struct verify;
+
 struct metrics { /* histograms in ns, but for pages */
     struct hist *pause, *stop, *net, *scan, *copy, *state, *resume, *commit, *pages;
     uint64_t checkpoints, pages_dirty; /* first syncs included: what had to be brought to the replica */
@@ -181,6 +184,7 @@ struct worker {
     struct session session;
     struct checkpoint checkpoint;
     struct disks disks;
+    struct verify *verify; /* NULL: the disks were never compared */
     struct move move;
     struct metrics metrics;
 
@@ -266,6 +270,15 @@ void disks_captured(struct worker *w, uint64_t epoch); /* the VM stood still at 
 void disks_release(struct worker *w, uint64_t epoch);  /* that epoch is acknowledged: lets its output go, now or soon */
 void disks_flushed(struct worker *w);
 void disks_stop(struct worker *w); /* the stream has ended, and with it the pipeline */
+
+/* verify.c: comparing the disks with the replica's. The first returns what is wrong, or NULL. */
+const char *verify_begin(struct worker *w, bool repair);
+void verify_abort(struct worker *w, const char *why); /* if one is under way */
+void verify_looked(struct worker *w, const struct looked *at);
+int verify_answered(struct worker *w, const struct record *r, struct proto_error *e); /* CHECKED; -1: a violation */
+void verify_stop(struct worker *w);                                                   /* the pipeline is gone */
+void verify_report(const struct worker *w, struct json_object *status);
+void verify_end(struct worker *w);
 
 /* move.c: planned moves. The first three return what is wrong, or NULL. */
 const char *move_switchover(struct worker *w);

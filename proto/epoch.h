@@ -3,8 +3,8 @@
  * hikae-verify has its own.
  *
  * Primary -> secondary:  HELLO CONFIG epoch* BYE?     epoch(e) = (PAGES | DISK)* DEVICE+ COMMIT, all with epoch e;
- * e = 1, 2, 3, ... Secondary -> primary:  HELLO READY (REGIONS | BLOCKS)* ACK* BYE?        HEARTBEAT and NOTE anywhere
- * after HELLO, both ways, outside the digest
+ * e = 1, 2, 3, ..., CHECK(e)* after epoch(e). Secondary -> primary:  HELLO READY (REGIONS | BLOCKS)* (ACK | CHECKED)*
+ * BYE? HEARTBEAT and NOTE anywhere after HELLO, both ways, outside the digest
  */
 #ifndef HIKAE_PROTO_EPOCH_H
 #define HIKAE_PROTO_EPOCH_H

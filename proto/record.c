@@ -6,6 +6,7 @@
 
 #include "proto/cursor.h"
 
+#include "proto/check.h"
 #include "proto/disk.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
@@ -55,11 +56,13 @@ static const struct record_kind {
     [RECORD_HANDOVER] = {"HANDOVER", JSON_MIN, HANDOVER_MAX},
     [RECORD_REGIONS] = {"REGIONS", REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
     [RECORD_BLOCKS] = {"BLOCKS", BLOCKS_HEAD_SIZE + REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
+    [RECORD_CHECK] = {"CHECK", CHECK_HEAD_SIZE, RECORD_PAYLOAD_MAX},
+    [RECORD_CHECKED] = {"CHECKED", CHECKED_HEAD_SIZE, RECORD_PAYLOAD_MAX},
 };
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
-_Static_assert(KINDS == RECORD_BLOCKS + 1, "every record type has its row");
+_Static_assert(KINDS == (int)RECORD_TYPES, "every record type has its row");
 _Static_assert(RECORD_HEADER_SIZE == 2 + 2 + 4 + 8, "type, flags, length, epoch");
 _Static_assert(COMMIT_SIZE == PROTO_DIGEST_SIZE + 4 + 4, "digest, records, reserved");
 _Static_assert(HEARTBEAT_SIZE == 8 + 8, "sequence, echo");

@@ -36,6 +36,9 @@ enum record_type {
     RECORD_HANDOVER = 12, /* JSON, primary: the VM stands still here since its last epoch, take it over */
     RECORD_REGIONS = 13,  /* secondary: what a replica holds that did not begin empty */
     RECORD_BLOCKS = 14,   /* secondary: what its disks hold */
+    RECORD_CHECK = 15,    /* what blocks of a disk hold at the end of an epoch */
+    RECORD_CHECKED = 16,  /* secondary: which of them it holds otherwise */
+    RECORD_TYPES,         /* one more than the last */
 };
 
 const char *record_name(uint16_t type); /* "PAGES"; "unknown" */

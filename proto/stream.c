@@ -4,8 +4,8 @@
  * blobs: pages_check and blob_decode do.
  *
  *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES, DISK-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
- *               IDLE -HANDOVER-> HANDED, after which no epoch comes any more
- *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS, BLOCKS (before the first ACK), ACK-> IDLE ..
+ *               IDLE -CHECK-> IDLE; IDLE -HANDOVER-> HANDED, after which no epoch comes any more
+ *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS, BLOCKS (before the first ACK), ACK, CHECKED-> IDLE ..
  *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
 #include "proto/epoch.h"
@@ -33,7 +33,7 @@ static const char *const state_names[STATES] = {
     [IN_DEVICES] = "in DEVICE", [HANDED] = "after HANDOVER", [ENDED] = "after BYE",
 };
 
-enum { TYPES = RECORD_BLOCKS + 1, SIDES = STREAM_FROM_SECONDARY + 1 };
+enum { TYPES = RECORD_TYPES, SIDES = STREAM_FROM_SECONDARY + 1 };
 
 /* next[side][state][type] */
 static const uint8_t next_state[SIDES][STATES][TYPES] = {
@@ -47,6 +47,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                       [RECORD_DEVICE] = IN_DEVICES,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
+                      [RECORD_CHECK] = IDLE,
                       [RECORD_HANDOVER] = HANDED,
                       [RECORD_BYE] = ENDED},
             [HANDED] = {[RECORD_HEARTBEAT] = HANDED, [RECORD_NOTE] = HANDED, [RECORD_BYE] = ENDED},
@@ -70,6 +71,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
             [IDLE] = {[RECORD_ACK] = IDLE,
                       [RECORD_REGIONS] = IDLE,
                       [RECORD_BLOCKS] = IDLE,
+                      [RECORD_CHECKED] = IDLE,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
                       [RECORD_BYE] = ENDED},
@@ -213,14 +215,15 @@ static int check_fixed_sizes(const struct record *r, struct proto_error *e)
     return 0;
 }
 
-/* Records of an epoch carry its number, which is the one after the last committed; HANDOVER that of the last committed;
- * all others carry 0. */
+/* Records of an epoch carry its number, which is the one after the last committed; HANDOVER and CHECK that of the last
+ * committed; all others carry 0. */
 static int check_epoch_number(const struct stream_check *s, const struct record *r, struct proto_error *e)
 {
-    if (r->type == RECORD_HANDOVER && !s->committed)
-        return proto_fail(e, "HANDOVER before the first epoch");
+    bool follows = r->type == RECORD_HANDOVER || r->type == RECORD_CHECK;
+    if (follows && !s->committed)
+        return proto_fail(e, "%s before the first epoch", record_name(r->type));
     bool numbered = record_is_content(r->type) || r->type == RECORD_COMMIT || r->type == RECORD_ACK;
-    uint64_t due = numbered ? s->committed + 1 : r->type == RECORD_HANDOVER ? s->committed : 0;
+    uint64_t due = numbered ? s->committed + 1 : follows ? s->committed : 0;
     if (r->epoch == due)
         return 0;
     return proto_fail(e, "%s of epoch %" PRIu64 ", %" PRIu64 " is due", record_name(r->type), r->epoch, due);

@@ -4,11 +4,13 @@
 #include "common/log.h"
 #include "disk/applier.h"
 #include "disk/server.h"
+#include "proto/check.h"
 #include "secondary/disks_tell.h"
 #include "secondary/worker.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +28,8 @@ struct disks {
     bool serving;         /* the server was started for us */
     bool reading_paused;  /* the first epoch comes faster than the disks take it */
     bool sealing, failed; /* ordered; told to the worker */
+    uint64_t checks;      /* CHECKs that came */
+    unsigned unanswered;  /* of them */
     uint8_t room[DISK_DATA_MAX];
 };
 
@@ -66,6 +70,19 @@ static void give_up(struct worker *w)
         worker_event(w, STANDBY_EVENT_DAMAGED, "%s", d->progress.why.text);
 }
 
+/* Those of another connection than the CHECKs were of went with it: a replica has one. */
+static void send_answers(struct worker *w)
+{
+    struct disks *d = w->disks;
+    uint8_t *payload;
+    size_t n;
+    while ((payload = applier_answer(d->applier, &n))) {
+        d->unanswered--;
+        session_send(w, RECORD_CHECKED, payload, n);
+        free(payload);
+    }
+}
+
 static void on_progress(struct ev_loop *loop, ev_io *io, int events)
 {
     (void)loop, (void)events;
@@ -79,6 +96,7 @@ static void on_progress(struct ev_loop *loop, ev_io *io, int events)
     if (d->progress.queued < w->config->staging_bytes)
         pause_reading(w, false);
     session_send_acks(w);
+    send_answers(w);
     if (d->progress.sealed && w->state == STANDBY_CLAIMING) {
         failover_mark(w, "sealed");
         failover_claim(w);
@@ -273,6 +291,25 @@ bool disks_let_ack(const struct worker *w, uint64_t epoch)
         return true;
     return !d->progress.failed &&
            (epoch == 1 ? d->progress.epoch >= 1 : d->progress.queued <= w->config->staging_bytes);
+}
+
+int disks_check(struct worker *w, const struct record *r, struct proto_error *e)
+{
+    struct disks *d = w->disks;
+    struct check_head head;
+    static const struct disk_sizes none;
+    if (check_read(r->payload, r->length, d ? stores_sizes(d->stores) : &none, d ? d->checks + 1 : 1, &head, e))
+        return -1;
+    if (w->state != STANDBY_READY)
+        return 0; /* too late */
+    if (d->unanswered == CHECK_UNANSWERED_MAX) {
+        snprintf(e->text, sizeof e->text, "more than %d CHECKs without waiting for an answer", CHECK_UNANSWERED_MAX);
+        return -1;
+    }
+    d->checks++;
+    d->unanswered++;
+    applier_check(d->applier, &head, r->payload, r->length);
+    return 0;
 }
 
 void disks_abort(struct worker *w)

@@ -38,6 +38,8 @@ bool disks_hold_reading(const struct worker *w);
 void disks_commit(struct worker *w);
 /* May this epoch be acknowledged now? If not, session_send_acks is called when it may be. */
 bool disks_let_ack(const struct worker *w, uint64_t epoch);
+/* A CHECK record: compared when w->epoch is in the disks, and answered. -1: a violation. */
+int disks_check(struct worker *w, const struct record *record, struct proto_error *e);
 void disks_abort(struct worker *w); /* what is not committed never was */
 
 /* Before a claim: are the disks at the end of the last committed epoch, durably, and will stay so whoever writes to

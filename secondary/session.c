@@ -6,7 +6,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
-#include "proto/disk.h"
+#include "proto/check.h"
 #include "secondary/cleaner.h"
 #include "secondary/fence.h"
 #include "secondary/worker.h"
@@ -160,6 +160,7 @@ static void say_hello(struct worker *w)
     struct json_object *features = json_object_new_array();
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
+    json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -515,6 +516,10 @@ static void on_record(struct worker *w, const struct record *r)
         memcpy(w->digest, r->payload, sizeof w->digest);
         if (w->replica)
             on_commit(w, r);
+        break;
+    case RECORD_CHECK:
+        if (disks_check(w, r, &e))
+            session_turn_away(w, BYE_PROTOCOL, e.text);
         break;
     case RECORD_HANDOVER:
         on_handover(w, r);

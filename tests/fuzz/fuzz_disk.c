@@ -1,5 +1,6 @@
 /*
- * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, and as a BLOCKS payload.
+ * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, as a BLOCKS, a CHECK and a
+ * CHECKED payload.
  * Then the octets as what a guest writes: encoded, they come back as they were.
  */
 #include "sample.h"
@@ -43,6 +44,27 @@ static void as_telling(const uint8_t *data, size_t n)
             abort();
 }
 
+static void as_check(const uint8_t *data, size_t n)
+{
+    const struct check_head asked = {.number = n ? data[0] : 0, .first = 3, .end = 4000};
+    struct check_head head;
+    struct check_run run;
+    struct proto_error e;
+    uint64_t blocks = 0;
+    if (!check_read(data, n, &sample_disk_sizes, n ? data[0] : 0, &head, &e)) {
+        for (size_t at = CHECK_HEAD_SIZE; check_next(data, n, &at, &run); blocks += run.count)
+            if (run.from < head.first || run.from + run.count > head.end ||
+                run.digests + run.count * PROTO_DIGEST_SIZE > data + n)
+                abort();
+        if (blocks > head.end - head.first)
+            abort();
+    }
+    if (!checked_read(data, n, &asked, &e))
+        for (size_t at = CHECKED_HEAD_SIZE; checked_next(data, n, &at, &run);)
+            if (run.from < asked.first || run.from + run.count > asked.end)
+                abort();
+}
+
 static void as_write(const uint8_t *data, size_t n)
 {
     static uint8_t payload[DISK_PAYLOAD_MAX];
@@ -61,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     as_payload(data, n);
     as_telling(data, n);
+    as_check(data, n);
     as_write(data, n);
     return 0;
 }

@@ -65,7 +65,7 @@ static void write_short_stream(unsigned number)
 
 static void write_contents(void)
 {
-    unsigned pages = 0, blobs = 0, writes = 0;
+    unsigned pages = 0, blobs = 0, writes = 0, checks = 0;
     struct sample *s = sample_new();
     struct framer *f = framer_new();
     struct record r;
@@ -77,6 +77,8 @@ static void write_contents(void)
         size_t offset = 0;
         if (r.type == RECORD_DEVICE)
             write_seed("blob", blobs++, r.payload, r.length);
+        if (r.type == RECORD_CHECK)
+            write_seed("disk", 100 + checks++, r.payload, r.length);
         if (r.type == RECORD_DISK && writes < 20)
             write_seed("disk", writes++, r.payload, r.length);
         while (r.type == RECORD_PAGES && pages_next(r.payload, r.length, &offset, &entry, NULL) > 0)

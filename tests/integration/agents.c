@@ -108,19 +108,33 @@ static int add_peer(char *out, size_t size, const struct agents *t, const struct
                     other->name, other->port, fingerprint, o->accept ? o->accept : "*");
 }
 
+/* @DIR becomes the host's folder. */
+static void expand(char *out, size_t size, const char *lines, const struct host *h)
+{
+    size_t n = 0;
+    for (const char *at = lines, *mark; n < size; at = mark + 4) {
+        mark = strstr(at, "@DIR");
+        n += (size_t)snprintf(out + n, size - n, "%.*s%s", (int)(mark ? mark - at : (long)strlen(at)), at,
+                              mark ? h->dir : "");
+        if (!mark)
+            break;
+    }
+}
+
 static void write_config(const struct agents *t, const struct host *h, const struct agents_options *o)
 {
-    char path[128], text[4096], arbiter[96];
+    char path[128], text[4096], arbiter[96], vm[1024];
     struct errmsg e;
     const struct host *const all[] = {&t->a, &t->b, &t->c};
     const char *other_kind = h == &t->a ? o->arbiter_a : o->arbiter_b;
     snprintf(arbiter, sizeof arbiter, "file:%s/arbiter", t->dir);
+    expand(vm, sizeof vm, o->vm ? o->vm : "", h);
     int n = snprintf(text, sizeof text,
                      "[host]\nname = %s\nlisten = 127.0.0.1\nport = %u\nrun_dir = %s/run\nstate_dir = %s/state\n"
                      "arbiter = %s\n%s\n"
                      "[vm web]\nbackend = fake\n%s\n",
                      h->name, h->port, h->dir, h->dir, other_kind ? other_kind : arbiter,
-                     o->host ? o->host : "detect = 2s\n", o->vm ? o->vm : "");
+                     o->host ? o->host : "detect = 2s\n", vm);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] != h)
             n += add_peer(text + n, sizeof text - (size_t)n, t, h, all[i], o);

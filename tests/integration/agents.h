@@ -31,10 +31,11 @@ struct agents {
 };
 
 struct agents_options {
-    const char *host;                  /* lines added to [host], both; NULL: a detection time for machines under load */
-    const char *vm;                    /* lines added to [vm web], both; backend = fake is there already */
-    const char *accept;                /* NULL: "*" */
-    bool swap_fingerprints;            /* each host knows the other one by a wrong fingerprint */
+    const char *host;       /* lines added to [host], both; NULL: a detection time for machines under load */
+    const char *vm;         /* lines added to [vm web], both, @DIR is the host's folder; backend = fake is there
+                             * already */
+    const char *accept;     /* NULL: "*" */
+    bool swap_fingerprints; /* each host knows the other one by a wrong fingerprint */
     const char *arbiter_a, *arbiter_b; /* NULL: a shared folder, by the kind file */
     bool wrong_at_b;                   /* only b knows a by a wrong one */
 };

@@ -31,7 +31,7 @@ static void note(struct evil *e, const struct record *r)
 {
     struct proto_error why;
     enum bye_reason reason;
-    e->got[r->type % 16] = true;
+    e->got[r->type % RECORD_TYPES] = true;
     if (r->type == RECORD_ACK) {
         e->acked = r->epoch;
     } else if (r->type == RECORD_COMMIT) {

@@ -15,7 +15,7 @@ struct evil {
     struct framer *framer;
     int listener; /* of one that acts as secondary, else -1 */
     bool up, closed;
-    bool got[16];                      /* by record type */
+    bool got[RECORD_TYPES];            /* by record type */
     uint64_t committed;                /* last COMMIT that came */
     uint8_t digest[PROTO_DIGEST_SIZE]; /* of that */
     uint64_t acked;                    /* last ACK that came */

@@ -418,6 +418,74 @@ static void refusals(void **state)
     tear_down();
 }
 
+/* ---- comparing ---- */
+
+static uint8_t answer[64];
+static size_t answer_n;
+static unsigned answers;
+
+static void on_answer(struct evil *evil, const struct record *r)
+{
+    if (r->type == RECORD_CHECKED && r->length <= sizeof answer) {
+        memcpy(answer, r->payload, r->length);
+        answer_n = r->length;
+        answers++;
+    }
+    on_record(evil, r);
+}
+
+/* A CHECK of disk 1 and what is answered: the octets of its runs. */
+static size_t check(uint64_t epoch, uint64_t number)
+{
+    unsigned before = answers;
+    sample_check(f.s, epoch, number);
+    flush();
+    EVIL_WAIT(f.e, answers > before || f.e->bye || f.e->closed);
+    if (answers == before)
+        fail_msg("CHECK %d is not answered: %s", (int)number, f.e->bye_text);
+    assert_true(answer[0] == number);
+    return answer_n - CHECKED_HEAD_SIZE;
+}
+
+static void spoil(unsigned disk, off_t at)
+{
+    char name[40];
+    snprintf(name, sizeof name, "state/images/web-%u.img", disk);
+    int fd = open(in_b(name), O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "spoilt", 6, at), 6);
+    close(fd);
+}
+
+/* Each is of the disk at the end of its epoch, however much is on its way behind it. */
+static void compared_at_its_epoch(void **state)
+{
+    (void)state;
+    set_up("restart_grace = 10s\ndetect = 30s\n", "");
+    f.e->on_record = on_answer;
+    host_start(f.b, SECONDARY);
+    ready();
+    commit_epochs(1, 2);
+    assert_int_equal(check(2, 1), 0);
+    for (uint64_t n = 3; n < 40; n++) {
+        put_epoch(n);
+        sample_check(f.s, n, n - 1);
+    }
+    flush();
+    EVIL_WAIT(f.e, answers == 38 || f.e->bye || f.e->closed);
+    assert_int_equal(answers, 38);
+    assert_int_equal(answer_n, CHECKED_HEAD_SIZE);
+    spoil(1, 4096 * 3 + 100);
+    spoil(0, 0); /* nobody asks for it */
+    assert_int_equal(check(39, 39), CHECK_RUN_SIZE);
+    assert_true(answer[8] == 3 && answer[13] == 1);
+    sample_check(f.s, 39, 39); /* a second one of that number */
+    flush();
+    EVIL_WAIT(f.e, f.e->bye);
+    assert_int_equal(f.e->bye, BYE_PROTOCOL);
+    assert_non_null(strstr(f.e->bye_text, "40 is due"));
+    tear_down();
+}
+
 /* A disk that CONFIG does not have, or no disk at all. */
 static void writes_nowhere(void **state)
 {
@@ -565,6 +633,7 @@ int main(void)
         cmocka_unit_test_teardown(the_secondary_is_lost, agents_teardown),
         cmocka_unit_test_teardown(the_worker_is_lost, agents_teardown),
         cmocka_unit_test_teardown(refusals, agents_teardown),
+        cmocka_unit_test_teardown(compared_at_its_epoch, agents_teardown),
         cmocka_unit_test_teardown(writes_nowhere, agents_teardown),
         cmocka_unit_test_teardown(spool_is_full, agents_teardown),
         cmocka_unit_test_teardown(much_at_once, agents_teardown),

@@ -25,6 +25,7 @@ enum manner {
     TWICE,
     SKIPPED,
     ACK_UNASKED_RECORD, /* a PAGES record from the secondary */
+    ANSWER_UNASKED,     /* CHECKED */
     BYE_TROUBLED,
     HANGS_UP,
     FALLS_SILENT,
@@ -171,6 +172,9 @@ static void misbehave(enum manner manner)
         break;
     case ACK_UNASKED_RECORD:
         evil_record(e, RECORD_PAGES, 0, f.honest + 1, NULL, 0);
+        break;
+    case ANSWER_UNASKED:
+        evil_record(e, RECORD_CHECKED, 0, 0, "\1\0\0\0\0\0\0", 8);
         break;
     case BYE_TROUBLED:
         evil_bye(e, BYE_TROUBLE, "evil has enough");
@@ -391,6 +395,7 @@ int main(void)
         CASE(output_is_not_let_go, manner, TWICE),
         CASE(output_is_not_let_go, manner, SKIPPED),
         CASE(output_is_not_let_go, manner, ACK_UNASKED_RECORD),
+        CASE(output_is_not_let_go, manner, ANSWER_UNASKED),
         CASE(output_is_not_let_go, manner, BYE_TROUBLED),
         CASE(output_is_not_let_go, manner, HANGS_UP),
         CASE(output_is_not_let_go, manner, FALLS_SILENT),

@@ -20,6 +20,7 @@ struct replay {
     struct octets staged; /* PAGES payloads of the epoch, back to back */
     struct octets writes; /* DISK payloads, each behind its length, a size_t */
     uint8_t disks[SAMPLE_DISKS][SAMPLE_DISK_BYTES];
+    uint64_t checks;
     bool in_epoch;
     struct device_piece blob;
     struct octets encoded;                               /* the blob that comes in */
@@ -137,6 +138,7 @@ static void commit(struct replay *r)
 
 static int take(struct replay *r, const struct record *record, struct proto_error *e)
 {
+    struct check_head head;
     if (stream_check_record(r->check, record, e))
         return -1;
     r->in_epoch |= record_is_content(record->type);
@@ -150,6 +152,8 @@ static int take(struct replay *r, const struct record *record, struct proto_erro
         return take_write(r, record, e);
     case RECORD_DEVICE:
         return take_piece(r, record, e);
+    case RECORD_CHECK:
+        return check_read(record->payload, record->length, &sample_disk_sizes, ++r->checks, &head, e);
     case RECORD_COMMIT:
         r->in_epoch = false;
         commit(r);

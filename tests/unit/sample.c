@@ -194,11 +194,23 @@ void sample_epoch(struct sample *s, uint64_t epoch)
     sample_commit(s, epoch);
 }
 
+void sample_check(struct sample *s, uint64_t epoch, uint64_t number)
+{
+    enum { BLOCKS = SAMPLE_DISK_BYTES / DISK_BLOCK_SIZE };
+    uint8_t payload[CHECK_HEAD_SIZE + CHECK_RUN_SIZE + BLOCKS * PROTO_DIGEST_SIZE], *at = payload + CHECK_HEAD_SIZE;
+    check_head_write(payload, &(struct check_head){.number = number, .seed = epoch, .end = BLOCKS, .disk = 1});
+    check_run_write(at, 0, BLOCKS);
+    at += CHECK_RUN_SIZE;
+    for (unsigned i = 0; i < BLOCKS; i++, at += PROTO_DIGEST_SIZE)
+        region_digest(epoch, s->disks[1] + i * DISK_BLOCK_SIZE, DISK_BLOCK_SIZE, at);
+    sample_record(s, RECORD_CHECK, 0, epoch, payload, sizeof payload);
+}
+
 void sample_whole(struct sample *s)
 {
     uint8_t bye[4 + PROTO_REASON_MAX];
     sample_begin(s);
     for (uint64_t epoch = 1; epoch <= SAMPLE_EPOCHS; epoch++)
-        sample_epoch(s, epoch);
+        sample_epoch(s, epoch), sample_check(s, epoch, epoch);
     sample_record(s, RECORD_BYE, 0, 0, bye, bye_write(bye, BYE_UNPROTECT, "done"));
 }

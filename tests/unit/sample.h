@@ -5,7 +5,7 @@
 #ifndef HIKAE_TESTS_UNIT_SAMPLE_H
 #define HIKAE_TESTS_UNIT_SAMPLE_H
 
-#include "proto/disk.h"
+#include "proto/check.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
 
@@ -38,7 +38,9 @@ void sample_begin(struct sample *s);
 /* A whole epoch that has every page encoding (from the second on), every kind of disk write, a device state in two
  * pieces, and between them a HEARTBEAT, a NOTE and an optional record of an unknown type. */
 void sample_epoch(struct sample *s, uint64_t epoch);
-/* HELLO CONFIG, SAMPLE_EPOCHS epochs, BYE. */
+/* A CHECK of all of disk 1, after that epoch. */
+void sample_check(struct sample *s, uint64_t epoch, uint64_t number);
+/* HELLO CONFIG, SAMPLE_EPOCHS epochs with a CHECK after each, BYE. */
 void sample_whole(struct sample *s);
 
 /* A small generator of reproducible noise. */

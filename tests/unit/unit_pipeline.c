@@ -15,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -27,7 +29,8 @@ struct rig {
     uint8_t *guest, *memory;
     uint64_t seed;
     bool deaf; /* takes no output */
-    unsigned rounds, captured, commits;
+    unsigned rounds, captured, commits, looks, checks, writes;
+    struct looked looked; /* the last one */
     uint64_t last_captured;
     size_t chunks;
     struct framer *framer;
@@ -45,6 +48,10 @@ static void receive(struct rig *g, const struct record *r)
         assert_int_equal(r->epoch, ++g->commits);
         if (replica_check(g->replica, &e) || replica_commit(g->replica, &e))
             fail_msg("%s", e.text);
+    } else if (r->type == RECORD_CHECK) {
+        g->checks++;
+    } else if (r->type == RECORD_DISK) {
+        g->writes++;
     } else if (r->type == RECORD_PAGES || r->type == RECORD_DEVICE) {
         if (replica_take(g->replica, r, &e))
             fail_msg("%s", e.text);
@@ -86,10 +93,17 @@ static void on_round(void *arg)
     g->rounds++;
 }
 
+static void on_looked(const struct looked *at, void *arg)
+{
+    struct rig *g = arg;
+    g->looks++;
+    g->looked = *at;
+}
+
 static void begin(struct rig *g)
 {
     static const struct pipeline_handlers handlers = {
-        .output = on_output, .captured = on_captured, .round_done = on_round};
+        .output = on_output, .captured = on_captured, .round_done = on_round, .looked = on_looked};
     *g = (struct rig){.seed = 41, .loop = ev_loop_new(EVFLAG_AUTO)};
     g->guest = malloc(OCTETS);
     g->memory = calloc(1, OCTETS);
@@ -249,6 +263,52 @@ static void test_resync(void **state)
     end(&g);
 }
 
+static void put_look_epoch(struct rig *g, uint64_t epoch, int64_t paused_at, const struct vm_blob *initial)
+{
+    struct capture *c = capture_make(g, epoch, 5);
+    c->times.paused_at = paused_at;
+    pipeline_epoch(g->pipeline, c, initial);
+    assert_true(run_until(g, &g->commits, (unsigned)epoch));
+}
+
+/* A look is told behind the first epoch whose pause began after it, not before: what it saw may be of a later one. */
+static void test_looks(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct vm_blob initial = {0};
+    int fd = memfd_create("disk", MFD_CLOEXEC);
+    begin(&g);
+    assert_int_equal(ftruncate(fd, 10 * DISK_BLOCK_SIZE), 0);
+    assert_int_equal(pwrite(fd, "x", 1, 3 * DISK_BLOCK_SIZE), 1);
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    put_look_epoch(&g, 1, 1, &initial);
+    pipeline_look(g.pipeline, fd, 7, look_new(1, 0, 0, 10, false));
+    assert_true(run_until(&g, &g.looks, 1));
+    assert_true(g.looked.number == 1 && g.looked.end == 3 && g.looked.is_hole && !g.looked.error);
+    put_look_epoch(&g, 2, 1, NULL); /* its VM stood still before the look */
+    put_look_epoch(&g, 3, 1, NULL);
+    assert_int_equal(g.checks, 0);
+    put_look_epoch(&g, 4, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, 1));
+    assert_int_equal(g.writes, 0);
+    pipeline_look(g.pipeline, fd, 7, look_new(2, 0, 3, 10, true)); /* one that repairs: one block, and what is zero */
+    assert_true(run_until(&g, &g.looks, 2));
+    put_look_epoch(&g, 5, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, 2));
+    assert_int_equal(g.writes, 2);
+    pipeline_look(g.pipeline, fd, 7, look_new(3, 0, 4, 12, false)); /* a hole, and the disk's end: it is no error */
+    pipeline_look(g.pipeline, fd, 7, look_new(4, 0, 3, 12, false)); /* behind it: one */
+    assert_true(run_until(&g, &g.looks, 4));
+    assert_true(g.looked.number == 4 && g.looked.error);
+    put_look_epoch(&g, 6, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, 3));
+    pipeline_look(g.pipeline, fd, 7, look_new(4, 0, 3, 10, false)); /* freed as it is */
+    vm_blob_free(&initial);
+    end(&g);
+    close(fd);
+}
+
 /* Nobody takes the output: the encoder stops at its limit, and goes on when somebody does. */
 static void test_back_pressure(void **state)
 {
@@ -315,6 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_resync),
+        cmocka_unit_test(test_looks),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_free_in_the_middle),
     };

@@ -209,6 +209,46 @@ static void test_handover(void **state)
     end();
 }
 
+/* What is in it is for check_read. */
+static void test_check(void **state)
+{
+    (void)state;
+    static const uint8_t payload[CHECK_HEAD_SIZE];
+    start_primary();
+    assert_int_equal(put(RECORD_CHECK, 1, payload, sizeof payload), 0);
+    assert_int_equal(put(RECORD_CHECK, 1, payload, sizeof payload), 0);
+    assert_refused(put(RECORD_CHECK, 2, payload, sizeof payload), "1 is due");
+    end();
+    start_primary(); /* inside of an epoch */
+    assert_int_equal(put_pages(2), 0);
+    assert_refused(put(RECORD_CHECK, 1, payload, sizeof payload), "in PAGES");
+    end();
+    start_primary();
+    assert_int_equal(put(RECORD_HANDOVER, 1, "{}", 2), 0);
+    assert_refused(put(RECORD_CHECK, 1, payload, sizeof payload), "after HANDOVER");
+    end();
+    start(STREAM_FROM_PRIMARY); /* before the first */
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_CONFIG), 0);
+    assert_refused(put(RECORD_CHECK, 0, payload, sizeof payload), "before the first epoch");
+    end();
+    start(STREAM_FROM_SECONDARY);
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_refused(put(RECORD_CHECKED, 0, payload, CHECKED_HEAD_SIZE), "may not come after HELLO");
+    end();
+    start(STREAM_FROM_SECONDARY);
+    assert_int_equal(put_json(RECORD_HELLO), 0);
+    assert_int_equal(put_json(RECORD_READY), 0);
+    assert_int_equal(put_ack(1), 0);
+    assert_int_equal(put(RECORD_CHECKED, 0, payload, CHECKED_HEAD_SIZE), 0);
+    assert_int_equal(put_ack(2), 0);
+    assert_refused(put(RECORD_CHECK, 2, payload, sizeof payload), "from the secondary");
+    end();
+    start_primary();
+    assert_refused(put(RECORD_CHECKED, 0, payload, CHECKED_HEAD_SIZE), "from the primary");
+    end();
+}
+
 static void test_secondary(void **state)
 {
     (void)state;
@@ -504,13 +544,11 @@ static void test_small_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),
-        cmocka_unit_test(test_handover),      cmocka_unit_test(test_secondary),
-        cmocka_unit_test(test_telling),       cmocka_unit_test(test_refusal_first),
-        cmocka_unit_test(test_before_hello),  cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),
-        cmocka_unit_test(test_blobs),         cmocka_unit_test(test_fixed_sizes),
-        cmocka_unit_test(test_digest),        cmocka_unit_test(test_small_records),
+        cmocka_unit_test(test_sample_passes), cmocka_unit_test(test_well_formed),  cmocka_unit_test(test_handover),
+        cmocka_unit_test(test_check),         cmocka_unit_test(test_secondary),    cmocka_unit_test(test_telling),
+        cmocka_unit_test(test_refusal_first), cmocka_unit_test(test_before_hello), cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_epoch_numbers), cmocka_unit_test(test_commit),       cmocka_unit_test(test_blobs),
+        cmocka_unit_test(test_fixed_sizes),   cmocka_unit_test(test_digest),       cmocka_unit_test(test_small_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -117,6 +117,16 @@ static void put_disk(struct sample *s, unsigned disk, unsigned kind, uint32_t le
     sample_record(s, RECORD_DISK, 0, 2, payload, DISK_HEAD_SIZE + n);
 }
 
+/* With that octet in it, and so many less. */
+static void put_check(struct sample *s, size_t at, uint8_t octet, uint32_t less)
+{
+    size_t begin = s->n + RECORD_HEADER_SIZE;
+    sample_check(s, 1, 1);
+    s->data[begin + at] = octet;
+    s->n -= less;
+    s->data[begin - RECORD_HEADER_SIZE + 4] -= (uint8_t)less;
+}
+
 static void put_bye(struct sample *s, unsigned reason)
 {
     uint8_t payload[4] = {(uint8_t)reason};
@@ -312,6 +322,42 @@ static void damage(struct sample *s, unsigned which)
     case 54: /* from a secondary */
         sample_record(s, RECORD_BLOCKS, 0, 0, "0123456789abcdef0123456789abcdef", 32);
         break;
+    case 55: /* CHECK: inside of an epoch, before and after its number */
+        put_pages(s, 2, 1, PAGE_ZERO, NULL, 0);
+        sample_check(s, 1, 1);
+        break;
+    case 56:
+        sample_check(s, 2, 1);
+        break;
+    case 57:
+        sample_check(s, 1, 1);
+        sample_check(s, 1, 1);
+        break;
+    case 58:
+        sample_record(s, RECORD_HANDOVER, 0, 1, "{}", 2);
+        sample_check(s, 1, 1);
+        break;
+    case 59: /* of no such disk, of no such block, reserved octet, half of a digest */
+        put_check(s, 32, 2, 0);
+        break;
+    case 60:
+        put_check(s, 24, SAMPLE_DISK_BYTES / DISK_BLOCK_SIZE + 1, 0);
+        break;
+    case 61:
+        put_check(s, 39, 1, 0);
+        break;
+    case 62:
+        put_check(s, 0, 1, 8);
+        break;
+    case 63: /* a run that is empty, or behind the end */
+        put_check(s, CHECK_HEAD_SIZE + 5, 0, 0);
+        break;
+    case 64:
+        put_check(s, CHECK_HEAD_SIZE, 1, 0);
+        break;
+    case 65: /* from a secondary */
+        sample_record(s, RECORD_CHECKED, 0, 0, "01234567", 8);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
         put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
@@ -320,7 +366,7 @@ static void damage(struct sample *s, unsigned which)
     }
 }
 
-enum { DAMAGES = 56 };
+enum { DAMAGES = 67 };
 
 static void test_each_violation(void **state)
 {

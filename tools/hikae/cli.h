@@ -16,7 +16,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct cli {
     const char *config_path;
-    bool json, no_wait, watch, force, all;
+    bool json, no_wait, watch, force, all, repair;
     const char *to, *name, *listen, *accept, *port, *mode, *interval, *spares;
     int argc; /* arguments of the command, its name not counted */
     char **argv;
@@ -58,5 +58,6 @@ int cmd_migrate(struct cli *c);
 int cmd_abort(struct cli *c);
 int cmd_status(struct cli *c);
 int cmd_upgrade(struct cli *c);
+int cmd_verify_disk(struct cli *c);
 
 #endif

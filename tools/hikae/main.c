@@ -65,27 +65,25 @@ static const struct command commands[] = {
      "installed\n"
      "program. The VM runs on, its network pauses for a moment, and it is protected anew. Without VM: all that need "
      "it."},
+    {"verify-disk", cmd_verify_disk, 1, 1, "R", "verify-disk VM [--repair]",
+     "On the host that runs a PROTECTED VM: compares its disks with the replica's, block by block, while it runs. "
+     "--repair\n"
+     "sends anew what differs. Exit codes: 0 all are equal, 1 some differed, 2 wrong use, or it could not be done. "
+     "Ctrl-C\n"
+     "ends it."},
     {0},
 };
 
 static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'},
-    {"json", no_argument, NULL, 'j'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {"name", required_argument, NULL, 'n'},
-    {"listen-address", required_argument, NULL, 'l'},
-    {"force", no_argument, NULL, 'F'},
-    {"accept", required_argument, NULL, 'a'},
-    {"port", required_argument, NULL, 'p'},
-    {"to", required_argument, NULL, 't'},
-    {"mode", required_argument, NULL, 'm'},
-    {"interval", required_argument, NULL, 'i'},
-    {"spares", required_argument, NULL, 's'},
-    {"no-wait", no_argument, NULL, 'N'},
-    {"watch", no_argument, NULL, 'w'},
-    {"all", no_argument, NULL, 'A'},
-    {0},
+    {"config", required_argument, NULL, 'c'}, {"json", no_argument, NULL, 'j'},
+    {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
+    {"name", required_argument, NULL, 'n'},   {"listen-address", required_argument, NULL, 'l'},
+    {"force", no_argument, NULL, 'F'},        {"accept", required_argument, NULL, 'a'},
+    {"port", required_argument, NULL, 'p'},   {"to", required_argument, NULL, 't'},
+    {"mode", required_argument, NULL, 'm'},   {"interval", required_argument, NULL, 'i'},
+    {"spares", required_argument, NULL, 's'}, {"no-wait", no_argument, NULL, 'N'},
+    {"watch", no_argument, NULL, 'w'},        {"all", no_argument, NULL, 'A'},
+    {"repair", no_argument, NULL, 'R'},       {0},
 };
 
 int cli_fail(const char *format, ...)
@@ -200,6 +198,9 @@ static void take(struct cli *c, int letter)
     case 'A':
         c->all = true;
         break;
+    case 'R':
+        c->repair = true;
+        break;
     }
 }
 
@@ -217,7 +218,7 @@ static int run(struct cli *c, const char *given, bool help, int argc, char **arg
     for (; *given; given++)
         if (!strchr("cj", *given) && !strchr(k->options, *given))
             return cli_usage(k->name, "`hikae %s` has no option --%s", k->name,
-                             options[strcspn("cjhVnlFaptmisNw", (char[]){*given, 0})].name);
+                             options[strcspn("cjhVnlFaptmisNwAR", (char[]){*given, 0})].name);
     c->argc = argc - 1;
     c->argv = argv + 1;
     if (c->argc < k->least || c->argc > k->most)

@@ -193,6 +193,34 @@ bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct ta
     return true;
 }
 
+/* ---- check ---- */
+
+bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t due, struct complaint *c)
+{
+    enum { CHECK_HEAD = 40, RUN_HEAD = 8, DIGEST = 16, BLOCK = 4096, BLOCKS_MOST = 65536 };
+    uint64_t number = little(at, 8), first = little(at + 16, 8), end = little(at + 24, 8), disk = little(at + 32, 2);
+    if (number != due)
+        return complain(c, "CHECK number %" PRIu64 ", due is %" PRIu64, number, due);
+    if (little(at + 34, 6))
+        return complain(c, "CHECK with reserved octets");
+    if (disk >= d->count)
+        return complain(c, "CHECK: disk %" PRIu64 " of %u", disk, d->count);
+    if (first >= end || end > d->octets[disk] / BLOCK || end - first > BLOCKS_MOST)
+        return complain(c, "CHECK of blocks %" PRIu64 " to %" PRIu64, first, end);
+    for (size_t run = CHECK_HEAD; run < n;) {
+        if (n - run < RUN_HEAD)
+            return complain(c, "CHECK: half a run at its end");
+        uint64_t from = little(at + run, 5), count = little(at + run + 5, 3);
+        if (!count || from < first || from >= end || count > end - from)
+            return complain(c, "CHECK: a run of %" PRIu64 " at %" PRIu64, count, from);
+        if (count > (n - run - RUN_HEAD) / DIGEST)
+            return complain(c, "CHECK: a run without all of its digests");
+        first = from + count;
+        run += RUN_HEAD + (size_t)count * DIGEST;
+    }
+    return true;
+}
+
 /* ---- device ---- */
 
 /* Opens the blob that a first piece announces. */

@@ -26,6 +26,8 @@ enum {
     HANDOVER,
     REGIONS,
     BLOCKS,
+    CHECK,
+    CHECKED,
     TYPES
 };
 enum { FILE_HEAD = 16, HEAD = 16, OPTIONAL_FLAG = 0x8000, ANY_MAX = 1048576 };
@@ -41,6 +43,7 @@ static const struct {
     [READY] = {"READY", 2, 65536},        [NOTE] = {"NOTE", 2, 65536},
     [DISK] = {"DISK", 16, 262160},        [HANDOVER] = {"HANDOVER", 2, 4096},
     [REGIONS] = {"REGIONS", 24, 1048576}, [BLOCKS] = {"BLOCKS", 32, 1048576},
+    [CHECK] = {"CHECK", 40, 1048576},     [CHECKED] = {"CHECKED", 8, 1048576},
 };
 
 /* Where the payload of a PAGES record of the epoch lies. */
@@ -53,6 +56,7 @@ struct walk {
     struct verdict *v;
     bool greeted, configured, in_epoch, in_devices, handed, ended, keep_epochs, digest_memory;
     uint64_t due; /* number of the epoch that comes in */
+    uint64_t checks;
     XXH3_state_t *hash;
     struct tally epoch;
     struct span *spans;
@@ -262,7 +266,7 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
     bool numbered = h->type == PAGES || h->type == DISK || h->type == DEVICE || h->type == COMMIT;
     if (w->ended)
         return complain(c, "%s after BYE", name);
-    if (h->type == ACK || h->type == READY || h->type == REGIONS || h->type == BLOCKS)
+    if (h->type == ACK || h->type == READY || h->type == REGIONS || h->type == BLOCKS || h->type == CHECKED)
         return complain(c, "%s from a primary", name);
     if (!w->greeted && h->type != HELLO && h->type != BYE)
         return complain(c, "%s before HELLO", name);
@@ -272,12 +276,14 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
         return complain(c, "a second CONFIG");
     if (!w->configured && numbered)
         return complain(c, "%s before CONFIG", name);
-    uint64_t due = numbered ? w->due : h->type == HANDOVER ? w->due - 1 : 0;
+    uint64_t due = numbered ? w->due : h->type == HANDOVER || h->type == CHECK ? w->due - 1 : 0;
     if (h->epoch != due)
         return complain(c, "%s of epoch %" PRIu64 ", due is %" PRIu64, name, h->epoch, due);
     if (h->type == HANDOVER && (!due || w->in_epoch || w->handed))
         return complain(c, "HANDOVER where no epoch has just ended");
-    if (w->handed && numbered)
+    if (h->type == CHECK && (!due || w->in_epoch))
+        return complain(c, "CHECK where no epoch has just ended");
+    if (w->handed && (numbered || h->type == CHECK))
         return complain(c, "%s after HANDOVER", name);
     return true;
 }
@@ -309,6 +315,8 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
         return json_is_valid(w, h->type, payload, h->length, c);
     case COMMIT:
         return commit(w, payload, c);
+    case CHECK:
+        return check_is_valid(payload, h->length, &w->v->disks, ++w->checks, c);
     case BYE:
         w->ended = true;
         return bye_is_valid(payload, c);

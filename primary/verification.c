@@ -1,0 +1,133 @@
+#include "primary/verification.h"
+
+#include <stdlib.h>
+
+struct verification {
+    struct disk_sizes sizes;
+    bool repair;
+    unsigned disk, unanswered; /* the disk that is compared; looks taken */
+    uint64_t block;            /* the next one of it */
+    struct verification_counts counts;
+    struct verification_range ranges[VERIFICATION_RANGES_MAX];
+    size_t n;
+    struct verification_range *repairs; /* to be looked at, oldest first */
+    size_t first, end, capacity;
+};
+
+struct verification *verification_new(const struct disk_sizes *sizes, bool repair)
+{
+    struct verification *v = calloc(1, sizeof *v);
+    if (!v)
+        return NULL;
+    v->sizes = *sizes;
+    v->repair = repair;
+    for (unsigned i = 0; i < sizes->count; i++)
+        v->counts.total += sizes->bytes[i] / DISK_BLOCK_SIZE;
+    return v;
+}
+
+void verification_free(struct verification *v)
+{
+    if (v)
+        free(v->repairs);
+    free(v);
+}
+
+bool verification_next(const struct verification *v, struct verification_step *out)
+{
+    if (v->first < v->end) { /* first: so they never are many */
+        const struct verification_range *r = &v->repairs[v->first];
+        *out = (struct verification_step){r->disk, r->first, r->first + r->count, true};
+        return true;
+    }
+    if (v->disk == v->sizes.count)
+        return false;
+    *out = (struct verification_step){v->disk, v->block, v->sizes.bytes[v->disk] / DISK_BLOCK_SIZE, false};
+    return true;
+}
+
+void verification_looked(struct verification *v, const struct verification_step *step, uint64_t end)
+{
+    v->unanswered++;
+    if (step->repair) {
+        struct verification_range *r = &v->repairs[v->first];
+        r->count -= end - r->first;
+        r->first = end;
+        if (!r->count)
+            v->first++;
+        return;
+    }
+    v->block = end;
+    if (end == v->sizes.bytes[v->disk] / DISK_BLOCK_SIZE) {
+        v->disk++;
+        v->block = 0;
+    }
+}
+
+/* ---- what differs ---- */
+
+static int repair_later(struct verification *v, const struct verification_range *r)
+{
+    if (v->first == v->end)
+        v->first = v->end = 0;
+    if (v->end == v->capacity) {
+        size_t capacity = 2 * v->capacity + 16;
+        struct verification_range *grown = realloc(v->repairs, capacity * sizeof *grown);
+        if (!grown)
+            return -1;
+        v->repairs = grown;
+        v->capacity = capacity;
+    }
+    v->repairs[v->end++] = *r;
+    return 0;
+}
+
+static void name(struct verification *v, const struct verification_range *r)
+{
+    struct verification_range *last = v->n ? &v->ranges[v->n - 1] : NULL;
+    if (last && last->disk == r->disk && last->first + last->count == r->first)
+        last->count += r->count;
+    else if (v->n < VERIFICATION_RANGES_MAX)
+        v->ranges[v->n++] = *r;
+}
+
+int verification_answered(struct verification *v, const struct verification_step *step, const uint8_t *payload,
+                          size_t n)
+{
+    struct check_run run;
+    uint64_t differing = 0, blocks = step->end - step->first;
+    v->unanswered--;
+    for (size_t at = CHECKED_HEAD_SIZE; checked_next(payload, n, &at, &run) > 0; differing += run.count) {
+        struct verification_range r = {step->disk, run.from, run.count};
+        if (step->repair)
+            continue;
+        name(v, &r);
+        if (v->repair && repair_later(v, &r))
+            return -1;
+    }
+    if (step->repair) {
+        v->counts.left += differing;
+        v->counts.repaired += blocks - differing;
+    } else {
+        v->counts.differing += differing;
+        v->counts.compared += blocks;
+    }
+    return 0;
+}
+
+bool verification_is_done(const struct verification *v)
+{
+    struct verification_step ignored;
+    return !v->unanswered && !verification_next(v, &ignored);
+}
+
+void verification_counts(const struct verification *v, struct verification_counts *out)
+{
+    *out = v->counts;
+}
+
+const struct verification_range *verification_ranges(const struct verification *v, size_t *n)
+{
+    *n = v->n;
+    return v->ranges;
+}

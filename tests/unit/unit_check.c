@@ -1,0 +1,125 @@
+/* Unit tests of proto/check.h: CHECK and CHECKED go there and back, and every damage is named. */
+#include "proto/check.h"
+#include "sample.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct disk_sizes sizes = {2, {(uint64_t)100000 * DISK_BLOCK_SIZE, 50 * DISK_BLOCK_SIZE}};
+static uint8_t payload[4096];
+static struct check_head head;
+static struct proto_error e;
+
+static size_t put_run(size_t at, uint64_t from, uint32_t count)
+{
+    check_run_write(payload + at, from, count);
+    memset(payload + at + CHECK_RUN_SIZE, 7, count * (size_t)PROTO_DIGEST_SIZE);
+    return at + CHECK_RUN_SIZE + count * (size_t)PROTO_DIGEST_SIZE;
+}
+
+/* Two runs, of blocks 10 to 19 of disk 1. */
+static size_t put_check(void)
+{
+    const struct check_head h = {.number = 3, .seed = 99, .first = 10, .end = 20, .disk = 1};
+    check_head_write(payload, &h);
+    return put_run(put_run(CHECK_HEAD_SIZE, 10, 2), 15, 5);
+}
+
+static void refuses(size_t n, uint64_t due, const char *says)
+{
+    assert_int_equal(check_read(payload, n, &sizes, due, &head, &e), -1);
+    if (!strstr(e.text, says))
+        fail_msg("\"%s\", not \"%s\"", e.text, says);
+}
+
+static void there_and_back(void **state)
+{
+    (void)state;
+    struct check_run run;
+    size_t n = put_check(), at = CHECK_HEAD_SIZE;
+    assert_int_equal(check_read(payload, n, &sizes, 3, &head, &e), 0);
+    assert_true(head.number == 3 && head.seed == 99 && head.first == 10 && head.end == 20 && head.disk == 1);
+    assert_int_equal(check_next(payload, n, &at, &run), 1);
+    assert_true(run.from == 10 && run.count == 2 && run.digests == payload + CHECK_HEAD_SIZE + CHECK_RUN_SIZE);
+    assert_int_equal(check_next(payload, n, &at, &run), 1);
+    assert_true(run.from == 15 && run.count == 5);
+    assert_int_equal(check_next(payload, n, &at, &run), 0);
+    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, 3, &head, &e), 0); /* all zeroes */
+}
+
+static void damaged_checks(void **state)
+{
+    (void)state;
+    size_t n = put_check();
+    for (size_t cut = 0; cut < n; cut++)
+        if (cut != CHECK_HEAD_SIZE && cut != CHECK_HEAD_SIZE + CHECK_RUN_SIZE + 2 * PROTO_DIGEST_SIZE)
+            assert_int_equal(check_read(payload, cut, &sizes, 3, &head, &e), -1);
+    refuses(n, 4, "4 is due");
+    payload[32] = 2;
+    refuses(n, 3, "disk 2 of 2");
+    put_check();
+    payload[34] = 1;
+    refuses(n, 3, "reserved");
+    put_check();
+    payload[24] = 51; /* end */
+    refuses(n, 3, "of 50");
+    payload[24] = 10;
+    refuses(n, 3, "blocks 10 to 10");
+    check_head_write(payload, &(struct check_head){.number = 3, .end = CHECK_BLOCKS_MAX + 1});
+    refuses(CHECK_HEAD_SIZE, 3, "of 100000");
+    check_head_write(payload, &(struct check_head){.number = 3, .end = CHECK_BLOCKS_MAX});
+    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, 3, &head, &e), 0);
+}
+
+static void damaged_runs(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t from;
+        uint32_t count;
+    } bad[] = {{9, 1}, {20, 1}, {15, 6}, {11, 1}, {15, 0}, {(UINT64_C(1) << 40) - 1, 1}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        put_check();
+        size_t n = put_run(put_run(CHECK_HEAD_SIZE, 10, 2), bad[i].from, bad[i].count);
+        refuses(n, 3, "may be from");
+    }
+}
+
+static void answers(void **state)
+{
+    (void)state;
+    struct check_run run;
+    size_t at = CHECKED_HEAD_SIZE;
+    const struct check_head asked = {.number = 5, .first = 10, .end = 20};
+    checked_head_write(payload, 5);
+    assert_int_equal(checked_read(payload, CHECKED_HEAD_SIZE, &asked, &e), 0);
+    check_run_write(payload + 8, 11, 3);
+    check_run_write(payload + 16, 19, 1);
+    assert_int_equal(checked_read(payload, 24, &asked, &e), 0);
+    assert_int_equal(checked_next(payload, 24, &at, &run), 1);
+    assert_true(run.from == 11 && run.count == 3 && !run.digests);
+    assert_int_equal(checked_next(payload, 24, &at, &run), 1);
+    assert_int_equal(checked_next(payload, 24, &at, &run), 0);
+    for (size_t cut = 0; cut < 24; cut++)
+        assert_int_equal(checked_read(payload, cut, &asked, &e), cut % 8 || !cut ? -1 : 0);
+    check_run_write(payload + 16, 13, 1);
+    assert_int_equal(checked_read(payload, 24, &asked, &e), -1);
+    check_run_write(payload + 16, 19, 2);
+    assert_int_equal(checked_read(payload, 24, &asked, &e), -1);
+    checked_head_write(payload, 6);
+    assert_int_equal(checked_read(payload, 8, &asked, &e), -1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(there_and_back),
+        cmocka_unit_test(damaged_checks),
+        cmocka_unit_test(damaged_runs),
+        cmocka_unit_test(answers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

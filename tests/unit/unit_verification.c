@@ -1,0 +1,161 @@
+/* Unit tests of primary/verification.h: every block is looked at once, what differs is named, repaired, and judged. */
+#include "primary/verification.h"
+#include "sample.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { DISKS = 3, MOST = 300, UNANSWERED = 8 };
+
+static const struct disk_sizes sizes = {DISKS, {100 * DISK_BLOCK_SIZE, DISK_BLOCK_SIZE, MOST *DISK_BLOCK_SIZE}};
+
+/* The other side: which blocks are not as they should be, and which can't be repaired. */
+struct other {
+    bool wrong[DISKS][MOST], stubborn[DISKS][MOST];
+    unsigned looked[DISKS][MOST];
+    struct verification_step asked[UNANSWERED];
+    unsigned n;
+};
+
+static void answer_first(struct other *o, struct verification *v)
+{
+    uint8_t payload[CHECKED_HEAD_SIZE + MOST * CHECK_RUN_SIZE];
+    struct verification_step s = o->asked[0];
+    size_t n = CHECKED_HEAD_SIZE;
+    checked_head_write(payload, 1);
+    for (uint64_t b = s.first; b < s.end; b++) {
+        if (s.repair && !o->stubborn[s.disk][b])
+            o->wrong[s.disk][b] = false;
+        if (!s.repair)
+            o->looked[s.disk][b]++;
+        uint64_t end = b;
+        while (end < s.end && o->wrong[s.disk][end] && (!s.repair || o->stubborn[s.disk][end]))
+            end++;
+        if (end == b)
+            continue;
+        for (uint64_t i = b + 1; i < end && !s.repair; i++)
+            o->looked[s.disk][i]++;
+        check_run_write(payload + n, b, (uint32_t)(end - b));
+        n += CHECK_RUN_SIZE;
+        b = end - 1;
+    }
+    memmove(o->asked, o->asked + 1, --o->n * sizeof *o->asked);
+    assert_int_equal(verification_answered(v, &s, payload, n), 0);
+}
+
+/* Looks of random length, answers of random delay. */
+static void run(struct other *o, struct verification *v, uint64_t seed)
+{
+    struct verification_step s;
+    while (!verification_is_done(v)) {
+        bool more = verification_next(v, &s);
+        if (o->n && (!more || o->n == UNANSWERED || sample_random(&seed) % 2)) {
+            answer_first(o, v);
+            continue;
+        }
+        assert_true(more && s.first < s.end);
+        if (o->n && sample_random(&seed) % 4 == 0)
+            answer_first(o, v); /* while it is looked at */
+        uint64_t most = 1 + sample_random(&seed) % 40, end = s.end - s.first > most ? s.first + most : s.end;
+        verification_looked(v, &s, end);
+        s.end = end;
+        o->asked[o->n++] = s;
+    }
+    assert_int_equal(o->n, 0);
+    for (unsigned d = 0; d < DISKS; d++)
+        for (uint64_t b = 0; b < sizes.bytes[d] / DISK_BLOCK_SIZE; b++)
+            assert_int_equal(o->looked[d][b], 1);
+}
+
+static void all_equal(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 200; seed++) {
+        struct other o = {0};
+        struct verification_counts c;
+        size_t n;
+        struct verification *v = verification_new(&sizes, seed % 2);
+        run(&o, v, seed);
+        verification_counts(v, &c);
+        assert_true(c.total == 401 && c.compared == 401 && !c.differing && !c.repaired && !c.left);
+        verification_ranges(v, &n);
+        assert_int_equal(n, 0);
+        verification_free(v);
+    }
+}
+
+static uint64_t make_wrong(struct other *o, uint64_t seed, unsigned stubborn, uint64_t *left)
+{
+    uint64_t wrong = 0;
+    *left = 0;
+    for (unsigned d = 0; d < DISKS; d++)
+        for (uint64_t b = 0; b < sizes.bytes[d] / DISK_BLOCK_SIZE; b++)
+            if (sample_random(&seed) % 3 == 0) {
+                o->wrong[d][b] = true;
+                o->stubborn[d][b] = stubborn && sample_random(&seed) % stubborn == 0;
+                *left += o->stubborn[d][b];
+                wrong++;
+            }
+    return wrong;
+}
+
+/* Every wrong block is in exactly one range, no other is in any. */
+static void check_ranges(const struct verification *v, const struct other *before)
+{
+    unsigned named[DISKS][MOST] = {0};
+    size_t n;
+    const struct verification_range *r = verification_ranges(v, &n);
+    for (size_t i = 0; i < n; i++)
+        for (uint64_t b = r[i].first; b < r[i].first + r[i].count; b++)
+            named[r[i].disk][b]++;
+    for (unsigned d = 0; d < DISKS; d++)
+        for (unsigned b = 0; b < MOST; b++)
+            assert_int_equal(named[d][b], before->wrong[d][b]);
+}
+
+static void named_and_left(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 200; seed++) {
+        struct other o = {0};
+        struct verification_counts c;
+        uint64_t left, wrong = make_wrong(&o, seed, 0, &left);
+        struct verification *v = verification_new(&sizes, false);
+        run(&o, v, seed);
+        check_ranges(v, &o);
+        verification_counts(v, &c);
+        assert_true(c.compared == 401 && c.differing == wrong && !c.repaired && !c.left);
+        verification_free(v);
+    }
+}
+
+static void repaired(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 200; seed++) {
+        struct other o = {0}, before;
+        struct verification_counts c;
+        uint64_t left, wrong = make_wrong(&o, seed, 5, &left);
+        before = o;
+        struct verification *v = verification_new(&sizes, true);
+        run(&o, v, seed);
+        check_ranges(v, &before);
+        verification_counts(v, &c);
+        assert_true(c.differing == wrong && c.left == left && c.repaired == wrong - left);
+        verification_free(v);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_equal),
+        cmocka_unit_test(named_and_left),
+        cmocka_unit_test(repaired),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
