@@ -369,6 +369,12 @@ size_t link_queued(const struct link *l)
     return l->queue.bytes;
 }
 
+size_t link_unread(const struct link *l)
+{
+    int unread = 0;
+    return l->fd < 0 || ioctl(l->fd, FIONREAD, &unread) ? 0 : (size_t)unread;
+}
+
 size_t link_backlog(const struct link *l)
 {
     int unacknowledged = 0;

@@ -51,6 +51,7 @@ struct link *link_accept(struct ev_loop *loop, struct tls_identity *id, int fd, 
 /* Queues a copy and writes what goes at once. Returns 0, or -1 when the link is closed. The queue is not bounded here:
  * keep it so with link_queued. */
 int link_send(struct link *l, const void *data, size_t n);
+size_t link_unread(const struct link *l);       /* octets that have come in and wait to be read, of TLS */
 size_t link_queued(const struct link *l);       /* bytes not yet handed to the kernel */
 size_t link_backlog(const struct link *l);      /* those, and what the peer's kernel has not acknowledged */
 uint64_t link_bytes_sent(const struct link *l); /* TLS bytes given to the kernel since the start, overhead included */

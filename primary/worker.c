@@ -117,7 +117,11 @@ static void watch_vm(struct worker *w)
  * stay so. */
 static int find_vm(struct worker *w, struct errmsg *e)
 {
-    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
+    struct vm_spec spec = {.name = w->name,
+                           .run_dir = w->run_dir,
+                           .settings = w->record.settings,
+                           .waits = session_keep_alive,
+                           .waits_arg = w};
     if (w->ops->attach(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
@@ -143,7 +147,8 @@ static void discard_remains(const struct worker *w)
 static int begin_vm(struct worker *w, struct errmsg *e)
 {
     struct json_object *settings = w->settings->settings;
-    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = settings};
+    struct vm_spec spec = {
+        .name = w->name, .run_dir = w->run_dir, .settings = settings, .waits = session_keep_alive, .waits_arg = w};
     if (make_run_dir(w, e))
         return -1;
     /* First: should this process die in between, its successor finds the VM, and does not start a second one. */

@@ -66,6 +66,7 @@ struct session {
     bool knows_check;      /* the secondary answers CHECK */
     bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
+    size_t unread;         /* that had come and were not read at the last look */
     int64_t sent_at;       /* last time that any was sent in time */
     uint64_t bytes_before; /* sent over earlier connections */
 };
@@ -242,6 +243,8 @@ void session_connect_later(struct worker *w);
 void session_hurry(struct worker *w); /* what was to be tried later is tried now */
 void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* if it is up; closes */
 void session_close(struct worker *w);
+/* From outside of the loop (vm_spec.waits): a heartbeat if one is due. A link that fails is told of later. */
+void session_keep_alive(void *worker);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload); /* takes the payload over */

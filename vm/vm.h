@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 7 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 8 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -75,6 +75,10 @@ struct vm_spec {
                                      it up in any case; clear: keeps the memory of what it ends there */
     const struct vm_disk *disks;  /* launch, replica_create: in the order in which the guest sees them */
     unsigned disk_count;
+    /* launch, attach: for the life of the VM's handle, called several times a second while `pause` waits for a guest
+     * that runs meanwhile. It must not call this interface. NULL: nobody wants to know. */
+    void (*waits)(void *arg);
+    void *waits_arg;
 };
 
 struct vm_info {

@@ -49,6 +49,21 @@ static void check_secondary_status(const struct agents *t)
     WAIT_FOR(host_number(&t->b, SECONDARY, "epoch") > epoch);
 }
 
+/* A guest that has to suspend itself may be slow to do so: nobody takes it over meanwhile. */
+static void waits_for_a_slow_guest(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){.host = "detect = 300ms\nrestart_grace = 60ms\n",
+                                                           .vm = "pages = 256\nsuspend = 1200\n"});
+    agents_protect(t);
+    uint64_t term = host_number(&t->a, PRIMARY, "term"), epoch = host_number(&t->b, SECONDARY, "epoch");
+    WAIT_FOR(host_number(&t->b, SECONDARY, "epoch") > epoch + 2);
+    assert_int_equal(host_number(&t->a, PRIMARY, "term"), term);
+    assert_true(host_state_is(&t->b, SECONDARY, "STANDBY"));
+    assert_int_equal(agents_running(t), 1);
+    agents_free(t);
+}
+
 static void protects_and_says_so(void **state)
 {
     (void)state;
@@ -315,6 +330,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(protects_and_says_so, agents_teardown),
+        cmocka_unit_test_teardown(waits_for_a_slow_guest, agents_teardown),
         cmocka_unit_test_teardown(second_protect_changes_nothing, agents_teardown),
         cmocka_unit_test_teardown(is_set_at_run_time, agents_teardown),
         cmocka_unit_test_teardown(is_ended_and_begun_again, agents_teardown),

@@ -29,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DEADLINE_MS = VM_CALL_MS };
+enum { DEADLINE_MS = VM_CALL_MS, WAITS_MS = 50 };
 
 extern const struct vm_ops hikae_vm_ops;
 
@@ -46,6 +46,8 @@ struct vm {
     int pidfd;
     struct fake_state state; /* of the last pause */
     bool replica, ours, from_remains;
+    void (*waits)(void *arg);
+    void *waits_arg;
 };
 
 static int64_t now_ms(void)
@@ -193,7 +195,7 @@ static struct vm *vm_new(const struct vm_spec *spec, struct errmsg *e)
 /* ---- settings ---- */
 
 struct settings {
-    unsigned long pages, rate, frames, stop_after;
+    unsigned long pages, rate, frames, stop_after, suspend;
     const char *bridge;
 };
 
@@ -226,11 +228,13 @@ static int read_settings(struct settings *s, struct json_object *settings, struc
             status = read_number(&s->frames, key, text, 0, 60000, e);
         else if (strcmp(key, "stop_after") == 0)
             status = read_number(&s->stop_after, key, text, 0, ULONG_MAX, e);
+        else if (strcmp(key, "suspend") == 0)
+            status = read_number(&s->suspend, key, text, 0, DEADLINE_MS, e);
         else if (strcmp(key, "bridge") == 0 || strcmp(key, "local_bridge") == 0)
             s->bridge = strlen(text) < 16 && (key[0] == 'l' || !*s->bridge) ? text : s->bridge;
         else
-            status =
-                errmsg_set(e, "unknown key %s: backend fake knows pages, rate, frames, stop_after and bridge", key);
+            status = errmsg_set(
+                e, "unknown key %s: backend fake knows pages, rate, frames, stop_after, suspend and bridge", key);
         if (status < 0)
             return -1;
     }
@@ -316,6 +320,9 @@ static int make(const struct vm_spec *spec, bool replica, struct vm **out, struc
     m->rate = (uint32_t)s.rate;
     m->frames_ms = (uint32_t)s.frames;
     m->shut_down_at = s.stop_after;
+    m->suspend_ms = (uint32_t)s.suspend;
+    vm->waits = spec->waits;
+    vm->waits_arg = spec->waits_arg;
     m->replica = replica;
     memcpy(m->mac, (uint8_t[]){0x02, 0x66, 0x61, 0x6b, 0x65, 0x01}, 6);
     snprintf(m->bridge, sizeof m->bridge, "%s", s.bridge);
@@ -340,7 +347,7 @@ static int op_replica_create(const struct vm_spec *spec, struct vm **out, struct
     return make(spec, true, out, e);
 }
 
-static int attach(struct vm *vm, struct errmsg *e)
+static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
     if (map_machine(vm, 0, e) < 0)
         return -1;
@@ -350,6 +357,8 @@ static int attach(struct vm *vm, struct errmsg *e)
         return errmsg_set(e, "this is only a replica: it runs after a failover");
     vm->pidfd = (int)syscall(SYS_pidfd_open, vm->machine->pid, 0);
     vm->ours = true;
+    vm->waits = spec->waits;
+    vm->waits_arg = spec->waits_arg;
     (void)mprotect(vm->memory, (size_t)vm->machine->pages * MACHINE_PAGE, PROT_READ);
     return 0;
 }
@@ -359,7 +368,7 @@ static int op_attach(const struct vm_spec *spec, struct vm **out, struct errmsg 
     struct vm *vm = vm_new(spec, e);
     if (!vm)
         return -1;
-    if (attach(vm, e) < 0) {
+    if (attach(vm, spec, e) < 0) {
         op_detach(vm);
         return -1;
     }
@@ -437,8 +446,13 @@ static int op_event_fd(const struct vm *vm)
 
 /* ---- checkpoints ---- */
 
+/* As a guest that has to suspend itself. */
 static int op_pause(struct vm *vm, struct errmsg *e)
 {
+    for (uint32_t ms = 0; vm->waits && ms < vm->machine->suspend_ms; ms += WAITS_MS) {
+        nanosleep(&(struct timespec){.tv_nsec = WAITS_MS * 1000000}, NULL);
+        vm->waits(vm->waits_arg);
+    }
     return switch_run(vm, 0, e);
 }
 

@@ -24,10 +24,11 @@ enum {
 struct machine {
     uint32_t magic;
     uint32_t pages;
-    uint32_t rate;      /* pages written per second */
-    uint32_t frames_ms; /* a frame each so many ms; 0: no NIC */
-    uint32_t replica;   /* 1: has no state yet, must not run */
-    int32_t pid;        /* of hikae-fake-vm */
+    uint32_t rate;       /* pages written per second */
+    uint32_t suspend_ms; /* it runs on for so long when it is to pause */
+    uint32_t frames_ms;  /* a frame each so many ms; 0: no NIC */
+    uint32_t replica;    /* 1: has no state yet, must not run */
+    int32_t pid;         /* of hikae-fake-vm */
     uint64_t start_time;
     char bridge[16];
     uint8_t mac[6];

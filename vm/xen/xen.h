@@ -55,6 +55,8 @@ struct model {
 struct vm {
     char name[XEN_NAME_MAX];
     char run_dir[XEN_RUN_DIR_MAX];
+    void (*waits)(void *arg);
+    void *waits_arg;
     struct shape shape;
 
     struct xen_log log;
