@@ -28,7 +28,7 @@
 #include <time.h>
 
 /* LOOK_MS: the watch tells at once; this is for one that was lost. */
-enum { SUSPEND_MS = VM_CALL_MS, LOOK_MS = 50, FORCED_LOOK_NS = 100000 };
+enum { SUSPEND_MS = VM_CALL_MS, LOOK_MS = 50, FORCED_LOOK_NS = 100000, FOREIGN_MS = 500, FOREIGN_LOOK_NS = 2000000 };
 
 static const uint8_t initial_magic[8] = "HkXenI1";
 
@@ -93,11 +93,52 @@ int xen_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 
 /* ---- suspend ---- */
 
-static int ask(struct vm *vm, const char *what, struct errmsg *e)
+static const char suspend_request[] = "suspend";
+
+static void request_path(char out[64], const struct vm *vm)
+{
+    snprintf(out, 64, "/local/domain/%u/control/shutdown", vm->domid);
+}
+
+/* 1: it is asked; 0: somebody else has asked it for something (xl shutdown) and it has not seen that yet; -1. */
+static int ask_once(struct vm *vm, bool over, struct errmsg *e)
 {
     char path[64];
-    snprintf(path, sizeof path, "/local/domain/%u/control/shutdown", vm->domid);
-    return xs_write(vm->xs, XBT_NULL, path, what, (unsigned)strlen(what)) ? 0 : xen_error(vm, e, "xenstore");
+    unsigned n;
+    request_path(path, vm);
+    xs_transaction_t t = xs_transaction_start(vm->xs);
+    char *is = t == XBT_NULL ? NULL : xs_read(vm->xs, t, path, &n);
+    bool free_to_ask = over || !is || !*is || strcmp(is, suspend_request) == 0;
+    free(is);
+    if (t == XBT_NULL || (free_to_ask && !xs_write(vm->xs, t, path, suspend_request, sizeof suspend_request - 1))) {
+        if (t != XBT_NULL)
+            (void)xs_transaction_end(vm->xs, t, true);
+        return xen_error(vm, e, "xenstore");
+    }
+    if (xs_transaction_end(vm->xs, t, !free_to_ask))
+        return free_to_ask;
+    return errno == EAGAIN ? 0 : xen_error(vm, e, "xenstore");
+}
+
+/* The guest takes a request away as soon as it has seen it. One that stays is for something that it can't do. */
+static int ask(struct vm *vm, struct errmsg *e)
+{
+    int64_t deadline = now_ms() + FOREIGN_MS;
+    int asked = ask_once(vm, false, e);
+    while (asked == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = FOREIGN_LOOK_NS}, NULL);
+        if (vm->waits)
+            vm->waits(vm->waits_arg);
+        asked = ask_once(vm, now_ms() > deadline, e);
+    }
+    return asked < 0 ? -1 : 0;
+}
+
+static void take_back(struct vm *vm)
+{
+    char path[64];
+    request_path(path, vm);
+    (void)xs_write(vm->xs, XBT_NULL, path, "", 0);
 }
 
 /* 1: it is suspended; 0: not yet; -1: it will never be. */
@@ -121,17 +162,19 @@ static int suspend_by_guest(struct vm *vm, struct errmsg *e)
     int64_t deadline = now_ms() + SUSPEND_MS;
     xen_settle(vm);
     int done = look(vm, e);
-    if (done == 0 && ask(vm, "suspend", e) < 0)
+    if (done == 0 && ask(vm, e) < 0)
         done = -1;
     while (done == 0 && now_ms() < deadline) {
         struct pollfd watch = {.fd = xs_fileno(vm->xs), .events = POLLIN};
         if (poll(&watch, 1, LOOK_MS) > 0)
             xen_drain_watches(vm);
+        if (vm->waits)
+            vm->waits(vm->waits_arg);
         done = look(vm, e);
     }
     if (done != 0)
         return done < 0 ? -1 : 0;
-    (void)ask(vm, "", NULL); /* if it has seen the request it will suspend all the same: `state` wakes it */
+    take_back(vm); /* if it has seen the request it will suspend all the same: `state` wakes it */
     return errmsg_set(e, "the guest does not suspend itself within %d s", SUSPEND_MS / 1000);
 }
 

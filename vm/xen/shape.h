@@ -29,9 +29,9 @@ struct shape_nic {
     int devid;
     uint8_t mac[6];
     char bridge[16];
-    bool openvswitch;   /* that is one of Open vSwitch, not a Linux bridge */
-    char model[16]; /* HVM: what the device model emulates; "": nothing, it is Xen's interface only */
-    bool emulated;  /* HVM: that is what the guest uses, not Xen's interface */
+    bool openvswitch; /* that is one of Open vSwitch, not a Linux bridge */
+    char model[16];   /* HVM: what the device model emulates; "": nothing, it is Xen's interface only */
+    bool emulated;    /* HVM: that is what the guest uses, not Xen's interface */
 };
 
 /* The machine of an HVM domain. */
