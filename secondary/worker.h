@@ -72,6 +72,7 @@ struct worker {
     struct vm_record record;
     bool handed;          /* a planned move: it was given to us, not lost */
     bool loaded;          /* it has its devices' state: it could be resumed */
+    bool warming;         /* that is what `request` is for */
     uint64_t epoch;       /* last committed */
     int64_t committed_at; /* CLOCK_MONOTONIC ns */
 
@@ -79,7 +80,6 @@ struct worker {
     char reason[320];
     struct arbiter *arbiter;
     struct arbiter_request *request;
-    bool warming;                 /* that is what `request` is for */
     struct fence *fence;          /* NULL: none is under way */
     struct json_object *timeline; /* of a failover: what happened when, CLOCK_REALTIME ms */
 

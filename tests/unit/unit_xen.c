@@ -39,7 +39,8 @@ static struct shape sample(void)
     s.specials[0] = 0xfc000;
     s.specials[1] = 0xfeffc;
     s.specials[2] = 0xfefff;
-    s.nics[0] = (struct shape_nic){.devid = 1, .mac = {0, 0x16, 0x3e, 1, 2, 3}, .bridge = "xenbr0", .openvswitch = true};
+    s.nics[0] =
+        (struct shape_nic){.devid = 1, .mac = {0, 0x16, 0x3e, 1, 2, 3}, .bridge = "xenbr0", .openvswitch = true};
     assert_int_equal(page_ranges_add(&s.ram, 0, 0xf0000), 0);
     assert_int_equal(page_ranges_add(&s.ram, 0x100000, 0x10000), 0);
     assert_int_equal(vm_blob_append(&s.cpuid, bytes, 48), 0);
