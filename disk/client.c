@@ -69,6 +69,11 @@ unsigned disk_count(const struct disk_client *c)
     return c->hello.count;
 }
 
+unsigned disk_shared(const struct disk_client *c)
+{
+    return c->hello.shared;
+}
+
 uint64_t disk_bytes(const struct disk_client *c, unsigned disk)
 {
     return disk < c->hello.count ? c->hello.disk[disk].bytes : 0;
@@ -119,6 +124,42 @@ uint64_t disk_used(const struct disk_client *c)
 bool disk_owes_flush(const struct disk_client *c)
 {
     return c->log && write_log_owes(c->log);
+}
+
+int disk_let_out(struct disk_client *c, struct errmsg *e)
+{
+    int waits = c->hello.shared
+                    ? disk_socket_call(c->socket, &(struct disk_request){.what = DISK_REQUEST_OPEN}, NULL, 0, e)
+                    : 0;
+    return waits < 0 ? -1 : !waits;
+}
+
+void disk_hold(struct disk_client *c)
+{
+    if (c->log && c->hello.shared)
+        write_log_set_holding(c->log, true);
+}
+
+void disk_let_out_to(struct disk_client *c, uint64_t mark)
+{
+    struct disk_request request = {.what = DISK_REQUEST_RELEASE, .position = mark};
+    if (c->log && c->hello.shared)
+        (void)disk_socket_send(c->socket, &request, sizeof request, NULL, 0); /* a server that is gone is noticed */
+}
+
+uint64_t disk_durable(const struct disk_client *c)
+{
+    return c->log ? write_log_durable(c->log) : 0;
+}
+
+uint64_t disk_flushed(const struct disk_client *c)
+{
+    return c->log ? write_log_flushed(c->log) : 0;
+}
+
+int disk_stuck(const struct disk_client *c)
+{
+    return c->log ? write_log_stuck(c->log) : 0;
 }
 
 int disk_store_open(struct disk_client *c, unsigned disk, bool writable, struct errmsg *e)

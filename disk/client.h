@@ -23,7 +23,11 @@ void disk_disconnect(struct disk_client *c); /* tracking ends, no guest's write 
 int disk_fd(const struct disk_client *c);    /* for the loop; readable: disk_events has something to say */
 unsigned disk_events(struct disk_client *c); /* DISK_EVENT_* of disk/log.h, each told once, but GONE always */
 unsigned disk_count(const struct disk_client *c);
+unsigned disk_shared(const struct disk_client *c); /* how many, the last ones, are shared with another host */
 uint64_t disk_bytes(const struct disk_client *c, unsigned disk);
+/* Shared disks: lets out all that is held, and what comes, until disk_hold. 1: all of it is durable; 0: not yet, ask
+ * again; -1 with `e`: the server does not answer. Without shared disks: 1. Without tracking, too. */
+int disk_let_out(struct disk_client *c, struct errmsg *e);
 
 /* on: what is written from here on is in the log, which starts empty; what was written before is in the stores when it
  * returns 0. Again while it is on: the same, with a new log (after BROKEN). off: nothing is logged. -1 with `e`:
@@ -40,6 +44,15 @@ uint64_t disk_mark(const struct disk_client *c); /* position in the log after ev
 uint64_t disk_used(const struct disk_client *c); /* octets of the log that are in use: not yet released */
 /* Is a flush that was answered during a pause not done yet? The epoch's output waits for it: DISK_EVENT_FLUSHED. */
 bool disk_owes_flush(const struct disk_client *c);
+
+/* Shared disks (disk/server/gate.h). From here on what is written to them is held; while the VM's I/O is drained, or
+ * about to be. */
+void disk_hold(struct disk_client *c);
+void disk_let_out_to(struct disk_client *c, uint64_t mark); /* lets out what was written before; DISK_EVENT_DURABLE */
+uint64_t disk_durable(const struct disk_client *c);         /* what was let out before this position is durable */
+/* What the guest has been told to be durable is so when disk_durable has come here. */
+uint64_t disk_flushed(const struct disk_client *c);
+int disk_stuck(const struct disk_client *c); /* errno with which a disk refuses what is let out; 0: none does */
 
 /* A descriptor of the disk's store, with a file position of its own, read-only or also for writing. The caller closes
  * it. */

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
+enum { HEAD_BYTES = 4096, MAGIC = 0x68576c32 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
 struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
@@ -28,6 +28,10 @@ struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
     _Atomic uint32_t owed;
     _Atomic uint32_t events;
     _Atomic uint32_t broken;
+    _Atomic uint32_t holding; /* of shared disks, as what follows */
+    _Atomic int32_t stuck;
+    _Atomic uint64_t flushed;
+    _Atomic uint64_t durable;
 };
 
 struct entry { /* its data follows, rounded up to a multiple of the head */
@@ -220,7 +224,7 @@ static int append_one(struct write_log *l, const struct disk_write *w, uint64_t 
     return 0;
 }
 
-int write_log_append(struct write_log *l, const struct disk_write *w)
+int write_log_append_at(struct write_log *l, const struct disk_write *w, uint64_t *end)
 {
     int status = 0;
     pthread_mutex_lock(&l->append);
@@ -231,8 +235,15 @@ int write_log_append(struct write_log *l, const struct disk_write *w)
             n = w->length - done < WRITE_LOG_DATA_MAX ? w->length - done : WRITE_LOG_DATA_MAX;
             status = append_one(l, w, w->offset + done, n, w->data + done);
         }
+    *end = atomic_load_explicit(&l->shared->head, memory_order_relaxed);
     pthread_mutex_unlock(&l->append);
     return status;
+}
+
+int write_log_append(struct write_log *l, const struct disk_write *w)
+{
+    uint64_t end;
+    return write_log_append_at(l, w, &end);
 }
 
 void write_log_close(struct write_log *l)
@@ -253,7 +264,56 @@ void write_log_set_owed(struct write_log *l, unsigned owed)
         raise_event(l, DISK_EVENT_FLUSHED);
 }
 
+uint64_t write_log_barrier(struct write_log *l)
+{
+    uint64_t head = atomic_load(&l->shared->head);
+    atomic_store(&l->shared->flushed, head);
+    return head;
+}
+
+void write_log_set_durable(struct write_log *l, uint64_t position)
+{
+    atomic_store(&l->shared->durable, position);
+    raise_event(l, DISK_EVENT_DURABLE);
+}
+
+void write_log_set_stuck(struct write_log *l, int error)
+{
+    if (atomic_exchange(&l->shared->stuck, error) != error)
+        raise_event(l, DISK_EVENT_STUCK);
+}
+
+void write_log_tell_crowded(struct write_log *l)
+{
+    raise_event(l, DISK_EVENT_CROWDED);
+}
+
 /* ---- the reader ---- */
+
+void write_log_set_holding(struct write_log *l, bool holding)
+{
+    atomic_store(&l->shared->holding, holding);
+}
+
+bool write_log_is_holding(const struct write_log *l)
+{
+    return atomic_load(&l->shared->holding);
+}
+
+uint64_t write_log_flushed(const struct write_log *l)
+{
+    return atomic_load(&l->shared->flushed);
+}
+
+uint64_t write_log_durable(const struct write_log *l)
+{
+    return atomic_load(&l->shared->durable);
+}
+
+int write_log_stuck(const struct write_log *l)
+{
+    return atomic_load(&l->shared->stuck);
+}
 
 void write_log_set_pausing(struct write_log *l, bool pausing)
 {

@@ -54,6 +54,10 @@ enum {
     DISK_EVENT_FILLING = 4, /* over half of the soft limit is in use */
     DISK_EVENT_BROKEN = 8,  /* more came than the log holds: it is not complete and never will be */
     DISK_EVENT_ERROR = 16,  /* a DISK_ERROR was appended */
+    /* of shared disks */
+    DISK_EVENT_DURABLE = 32, /* write_log_durable has moved */
+    DISK_EVENT_CROWDED = 64, /* the guest waits, since as many of its writes are held as may be */
+    DISK_EVENT_STUCK = 128,  /* write_log_stuck has changed */
 };
 
 /* soft <= hard, both multiples of the page size. The shared memory is a memfd, the bell an eventfd. NULL with `e`. */
@@ -73,14 +77,30 @@ int write_log_append(struct write_log *l, const struct disk_write *w);
 void write_log_close(struct write_log *l);
 /* The pause that the VM is in or about to be in: a number, another one for each; 0: none. */
 uint32_t write_log_pause(const struct write_log *l);
+/* The same, and says where the log ends behind it; then *end is valid also if it is not in the log. */
+int write_log_append_at(struct write_log *l, const struct disk_write *w, uint64_t *end);
 /* How many flushes were answered but are not done yet; FLUSHED is told when none is left. Not from two threads at once.
  */
 void write_log_set_owed(struct write_log *l, unsigned owed);
+/* Of shared disks (disk/server/gate.h). A flush was answered that is done only when durable has come to where the log
+ * ends now; that position is returned. */
+uint64_t write_log_barrier(struct write_log *l);
+/* All that was released up to this position is durable. */
+void write_log_set_durable(struct write_log *l, uint64_t position);
+/* A disk does not take what was released: errno; 0: it does again. */
+void write_log_set_stuck(struct write_log *l, int error);
+void write_log_tell_crowded(struct write_log *l);
 
-/* ---- the reader: one process; the first five from any thread, the rest from one ---- */
+/* ---- the reader: one process; those before write_log_next from any thread, the rest from one ---- */
 
 void write_log_set_pausing(struct write_log *l, bool pausing);
 bool write_log_owes(const struct write_log *l);
+/* Either side: are writes to shared disks held from here on? The reader says so while the VM can't write. */
+void write_log_set_holding(struct write_log *l, bool holding);
+bool write_log_is_holding(const struct write_log *l);
+uint64_t write_log_flushed(const struct write_log *l); /* position of the last barrier */
+uint64_t write_log_durable(const struct write_log *l);
+int write_log_stuck(const struct write_log *l);
 uint64_t write_log_head(const struct write_log *l); /* position after everything that was appended so far */
 uint64_t write_log_used(const struct write_log *l); /* octets in use */
 unsigned write_log_events(struct write_log *l);     /* DISK_EVENT_*, each told once */

@@ -27,7 +27,8 @@ enum { START_MS = 15000, TERM_MS = 1000, KILL_MS = 30000, NOTES_MAX = DISK_MAX *
 
 struct stores {
     char *path[DISK_MAX]; /* absolute: nbdkit runs elsewhere */
-    unsigned n;
+    unsigned n, shared;   /* the last ones are shared */
+    bool holding;         /* writes to those, from the start */
 };
 
 /* ---- its folder ---- */
@@ -58,9 +59,40 @@ bool disk_server_exists(const char *dir)
     return access(path, F_OK) == 0;
 }
 
+int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e)
+{
+    char path[PATH_MAX];
+    path_in(dir, "holding", path);
+    int fd = holding ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (holding ? fd < 0 : unlink(path) < 0 && errno != ENOENT)
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return 0;
+}
+
+bool disk_server_is_holding(const char *dir)
+{
+    char path[PATH_MAX];
+    path_in(dir, "holding", path);
+    return access(path, F_OK) == 0;
+}
+
+bool disk_server_has_lost_writes(const char *dir)
+{
+    struct errmsg ignored;
+    if (!disk_server_is_holding(dir))
+        return false;
+    int fd = disk_socket_open(dir, &ignored);
+    bool gone = fd < 0 && (errno == ENOENT || errno == ECONNREFUSED);
+    if (fd >= 0)
+        close(fd);
+    return gone;
+}
+
 static void clear_folder(const char *dir)
 {
-    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock"};
+    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock", "holding"};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         path_in(dir, names[i], path);
@@ -103,6 +135,7 @@ static int note_stores(const char *dir, const struct stores *s, struct errmsg *e
     for (unsigned i = 0; i < s->n; i++)
         json_object_array_add(list, json_object_new_string(s->path[i]));
     json_object_object_add(j, "disks", list);
+    json_object_object_add(j, "shared", json_object_new_int((int)s->shared));
     const char *text = json_object_to_json_string(j);
     path_in(dir, "disks.json", path);
     int status = file_write_atomic(path, text, strlen(text), 0600, e);
@@ -124,6 +157,9 @@ static int noted_stores(const char *dir, struct stores *s, struct errmsg *e)
                      : errmsg_set(e, "%s does not name the VM's disks: stop the VM and start it again", path);
     for (size_t i = 0; status == 0 && i < json_object_array_length(list); i++)
         status = add_store(s, json_object_get_string(json_object_array_get_idx(list, i)), e);
+    s->shared = (unsigned)json_get_u64(j, "shared", 0);
+    if (status == 0 && s->shared > s->n)
+        status = errmsg_set(e, "%s names more shared disks than disks: stop the VM and start it again", path);
     json_object_put(j);
     free(text);
     return status;
@@ -134,7 +170,7 @@ static bool are_served(const struct stores *s, const struct disk_hello *hello)
 {
     for (unsigned i = 0; i < s->n; i++) {
         uint64_t device, inode;
-        if (s->n != hello->count || backing_identify(s->path[i], &device, &inode) < 0 ||
+        if (s->n != hello->count || s->shared != hello->shared || backing_identify(s->path[i], &device, &inode) < 0 ||
             device != hello->disk[i].device || inode != hello->disk[i].inode)
             return false;
     }
@@ -211,18 +247,20 @@ static int wait_until_it_serves(const char *dir, const char *log_path, pid_t pid
 
 static int spawn(const char *dir, const struct stores *s, struct errmsg *e)
 {
-    char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 8];
+    char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 16];
     struct sockaddr_un nbd;
-    char *command[8 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", (char *)"-U", nbd.sun_path, module, dir_word};
+    char *command[9 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", (char *)"-U", nbd.sun_path, module, dir_word};
     if (disk_socket_address(dir, "nbd.sock", &nbd, e) < 0)
         return -1;
     if (module_path("hikae-disk.so", module, sizeof module) < 0 || access(module, R_OK) < 0)
         return errmsg_set(e, "%s: %s; is it installed, or HIKAE_MODULE_DIR right?", module, strerror(errno));
     snprintf(dir_word, sizeof dir_word, "dir=%s", dir);
     for (unsigned i = 0; i < s->n; i++) {
-        snprintf(disk_words[i], sizeof disk_words[i], "disk=%s", s->path[i]);
+        snprintf(disk_words[i], sizeof disk_words[i], "%s=%s", i < s->n - s->shared ? "disk" : "shared", s->path[i]);
         command[6 + i] = disk_words[i];
     }
+    if (s->holding)
+        command[6 + s->n] = (char *)"holding=1";
     path_in(dir, "server.log", log);
     unlink(nbd.sun_path);
     pid_t pid = process_spawn(command, NULL, log, e);
@@ -242,7 +280,10 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
     }
     if (errno != ENOENT && errno != ECONNREFUSED)
         return -1;
-    if (anew && note_stores(dir, s, e) < 0)
+    if (!anew && disk_server_is_holding(dir))
+        return errmsg_set(e, "the VM's disk server has ended with writes to shared disks that were not let out yet: "
+                             "the VM can't go on");
+    if (anew && (note_stores(dir, s, e) < 0 || disk_server_note_holding(dir, false, e) < 0))
         return -1;
     int status = spawn(dir, s, e);
     if (status == ENDED_SILENTLY) /* by a SIGTERM whose sender is not known: seen when servers follow each other fast */
@@ -252,9 +293,10 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
     return status;
 }
 
-int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e)
+int disk_server_start_shared(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding,
+                             struct errmsg *e)
 {
-    struct stores stores = {.n = 0};
+    struct stores stores = {.n = 0, .shared = shared, .holding = holding};
     int status = dir_make(dir, 0700, e), lock = status == 0 ? lock_folder(dir, e) : -1;
     if (lock < 0)
         return -1;
@@ -267,6 +309,11 @@ int disk_server_start(const char *dir, const char *const *paths, unsigned n, str
     free_stores(&stores);
     close(lock);
     return status < 0 ? -1 : 0;
+}
+
+int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e)
+{
+    return disk_server_start_shared(dir, paths, n, 0, false, e);
 }
 
 /* ---- stop ---- */

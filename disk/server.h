@@ -16,6 +16,17 @@
  * other stores runs there; nbdkit is not installed. paths NULL and n 0: those that the server of `dir` had; they are
  * noted there until disk_server_stop. */
 int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e);
+/* The same for disks of which the last `shared` are shared with another host. holding: writes to those are held until
+ * somebody lets them out. */
+int disk_server_start_shared(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding,
+                             struct errmsg *e);
+/* Notes that the server of `dir` holds writes of shared disks, or may from here on; or not any more. One that dies then
+ * takes with it what the guest believes to have written: it is not started again (by the note of its disks), and the
+ * VM has to end. */
+int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e);
+bool disk_server_is_holding(const char *dir); /* is that noted? */
+/* Has such a server died? */
+bool disk_server_has_lost_writes(const char *dir);
 /* Ends the server of `dir`; returns when it has closed its stores. 0 also if there is none. What was written is in the
  * stores, but flushed only as far as the guest asked for it. */
 int disk_server_stop(const char *dir, struct errmsg *e);

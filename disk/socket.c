@@ -135,12 +135,13 @@ int disk_socket_call(int fd, const struct disk_request *r, int *fds, unsigned n,
         return -1;
     }
     answer.text[sizeof answer.text - 1] = '\0';
-    if (answer.status == 0 && count == n) {
+    if (answer.status >= 0 && count == n) {
         for (unsigned i = 0; i < n; i++)
             fds[i] = got[i];
-        return 0;
+        return answer.status;
     }
     for (unsigned i = 0; i < count; i++)
         close(got[i]);
-    return errmsg_set(e, "%s", answer.status ? answer.text : "the disk server sent something else than was asked for");
+    return errmsg_set(e, "%s",
+                      answer.status < 0 ? answer.text : "the disk server sent something else than was asked for");
 }

@@ -10,10 +10,12 @@
 
 #include <sys/types.h>
 
-enum { DISK_SOCKET_VERSION = 1, DISK_SOCKET_FDS = 2 };
+enum { DISK_SOCKET_VERSION = 2, DISK_SOCKET_FDS = 2 };
 
 struct disk_hello {
     uint32_t version, count;
+    uint32_t shared; /* so many, the last ones, are shared with another host */
+    uint32_t unused;
     struct {
         uint64_t bytes;
         uint64_t device,
@@ -24,15 +26,18 @@ struct disk_hello {
 enum disk_request_what {
     DISK_REQUEST_TRACK, /* answered with the log's two descriptors */
     DISK_REQUEST_UNTRACK,
-    DISK_REQUEST_STORE, /* answered with one descriptor */
+    DISK_REQUEST_STORE,   /* answered with one descriptor */
+    DISK_REQUEST_RELEASE, /* lets out what is before `position` in the log; not answered */
+    DISK_REQUEST_OPEN,    /* lets everything out; status 1: what was held is not durable yet, ask again */
 };
 
 struct disk_request {
-    uint32_t what, disk, writable;
+    uint32_t what, disk, writable, unused;
+    uint64_t position;
 };
 
 struct disk_answer {
-    int32_t status; /* 0, or -1 with a text */
+    int32_t status; /* 0 or more, or -1 with a text */
     char text[500];
 };
 
@@ -41,7 +46,7 @@ struct disk_answer {
 int disk_socket_connect(const char *dir, struct disk_hello *hello, struct errmsg *e);
 /* The same without the hello: whatever version it is. */
 int disk_socket_open(const char *dir, struct errmsg *e);
-/* Asks and waits for the answer, 5 s at most. `fds` gets the `n` descriptors that belong to it. */
+/* Asks and waits for the answer, 5 s at most. `fds` gets the `n` descriptors that belong to it. Its status. */
 int disk_socket_call(int fd, const struct disk_request *r, int *fds, unsigned n, struct errmsg *e);
 
 /* One message with up to DISK_SOCKET_FDS descriptors. -1 with errno. */

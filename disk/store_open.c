@@ -21,7 +21,7 @@ void backings_close(struct backing at[DISKS_MAX], unsigned count)
 int backings_open(struct backing at[DISKS_MAX], const struct store_paths *paths, struct errmsg *e)
 {
     for (unsigned i = 0; i < paths->count; i++)
-        if (backing_open(&at[i], paths->at[i], e)) {
+        if (backing_open(&at[i], paths->at[i], false, e)) {
             backings_close(at, i);
             return -1;
         }

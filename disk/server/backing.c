@@ -51,10 +51,10 @@ static int check_writable(const struct backing *b, const char *path, struct errm
     return 0;
 }
 
-static int lock(int fd, const char *path, struct errmsg *e)
+static int lock(int fd, const char *path, bool shared, struct errmsg *e)
 {
-    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fcntl(fd, F_OFD_SETLK, &all) == 0)
+    struct flock all = {.l_type = shared ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+    if (flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 && fcntl(fd, F_OFD_SETLK, &all) == 0)
         return 0;
     if (errno == EWOULDBLOCK || errno == EACCES)
         return errmsg_set(e, "disk %s is in use by another process (fuser -v %s)", path, path);
@@ -83,7 +83,7 @@ static int check_kind(const char *path, const struct stat *s, struct errmsg *e)
     return 0;
 }
 
-int backing_open(struct backing *b, const char *path, struct errmsg *e)
+int backing_open(struct backing *b, const char *path, bool shared, struct errmsg *e)
 {
     struct stat s;
     *b = (struct backing){.fd = -1};
@@ -95,7 +95,7 @@ int backing_open(struct backing *b, const char *path, struct errmsg *e)
     b->fd = open(path, O_RDWR | O_CLOEXEC | (b->is_device ? O_EXCL : 0));
     if (b->fd < 0)
         return explain_open(path, e);
-    int status = fstat(b->fd, &s) < 0 ? explain_open(path, e) : lock(b->fd, path, e);
+    int status = fstat(b->fd, &s) < 0 ? explain_open(path, e) : lock(b->fd, path, shared, e);
     identify(&s, &b->device, &b->inode);
     if (status == 0)
         status = check_writable(b, path, e);

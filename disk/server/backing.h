@@ -20,8 +20,9 @@ struct backing {
 
 /* Opens it for reading and writing and locks it: against other disk servers (flock), QEMU (its locks are OFD locks)
  * and, a block device, against mounts and other exclusive users. -1 with `e`: missing, neither file nor block device,
- * read-only, in use, empty or of a size that is no multiple of DISK_BLOCK. */
-int backing_open(struct backing *b, const char *path, struct errmsg *e);
+ * read-only, in use, empty or of a size that is no multiple of DISK_BLOCK. shared: a disk server of another host may
+ * have it open as well; where locks reach that far (a file of a cluster's file system) they exclude only others. */
+int backing_open(struct backing *b, const char *path, bool shared, struct errmsg *e);
 void backing_close(struct backing *b);
 /* Which store `path` is, without opening it. -1: there is none. */
 int backing_identify(const char *path, uint64_t *device, uint64_t *inode);

@@ -70,6 +70,12 @@ static void untrack(struct control *c, int client, struct disk_answer *answer)
     disk_socket_send(c->polled[client].fd, answer, sizeof *answer, NULL, 0);
 }
 
+static void let_out(struct control *c, int client, struct disk_answer *answer)
+{
+    answer->status = !disk_set_let_out(c->set);
+    disk_socket_send(c->polled[client].fd, answer, sizeof *answer, NULL, 0);
+}
+
 /* Opened anew: a file position of its own, and none of our locks, which would otherwise live as long as the client. */
 static void give_store(struct control *c, int client, const struct disk_request *r, struct disk_answer *answer)
 {
@@ -106,6 +112,10 @@ static void serve(struct control *c, int client)
         untrack(c, client, &answer);
     } else if (request.what == DISK_REQUEST_STORE) {
         give_store(c, client, &request, &answer);
+    } else if (request.what == DISK_REQUEST_RELEASE && client == c->tracker) {
+        disk_set_release(c->set, request.position);
+    } else if (request.what == DISK_REQUEST_OPEN) {
+        let_out(c, client, &answer);
     } else {
         hang_up(c, client);
     }
@@ -113,7 +123,8 @@ static void serve(struct control *c, int client)
 
 static void welcome(struct control *c)
 {
-    struct disk_hello hello = {.version = DISK_SOCKET_VERSION, .count = disk_set_count(c->set)};
+    struct disk_hello hello = {
+        .version = DISK_SOCKET_VERSION, .count = disk_set_count(c->set), .shared = disk_set_shared(c->set)};
     int fd = accept4(c->polled[LISTENER].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), slot = 0;
     while (slot < CLIENTS_MAX && c->polled[slot].fd >= 0)
         slot++;

@@ -1,6 +1,7 @@
 /*
  * plugin: hikae-disk.so, the disk server as an nbdkit plugin: NBD requests become calls of set.h. Parameters: dir=DIR,
- * where control.sock is made, and disk=PATH, once for each disk; exports are named "0", "1", ...
+ * where control.sock is made, and disk=PATH, once for each disk, then shared=PATH for those that another host sees as
+ * well; exports are named "0", "1", ... holding=1: the shared ones' writes are held from the start.
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -21,7 +22,8 @@
 enum { REQUEST_MAX = 32 << 20, STILL_DISK = DISK_MAX };
 
 static char *dir, *paths[DISK_MAX];
-static unsigned path_count;
+static unsigned path_count, shared_count;
+static bool holding;
 static struct disk_set *set;
 static struct control *control;
 
@@ -30,12 +32,19 @@ static struct control *control;
 static int config(const char *key, const char *value)
 {
     char **to = NULL;
+    bool shared = strcmp(key, "shared") == 0;
+    if (strcmp(key, "holding") == 0 && strcmp(value, "1") == 0) {
+        holding = true;
+        return 0;
+    }
     if (strcmp(key, "dir") == 0 && !dir) {
         to = &dir;
-    } else if (strcmp(key, "disk") == 0 && path_count < DISK_MAX) {
+    } else if (path_count < DISK_MAX && (shared || (strcmp(key, "disk") == 0 && !shared_count))) {
         to = &paths[path_count++];
+        shared_count += shared;
     } else {
-        nbdkit_error("%s=%s: write dir=DIR once and disk=PATH up to %d times", key, value, DISK_MAX);
+        nbdkit_error("%s=%s: write dir=DIR once, then disk=PATH, then shared=PATH, up to %d times", key, value,
+                     DISK_MAX);
         return -1;
     }
     *to = nbdkit_absolute_path(value);
@@ -46,14 +55,14 @@ static int config_complete(void)
 {
     if (dir && path_count > 0)
         return 0;
-    nbdkit_error("write dir=DIR and disk=PATH");
+    nbdkit_error("write dir=DIR and disk=PATH or shared=PATH");
     return -1;
 }
 
 static int get_ready(void)
 {
     struct errmsg e;
-    set = disk_set_open((const char *const *)paths, path_count, &e);
+    set = disk_set_open((const char *const *)paths, path_count, shared_count, &e);
     if (!set)
         nbdkit_error("%s", e.text);
     return set ? 0 : -1;
@@ -62,7 +71,7 @@ static int get_ready(void)
 static int after_fork(void)
 {
     struct errmsg e;
-    control = disk_set_start(set, &e) == 0 ? control_start(dir, set, &e) : NULL;
+    control = disk_set_start(set, holding, &e) == 0 ? control_start(dir, set, &e) : NULL;
     if (!control)
         nbdkit_error("%s", e.text);
     return control ? 0 : -1;
@@ -163,7 +172,9 @@ static int can_cache(void *handle)
 
 static int can_extents(void *handle)
 {
-    return !is_still(handle) && !disk_set_backing(set, disk_of(handle))->is_device;
+    if (is_still(handle) || disk_of(handle) >= disk_set_count(set) - disk_set_shared(set))
+        return false; /* of a shared one the store does not have all */
+    return !disk_set_backing(set, disk_of(handle))->is_device;
 }
 
 /* ---- requests: nbdkit has checked that they are within the disk ---- */
@@ -251,7 +262,9 @@ static struct nbdkit_plugin plugin = {
     .longname = "Hikae's disk server",
     .description = "serves a VM's disks; an agent of Hikae follows what is written to them",
     .config_help = "dir=DIR     (required) where control.sock is made\n"
-                   "disk=PATH   (required) a file or a block device; again for each further disk",
+                   "disk=PATH   (required) a file or a block device; again for each further disk\n"
+                   "shared=PATH the same, of a disk that another host sees as well; after all others\n"
+                   "holding=1   writes to those are held until an agent says otherwise",
     .config = config,
     .config_complete = config_complete,
     .get_ready = get_ready,

@@ -14,6 +14,9 @@
  * QEMU itself flushes each time that it pauses a VM, after the VM's last request was answered, and first of all a disk
  * that is none: the export "still". What is flushed between that and the end of the pause nobody has asked for, and it
  * is not done.
+ *
+ * The last ones may be shared with another host: their writes go through a gate (disk/server/gate.h), and are in the
+ * log while that holds them. What else is said here of stores is then true of what the gate lets out.
  */
 #ifndef HIKAE_DISK_SERVER_SET_H
 #define HIKAE_DISK_SERVER_SET_H
@@ -23,14 +26,16 @@
 
 struct disk_set;
 
-/* Opens all stores or none. NULL with `e`. Starts no thread. */
-struct disk_set *disk_set_open(const char *const *paths, unsigned n, struct errmsg *e);
-/* Starts the thread that does the owed flushes (after the process has forked for the last time). */
-int disk_set_start(struct disk_set *s, struct errmsg *e);
+/* Opens all stores or none; the last `shared` of them are shared. NULL with `e`. Starts no thread. */
+struct disk_set *disk_set_open(const char *const *paths, unsigned n, unsigned shared, struct errmsg *e);
+/* Starts its threads (after the process has forked for the last time). holding: the shared disks' writes are held from
+ * the start. */
+int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e);
 /* When no request is under way. Owed flushes are done before it returns. NULL is allowed. */
 void disk_set_close(struct disk_set *s);
 
 unsigned disk_set_count(const struct disk_set *s);
+unsigned disk_set_shared(const struct disk_set *s); /* how many, the last ones, are */
 const struct backing *disk_set_backing(const struct disk_set *s, unsigned disk);
 
 /* From here on every write is in `log` (taken over; NULL: nothing is tracked). The former log is closed, its waiting
@@ -49,5 +54,11 @@ int disk_set_trim(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset
 int disk_set_flush(struct disk_set *s, unsigned disk);
 /* The VM stands still: no request of its own is under way until the pause that was announced is over. */
 void disk_set_stands_still(struct disk_set *s);
+
+/* Of shared disks: lets out what is in the log before this position (of the log that is tracked to). */
+void disk_set_release(struct disk_set *s, uint64_t position);
+/* Lets everything out, now and from here on, until the tracker says that it is held. True: what was held is durable;
+ * false: not yet, ask again. Without shared disks: true. */
+bool disk_set_let_out(struct disk_set *s);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions, disk, journal: whole streams and each
- * of their pages and pieces.
+ * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions, disk, held, journal: whole streams and
+ * each of their pages and pieces.
  */
 #include "proto/regions.h"
 #include "sample.h"
@@ -89,6 +89,15 @@ static void write_contents(void)
     sample_free(s);
 }
 
+/* See held_model.c: some of each. */
+static void write_held(void)
+{
+    uint8_t octets[256];
+    for (size_t i = 0; i < sizeof octets; i++)
+        octets[i] = (uint8_t)(i * 151 + i / 16);
+    write_seed("held", 0, octets, sizeof octets);
+}
+
 /* See fuzz_journal: a body of two writes. */
 static void write_journal(void)
 {
@@ -136,6 +145,7 @@ int main(int argc, char **argv)
     write_short_stream(3);
     write_contents();
     write_regions();
+    write_held();
     write_journal();
     return 0;
 }
