@@ -73,6 +73,7 @@ static const struct key vm_keys[] = {
     {"isolated", K_ISOLATED, VM(isolated), 0, 0},
     {"open_after", K_MS, VM(open_after_ms), 2000, 600000},
     {"disk", K_DISKS, 0, 0, 0},
+    {"shared_disk", K_DISKS, 0, 0, 0},
     {0},
 };
 static const struct key fault_keys[] = {
@@ -191,29 +192,35 @@ static int set_number(struct parser *p, const struct key *k, const char *value, 
 /* A disk that two VMs write to, or one VM twice, is lost. */
 static bool disk_is_taken(const struct config *c, const char *path)
 {
-    for (size_t i = 0; i < c->vm_count; i++)
-        for (unsigned d = 0; d < c->vms[i].disk_count; d++)
-            if (!strcmp(c->vms[i].disks[d], path))
+    for (size_t i = 0; i < c->vm_count; i++) {
+        const struct config_vm *vm = &c->vms[i];
+        for (unsigned d = 0; d < vm->disk_count; d++)
+            if (!strcmp(vm->disks[d], path))
                 return true;
+        for (unsigned d = 0; d < vm->shared_count; d++)
+            if (!strcmp(vm->shared_disks[d], path))
+                return true;
+    }
     return false;
 }
 
-static int set_disks(struct parser *p, struct config_vm *vm, const char *value)
+static int set_disks(struct parser *p, struct config_vm *vm, const char *key, const char *value)
 {
     char *words = config_need(strdup(value)), *rest;
+    bool shared = !strcmp(key, "shared_disk");
     int bad = 0;
     for (char *word = strtok_r(words, " \t", &rest); word && !bad; word = strtok_r(NULL, " \t", &rest)) {
         if (*word != '/')
-            bad = FAIL(p, p->line, "disk: '%s' is no absolute path", word);
+            bad = FAIL(p, p->line, "%s: '%s' is no absolute path", key, word);
         else if (disk_is_taken(p->c, word))
-            bad = FAIL(p, p->line, "disk: %s is there twice: each disk belongs to one VM", word);
-        else if (vm->disk_count == CONFIG_DISKS_MAX)
-            bad = FAIL(p, p->line, "disk: a VM has at most %d disks", (int)CONFIG_DISKS_MAX);
+            bad = FAIL(p, p->line, "%s: %s is there twice: each disk belongs to one VM", key, word);
+        else if (vm->disk_count + vm->shared_count == CONFIG_DISKS_MAX)
+            bad = FAIL(p, p->line, "%s: a VM has at most %d disks", key, (int)CONFIG_DISKS_MAX);
         else
-            config_vm_add_disk(vm, word);
+            config_vm_add_disk(vm, word, shared);
     }
     free(words);
-    return bad || vm->disk_count ? bad : FAIL(p, p->line, "disk has no value");
+    return bad || (shared ? vm->shared_count : vm->disk_count) ? bad : FAIL(p, p->line, "%s has no value", key);
 }
 
 static int set_value(struct parser *p, const struct key *k, const char *value, void *base)
@@ -246,7 +253,7 @@ static int set_value(struct parser *p, const struct key *k, const char *value, v
             return FAIL(p, p->line, "port = %s: must be from 1 to 65535", value);
         break;
     case K_DISKS:
-        return set_disks(p, base, value);
+        return set_disks(p, base, k->name, value);
     case K_TEXT:
         if (!*value && strcmp(k->name, "accept"))
             return FAIL(p, p->line, "%s has no value", k->name);
@@ -379,6 +386,12 @@ static int check_whole(struct parser *p)
         if (config_peer_by_fingerprint(c, c->peers[i].fingerprint) != &c->peers[i])
             return errmsg_set(p->e, "%s: [peer %s] has the fingerprint of another peer", c->path, c->peers[i].name);
     }
+    for (size_t i = 0; i < c->vm_count; i++)
+        if (c->vms[i].shared_count && c->vms[i].isolated == ISOLATED_OPEN)
+            return errmsg_set(p->e,
+                              "%s: [vm %s] has a shared_disk and isolated = open: two hosts might write to that disk, "
+                              "which nobody could mend; leave out isolated",
+                              c->path, c->vms[i].name);
     return 0;
 }
 

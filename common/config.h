@@ -44,6 +44,8 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     enum isolated_policy isolated; /* isolated = freeze | open; default freeze */
     char **disks;           /* disk: files, volumes, block devices, absolute paths, disk 0 first; disk_count of them */
     unsigned disk_count;    /* 0 to 8 */
+    char **shared_disks;    /* shared_disk: likewise, those that both hosts see; behind the others */
+    unsigned shared_count;  /* 0 to 8 - disk_count */
     unsigned open_after_ms; /* open_after: for how long no claim is answered before `open` opens; 2 s to 10 min,
                                default 5000 */
 };

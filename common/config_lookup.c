@@ -30,10 +30,12 @@ void config_vm_defaults(struct config_vm *vm, const char *name)
     };
 }
 
-void config_vm_add_disk(struct config_vm *vm, const char *path)
+void config_vm_add_disk(struct config_vm *vm, const char *path, bool shared)
 {
-    vm->disks = config_need(reallocarray(vm->disks, vm->disk_count + 1, sizeof *vm->disks));
-    vm->disks[vm->disk_count++] = config_need(strdup(path));
+    char ***list = shared ? &vm->shared_disks : &vm->disks;
+    unsigned *count = shared ? &vm->shared_count : &vm->disk_count;
+    *list = config_need(reallocarray(*list, *count + 1, sizeof **list));
+    (*list)[(*count)++] = config_need(strdup(path));
 }
 
 void config_vm_clear(struct config_vm *vm)
@@ -44,7 +46,10 @@ void config_vm_clear(struct config_vm *vm)
     free(vm->spares);
     for (unsigned i = 0; i < vm->disk_count; i++)
         free(vm->disks[i]);
+    for (unsigned i = 0; i < vm->shared_count; i++)
+        free(vm->shared_disks[i]);
     free(vm->disks);
+    free(vm->shared_disks);
     json_object_put(vm->settings);
 }
 

@@ -14,7 +14,7 @@ struct whole {
 };
 
 void config_vm_defaults(struct config_vm *vm, const char *name);
-void config_vm_add_disk(struct config_vm *vm, const char *path);
+void config_vm_add_disk(struct config_vm *vm, const char *path, bool shared);
 void config_vm_clear(struct config_vm *vm);
 /* `p`; aborts if it is NULL: a few hundred bytes at start-up. */
 void *config_need(void *p);

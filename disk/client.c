@@ -126,6 +126,11 @@ bool disk_owes_flush(const struct disk_client *c)
     return c->log && write_log_owes(c->log);
 }
 
+void disk_store_identity(const struct disk_client *c, unsigned disk, char out[DISK_IDENTITY_MAX])
+{
+    disk_identity(c->hello.disk[disk].device, c->hello.disk[disk].inode, out);
+}
+
 int disk_let_out(struct disk_client *c, struct errmsg *e)
 {
     int waits = c->hello.shared

@@ -12,6 +12,7 @@
 #ifndef HIKAE_DISK_CLIENT_H
 #define HIKAE_DISK_CLIENT_H
 
+#include "disk/identity.h"
 #include "disk/log.h"
 
 struct disk_client;
@@ -25,6 +26,7 @@ unsigned disk_events(struct disk_client *c); /* DISK_EVENT_* of disk/log.h, each
 unsigned disk_count(const struct disk_client *c);
 unsigned disk_shared(const struct disk_client *c); /* how many, the last ones, are shared with another host */
 uint64_t disk_bytes(const struct disk_client *c, unsigned disk);
+void disk_store_identity(const struct disk_client *c, unsigned disk, char out[DISK_IDENTITY_MAX]);
 /* Shared disks: lets out all that is held, and what comes, until disk_hold. 1: all of it is durable; 0: not yet, ask
  * again; -1 with `e`: the server does not answer. Without shared disks: 1. Without tracking, too. */
 int disk_let_out(struct disk_client *c, struct errmsg *e);

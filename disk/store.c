@@ -183,7 +183,7 @@ int stores_recover(const struct config *c, const char *vm, const struct medium *
     char journal[STORE_PATH_MAX];
     if (store_record_load(c, vm, &old, e) || store_state_path(journal, c, vm, "journal", e))
         return -1;
-    if (!old.exists || store_paths(c, vm, &now, e) || !store_paths_are_equal(&now, &old.paths))
+    if (!old.exists || !old.paths.count || store_paths(c, vm, &now, e) || !store_paths_are_equal(&now, &old.paths))
         return 0; /* they are no replica's */
     if (old.syncing)
         return errmsg_set(e,

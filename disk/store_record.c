@@ -51,7 +51,7 @@ static int read_record(const char *path, const char *text, size_t n, struct stor
     struct json_object *j = json_parse_object(text, n), *disks = json_get_array(j, "disks");
     const char *state = json_get_text(j, "state", "");
     size_t count = disks ? json_object_array_length(disks) : 0;
-    bool good = (!strcmp(state, "syncing") || !strcmp(state, "consistent")) && count >= 1 && count <= DISKS_MAX;
+    bool good = (!strcmp(state, "syncing") || !strcmp(state, "consistent")) && disks && count <= DISKS_MAX;
     r->exists = true;
     r->syncing = strcmp(state, "consistent") != 0;
     for (size_t i = 0; i < count && good; i++) {

@@ -157,8 +157,10 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     c->epoch = epoch;
     c->times = (struct capture_times){.paused_at = clock_now()};
     int64_t mark = c->times.paused_at;
-    if (from->disks)
+    if (from->disks) {
+        disk_hold(from->disks); /* what is written in this epoch, or the next one if this is the first, is output */
         disk_set_pausing(from->disks, true);
+    }
     if (from->ops->pause(from->vm, e)) {
         if (from->disks)
             disk_set_pausing(from->disks, false);

@@ -40,7 +40,8 @@ static bool is_cycling(const struct worker *w)
 static bool can_capture(const struct worker *w)
 {
     const struct checkpoint *c = &w->checkpoint;
-    return is_cycling(w) && c->free_count && flight_has_room(&c->flight) && !move_holds_checkpoints(w);
+    return is_cycling(w) && c->free_count && flight_has_room(&c->flight) && !move_holds_checkpoints(w) &&
+           !shared_hold_checkpoints(w);
 }
 
 void checkpoint_arm(struct worker *w)
@@ -99,18 +100,23 @@ static void checkpoint(struct worker *w)
                                   .outlets = w->outlets,
                                   .outlet_count = w->outlet_count,
                                   .disks = w->disks.tracking ? w->disks.client : NULL};
-    if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
+    if (first && shared_begin_holding(w, &e)) {
         c->free[c->free_count++] = capture;
-        if (first) /* nothing that a replica could start from has left: output is free again */
-            network_let_go(w);
         fail(w, e.text);
         return;
     }
-    disks_captured(w, c->flight.last + 1);
+    if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
+        c->free[c->free_count++] = capture;
+        if (first) /* nothing that a replica could start from has left: output is free again */
+            shared_let_go(w);
+        fail(w, e.text);
+        return;
+    }
+    disks_captured(w, c->flight.last + 1, capture->disk_mark);
     w->disks.pushed = capture->disk_mark;
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
-        network_let_go(w);
+        shared_let_go(w);
     if (!last)
         account(w, capture);
     int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;
@@ -286,8 +292,12 @@ static int begin_sync(struct worker *w, struct errmsg *e)
     struct pipeline_config pc = {.pages = w->info.pages,
                                  .memory = w->ops->memory(w->vm),
                                  .disks = w->disks.client,
+                                 .first_shared = w->disks.n - w->disks.shared.disks,
+                                 .disk_count = w->disks.n,
                                  .delta_cache_bytes = w->settings->delta_cache_bytes,
                                  .drop_page = w->config->fault_drop_page};
+    for (unsigned i = pc.first_shared; i < pc.disk_count; i++)
+        pc.disk_fds[i] = w->disks.sync[i].fd;
     c->pipeline = pipeline_new(w->loop, &pc, &handlers, w, e);
     if (!c->pipeline)
         return -1;
@@ -340,7 +350,10 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
         worker_event(w, EVENT_LINK_DOWN, "%s: %s", w->peer, e.text);
         return;
     }
-    disks_release(w, epoch);
+    if (w->disks.shared.disks)
+        shared_acked(w, epoch);
+    else
+        disks_release(w, epoch);
     hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
     if (w->state == PROTECTION_SEALED) {
         w->checkpoint.sync.bytes = sent_over_link(w) - w->checkpoint.sync.sent_before;
@@ -348,7 +361,8 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
                  w->checkpoint.sync.total * VM_PAGE_SIZE);
         worker_event(w, EVENT_ACKED, "%s", "");
     }
-    move_acked(w, epoch);
+    if (!w->disks.shared.disks)
+        move_acked(w, epoch);
     checkpoint_arm(w);
 }
 

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "disk/client.h"
 #include "disk/server.h"
+#include "disk/shared.h"
 #include "disk/store.h"
 #include "primary/worker.h"
 
@@ -22,7 +23,7 @@
 enum { PUSH_BYTES = 1 << 20 };
 static const double PUSH_S = 0.005, RESTART_S = 0.2;
 
-static void dir_of(const struct worker *w, char out[256])
+void disks_dir(const struct worker *w, char out[256])
 {
     snprintf(out, 256, "%s/disks/%s", w->config->run_dir, w->name);
 }
@@ -58,11 +59,12 @@ static int connect_server(struct worker *w, struct errmsg *e)
 {
     struct disks *d = &w->disks;
     char dir[256];
-    dir_of(w, dir);
+    disks_dir(w, dir);
     d->client = disk_connect(dir, e);
     if (!d->client)
         return -1;
     d->n = disk_count(d->client);
+    d->shared.disks = disk_shared(d->client);
     for (unsigned i = 0; i < d->n; i++) {
         struct vm_disk *disk = &d->at[i];
         if (snprintf(disk->socket, sizeof disk->socket, "%s/nbd.sock", dir) >= (int)sizeof disk->socket)
@@ -80,6 +82,12 @@ static int connect_server(struct worker *w, struct errmsg *e)
  * go on. */
 static void on_gone(struct worker *w)
 {
+    if (shared_are_lost(w)) {
+        hang_up(w);
+        worker_event(w, EVENT_VM_GONE, "%s",
+                     "the VM's disk server has ended with writes to shared disks that were not let out yet");
+        return;
+    }
     log_error("the disk server of the VM has ended: starting it again");
     worker_event(w, EVENT_LINK_DOWN, "%s", "the VM's disk server has ended");
     hang_up(w);
@@ -92,7 +100,12 @@ static void on_restart(struct ev_loop *loop, ev_timer *t, int events)
     struct worker *w = t->data;
     struct errmsg e;
     char dir[256];
-    dir_of(w, dir);
+    disks_dir(w, dir);
+    if (shared_are_lost(w)) { /* it died again */
+        ev_timer_stop(loop, t);
+        on_gone(w);
+        return;
+    }
     if (disk_server_start(dir, NULL, 0, &e) || connect_server(w, &e)) {
         hang_up(w);
         worker_event(w, EVENT_LINK_DOWN, "the VM's disks: %s", e.text);
@@ -104,25 +117,32 @@ static void on_restart(struct ev_loop *loop, ev_timer *t, int events)
 int disks_start(struct worker *w, struct errmsg *e)
 {
     struct store_paths stores;
-    const char *paths[DISKS_MAX];
+    const char *paths[2 * DISKS_MAX];
     char dir[256];
+    unsigned n = 0, shared = w->settings->shared_count;
     if (store_paths(w->config, w->name, &stores, e))
         return -1;
-    if (!stores.count)
+    while (n < stores.count)
+        paths[n] = stores.at[n], n++;
+    for (unsigned i = 0; i < shared; i++)
+        paths[n++] = w->settings->shared_disks[i];
+    if (!n)
         return 0;
-    for (unsigned i = 0; i < stores.count; i++)
-        paths[i] = stores.at[i];
-    dir_of(w, dir);
+    if (n > DISKS_MAX)
+        return errmsg_set(e, "VM %s has %u disks here, at most %d are possible", w->name, n, (int)DISKS_MAX);
+    disks_dir(w, dir);
     /* They may have been a replica's here until a moment ago. */
-    if (stores_recover(w->config, w->name, &medium_kernel, e))
+    if (stores_recover(w->config, w->name, &medium_kernel, e) ||
+        shared_apply(w->config, w->name, w->term - 1, &medium_kernel, e))
         return -1;
-    return disk_server_start(dir, paths, stores.count, e) || connect_server(w, e) ? -1 : 0;
+    shared_drop(w->config, w->name);
+    return disk_server_start_shared(dir, paths, n, shared, false, e) || connect_server(w, e) ? -1 : 0;
 }
 
 int disks_find(struct worker *w, struct errmsg *e)
 {
     char dir[256];
-    dir_of(w, dir);
+    disks_dir(w, dir);
     if (!disk_server_exists(dir))
         return 0;
     return disk_server_start(dir, NULL, 0, e) || connect_server(w, e) ? -1 : 0;
@@ -132,18 +152,20 @@ void disks_end(struct worker *w)
 {
     struct errmsg e;
     char dir[256];
-    dir_of(w, dir);
+    disks_dir(w, dir);
     hang_up(w);
     ev_timer_stop(w->loop, &w->disks.restart);
+    shared_end(w);
     if (w->disks.n && disk_server_stop(dir, &e))
         log_warn("the VM's disk server: %s", e.text);
-    w->disks.n = 0;
+    w->disks.n = w->disks.shared.disks = 0;
 }
 
 void disks_let_go(struct worker *w)
 {
     end_sync(w);
     hang_up(w);
+    shared_end(w);
     ev_timer_stop(w->loop, &w->disks.restart);
 }
 
@@ -174,24 +196,25 @@ static int find_populated(int fd, uint64_t bytes, struct page_ranges *out)
 int disks_begin_sync(struct worker *w, struct errmsg *e)
 {
     struct disks *d = &w->disks;
-    struct disk_sizes sizes = {.count = d->n};
+    struct disk_sizes sizes = {.count = d->n}; /* a shared one is not told: as if it had no blocks */
     disks_stop(w);
     if (!d->n)
         return 0;
     if (!d->client)
         return errmsg_set(e, "the VM's disk server is being started again");
-    if (disk_track(d->client, true, e))
+    if (shared_begin_sync(w, e) || disk_track(d->client, true, e))
         return -1;
     d->tracking = true;
     d->pushed = disk_mark(d->client);
     for (unsigned i = 0; i < d->n; i++) {
         struct disk_sync *s = &d->sync[i];
-        sizes.bytes[i] = d->at[i].bytes;
+        bool shared = i >= d->n - d->shared.disks;
+        sizes.bytes[i] = shared ? 0 : d->at[i].bytes;
         s->fd = disk_store_open(d->client, i, false, e);
         s->open = s->fd >= 0;
         if (!s->open)
             return -1;
-        if (find_populated(s->fd, d->at[i].bytes, &s->populated))
+        if (!shared && find_populated(s->fd, d->at[i].bytes, &s->populated))
             return errmsg_set(e, "no memory for the list of disk %u's blocks", i);
         d->populated += s->populated.pages;
     }
@@ -256,6 +279,7 @@ static void on_events(struct ev_loop *loop, ev_io *io, int events)
         on_gone(w);
         return;
     }
+    shared_on_events(w, what);
     if (what & DISK_EVENT_FLUSHED)
         disks_flushed(w);
     if (what & (DISK_EVENT_BROKEN | DISK_EVENT_ERROR)) /* the pipeline comes upon it, and says what it is */
@@ -275,9 +299,10 @@ void disks_release(struct worker *w, uint64_t epoch)
         outlet_release(w->outlets[i], epoch);
 }
 
-void disks_captured(struct worker *w, uint64_t epoch)
+void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark)
 {
     struct disks *d = &w->disks;
+    shared_captured(w, epoch, mark);
     if (!d->client || !disk_owes_flush(d->client))
         d->owed_since = 0;
     else if (!d->owed_since)
@@ -302,6 +327,7 @@ void disks_stop(struct worker *w)
         log_warn("the log of the VM's disks: %s", e.text);
     d->tracking = false;
     d->owed_since = d->waiting = d->populated = 0;
+    shared_stop(w);
     end_sync(w);
 }
 
@@ -311,4 +337,5 @@ void disks_init(struct worker *w)
     ev_timer_init(&d->push, on_push, 0., PUSH_S);
     ev_timer_init(&d->restart, on_restart, 0., RESTART_S);
     d->push.data = d->restart.data = w;
+    shared_init(w);
 }

@@ -24,8 +24,8 @@ static void count_unanswered(struct worker *w)
     struct ownership *o = &w->ownership;
     int64_t took = clock_now() - o->asked_at, most = ANSWER_MS * INT64_C(1000000);
     o->unanswered += (took < most ? took : most) + (int64_t)(RETRY_S * 1e9);
-    if (w->state != PROTECTION_ISOLATED || w->record.isolated != ISOLATED_OPEN ||
-        o->unanswered < (int64_t)w->record.open_after_ms * 1000000)
+    bool may_open = w->record.isolated == ISOLATED_OPEN && !w->disks.shared.disks; /* two writers would ruin a disk */
+    if (w->state != PROTECTION_ISOLATED || !may_open || o->unanswered < (int64_t)w->record.open_after_ms * 1000000)
         return;
     log_error("AT RISK: neither the replica nor the arbiter has answered for %" PRId64
               " ms, and isolated = open: the VM's output is opened, though the VM may run elsewhere as well",

@@ -302,11 +302,22 @@ static int encode_resync(struct pipeline *p, const struct job *j)
     return more < 0 ? -1 : encoder_flush(p->encoder);
 }
 
+/* What was written to shared disks before any of it was held: a replica can start from the first epoch on, and this
+ * host's memory is no place for it. */
+static void sync_shared(struct pipeline *p)
+{
+    for (unsigned i = p->config.first_shared; i < p->config.disk_count && !p->is_broken; i++)
+        if (fdatasync(p->config.disk_fds[i]))
+            fail(p, "a shared disk can't be synced", errno);
+}
+
 static int encode_epoch(struct pipeline *p, const struct job *j)
 {
     const struct capture *c = j->capture;
     if (encode_disks(p, j->epoch, c->disk_mark))
         return -1;
+    if (j->has_initial)
+        sync_shared(p);
     if (p->is_broken)
         return 0;
     if (repair_disks(p, c))

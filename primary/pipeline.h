@@ -29,8 +29,10 @@ struct pipeline_config {
     uint64_t pages;        /* of the guest */
     const uint8_t *memory; /* its memory, for rounds */
     uint64_t delta_cache_bytes;
-    struct disk_client *disks; /* the pipeline's thread is the reader of its log; NULL: none */
-    unsigned drop_page;        /* fault: one page in so many is not sent; 0: none */
+    struct disk_client *disks;         /* the pipeline's thread is the reader of its log; NULL: none */
+    unsigned first_shared, disk_count; /* numbers of shared disks: first_shared to disk_count - 1 */
+    int disk_fds[VM_MAX_DISKS];        /* their stores; borrowed */
+    unsigned drop_page;                /* fault: one page in so many is not sent; 0: none */
 };
 
 struct pipeline_chunk {

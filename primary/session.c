@@ -5,6 +5,7 @@
 #include "common/config_parse.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "disk/client.h"
 #include "primary/worker.h"
 
 #include <inttypes.h>
@@ -60,6 +61,7 @@ static void send_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
+    json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -94,6 +96,13 @@ static struct json_object *describe_disks(const struct worker *w)
     for (unsigned i = 0; i < w->disks.n; i++) {
         struct json_object *disk = json_object_new_object();
         json_object_object_add(disk, "bytes", json_object_new_uint64(w->disks.at[i].bytes));
+        if (i >= w->disks.n - w->disks.shared.disks) {
+            char identity[DISK_IDENTITY_MAX] = "";
+            if (w->disks.client)
+                disk_store_identity(w->disks.client, i, identity);
+            json_object_object_add(disk, "shared", json_object_new_boolean(true));
+            json_object_object_add(disk, "identity", json_object_new_string(identity));
+        }
         json_object_array_add(all, disk);
     }
     return all;
@@ -143,9 +152,14 @@ static void on_hello(struct worker *w, const struct record *r)
     int version = j && json_object_object_get_ex(j, "version", &v) ? json_object_get_int(v) : -1;
     bool knows_disks = json_list_has(j, "features", FEATURE_DISKS);
     w->session.knows_check = json_list_has(j, "features", FEATURE_CHECK);
+    bool knows_shared = json_list_has(j, "features", FEATURE_SHARED);
     json_object_put(j);
     if (version == PROTO_VERSION && w->disks.n && !knows_disks) {
         refuse(w, "the VM has disks, which that host's release of Hikae does not replicate: upgrade it");
+        return;
+    }
+    if (version == PROTO_VERSION && w->disks.shared.disks && !knows_shared) {
+        refuse(w, "the VM has a shared disk, which that host's release of Hikae does not know: upgrade it");
         return;
     }
     if (version != PROTO_VERSION) {
@@ -463,6 +477,16 @@ void session_note_addresses(struct worker *w)
     struct json_object *j = json_object_new_object();
     json_object_object_add(j, "addresses", json_object_get(w->record.addresses));
     send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
+}
+
+void session_note_durable(struct worker *w, uint64_t epoch)
+{
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "durable", json_object_new_uint64(epoch));
+    if (w->session.link)
+        send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
+    else
+        json_object_put(j);
 }
 
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload)

@@ -113,6 +113,13 @@ static void watch_vm(struct worker *w)
     ev_io_start(w->loop, &w->vm_event);
 }
 
+/* What is kept of this VM's memory on this host, or would be. NULL: the admin wants nothing kept. */
+static const char *remains_of(const struct worker *w, char path[REMAINS_PATH_MAX])
+{
+    remains_path(path, w->config->run_dir, w->name);
+    return w->config->keep_memory_ms ? path : NULL;
+}
+
 /* Takes the VM that the record says runs here; it is resumed in any case: what our predecessor left paused must not
  * stay so. */
 static int find_vm(struct worker *w, struct errmsg *e)
@@ -124,17 +131,18 @@ static int find_vm(struct worker *w, struct errmsg *e)
                            .waits_arg = w};
     if (w->ops->attach(&spec, &w->vm, e))
         return -1;
+    if (shared_are_lost(w)) {
+        char path[REMAINS_PATH_MAX];
+        w->ops->retire(w->vm, *w->peer ? remains_of(w, path) : NULL);
+        w->vm = NULL;
+        return errmsg_set(e,
+                          "the VM can't go on: its disk server has ended with writes to shared disks that were not let "
+                          "out yet");
+    }
     watch_vm(w);
     struct errmsg second;
     int result = disks_find(w, e) || network_open(w, e) ? -1 : 0;
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
-}
-
-/* What is kept of this VM's memory on this host, or would be. NULL: the admin wants nothing kept. */
-static const char *remains_of(const struct worker *w, char path[REMAINS_PATH_MAX])
-{
-    remains_path(path, w->config->run_dir, w->name);
-    return w->config->keep_memory_ms ? path : NULL;
 }
 
 static void discard_remains(const struct worker *w)
@@ -302,7 +310,7 @@ static void open_gate(struct worker *w)
         give_up(w, e.text);
         return;
     }
-    network_let_go(w);
+    shared_let_go(w);
     resume_vm(w);
     worker_save_record(w, "running");
     worker_answer(w, NULL);
@@ -342,6 +350,8 @@ static void act(struct worker *w, unsigned actions)
         resume_vm(w);
     if (actions & ACTION_BYE_UNPROTECT)
         session_bye(w, BYE_UNPROTECT, "the VM is no longer protected by this host");
+    if (actions & ACTION_BYE_STOPPED)
+        shared_settle(w);
     if (actions & ACTION_BYE_STOPPED)
         session_bye(w, BYE_VM_STOPPED, w->reason);
     if (actions & ACTION_BYE_CRASHED)

@@ -110,9 +110,27 @@ struct disk_sync { /* of one disk */
     size_t cursor;                /* in `populated` */
 };
 
+/* Shared disks: an epoch that was captured, of which something may not be durable on them yet. */
+struct shared_epoch {
+    uint64_t epoch;
+    uint64_t mark;    /* where it ends in the log */
+    uint64_t flushed; /* what the guest was told to be durable is so when the log is up to here */
+};
+enum { SHARED_EPOCHS = 32 };
+
+struct shared {
+    unsigned disks; /* how many of the VM's are shared, the last ones; 0: none */
+    struct shared_epoch at[SHARED_EPOCHS];
+    unsigned n;
+    uint64_t acked, released; /* newest epoch that was; its output was let go */
+    ev_timer out;             /* asks whether all that was held is out */
+    bool let_go;              /* the network is let go when it is */
+};
+
 struct disks {
     struct vm_disk at[VM_MAX_DISKS];
-    unsigned n;                 /* 0: the VM has none */
+    unsigned n; /* 0: the VM has none */
+    struct shared shared;
     struct disk_client *client; /* NULL: there is no server, for now */
     bool tracking;
     uint64_t pushed;     /* position in the log: all before it is in the pipeline */
@@ -247,6 +265,7 @@ void session_close(struct worker *w);
 void session_keep_alive(void *worker);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
+void session_note_durable(struct worker *w, uint64_t epoch);                           /* on the shared disks */
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload); /* takes the payload over */
 
 /* checkpoint.c */
@@ -269,10 +288,31 @@ void disks_let_go(struct worker *w);                 /* this process ends, the V
 int disks_begin_sync(struct worker *w, struct errmsg *e);
 int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */
 bool disks_are_told(const struct worker *w);
-void disks_captured(struct worker *w, uint64_t epoch); /* the VM stood still at the end of that epoch */
-void disks_release(struct worker *w, uint64_t epoch);  /* that epoch is acknowledged: lets its output go, now or soon */
+/* The VM stood still at the end of that epoch, of which the log ended at `mark`. */
+void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);
+void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowledged: lets its output go, now or soon */
 void disks_flushed(struct worker *w);
-void disks_stop(struct worker *w); /* the stream has ended, and with it the pipeline */
+void disks_dir(const struct worker *w, char out[256]); /* of the disk server */
+void disks_stop(struct worker *w);                     /* the stream has ended, and with it the pipeline */
+
+/* shared.c: disks that another host sees as well. Without any all of it does nothing. */
+void shared_init(struct worker *w);
+/* Output is free: what was held for them, too. Lets go of the network, now or, since what the guest has flushed must
+ * be durable before anybody hears of it, when all of it is. */
+void shared_let_go(struct worker *w);
+int shared_begin_sync(struct worker *w, struct errmsg *e);    /* -1: not all that was held is out yet */
+int shared_begin_holding(struct worker *w, struct errmsg *e); /* before the first checkpoint */
+bool shared_hold_checkpoints(const struct worker *w);         /* they are too far behind */
+void shared_captured(struct worker *w, uint64_t epoch, uint64_t mark);
+/* The epoch is acknowledged: its writes go out, its other output follows when it may, and move_acked. */
+void shared_acked(struct worker *w, uint64_t epoch);
+void shared_on_events(struct worker *w, unsigned events); /* DISK_EVENT_* */
+void shared_stop(struct worker *w);
+/* The VM has ended, and is ours: waits, for some seconds at most, until all that it wrote is on them. */
+void shared_settle(struct worker *w);
+/* Did the disk server die with writes that the guest believes to have made? Then the VM can't go on. */
+bool shared_are_lost(const struct worker *w);
+void shared_end(struct worker *w);
 
 /* verify.c: comparing the disks with the replica's. The first returns what is wrong, or NULL. */
 const char *verify_begin(struct worker *w, bool repair);

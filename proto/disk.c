@@ -136,7 +136,7 @@ int blocks_check(struct blocks_told *told, const uint8_t *payload, size_t n, uns
 bool blocks_all_told(const struct blocks_told *told)
 {
     for (unsigned i = 0; i < told->count; i++)
-        if (!regions_all_told(&told->disks[i]))
+        if (told->disks[i].pages && !regions_all_told(&told->disks[i]))
             return false;
     return true;
 }

@@ -9,8 +9,9 @@
 #include "proto/record.h"
 #include "proto/regions.h"
 
-/* Feature in HELLO. */
-#define FEATURE_DISKS "disks"
+/* Features in HELLO. */
+#define FEATURE_DISKS  "disks"
+#define FEATURE_SHARED "shared"
 
 enum {
     DISKS_MAX = 8,
@@ -66,6 +67,7 @@ struct blocks_told {
     unsigned count;
     struct regions_told disks[DISKS_MAX];
 };
+/* A disk of 0 octets is one that is not told. */
 void blocks_told_init(struct blocks_told *told, const struct disk_sizes *sizes);
 /* Validates a whole payload against what was told before. 0: `told` has advanced, the REGIONS payload (for
  * regions_next) is behind the first BLOCKS_HEAD_SIZE octets; -1. */

@@ -7,6 +7,7 @@
 #include "secondary/disks.h"
 #include "secondary/fence.h"
 #include "secondary/network.h"
+#include "secondary/shared.h"
 #include "vm/remains.h"
 #include "vm/vm.h"
 
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 enum { ANSWER_MS = 5000 };
+static const double RETRY_S = 1.;
 
 void worker_run_dir(char out[WORKER_RUN_DIR_MAX], const struct config *config, const char *vm, int pid)
 {
@@ -80,6 +82,7 @@ static void end_disks(const struct config *config, const char *vm)
     disks_dir(dir, config, vm);
     if (disk_server_stop(dir, &e))
         log_error("%s", e.text);
+    shared_drop(config, vm);
     if (lock >= 0)
         close(lock);
 }
@@ -108,6 +111,11 @@ static void on_fence_failed(const char *why, void *arg)
 static void on_fenced(void *arg)
 {
     const struct question *q = arg;
+    struct errmsg e;
+    while (shared_bring_now(q->config, q->record->name, q->term, &e)) {
+        log_error("the VM waits for its shared disks: %s", e.text);
+        ev_sleep(RETRY_S);
+    }
     exec_primary(q->program, q->config, q->record->name, q->term, NULL);
     ev_break(q->loop, EVBREAK_ALL);
 }

@@ -6,6 +6,8 @@
 #include "disk/server.h"
 #include "proto/check.h"
 #include "secondary/disks_tell.h"
+#include "secondary/fence.h"
+#include "secondary/shared.h"
 #include "secondary/worker.h"
 
 #include <inttypes.h>
@@ -19,7 +21,9 @@ enum { BATCH = 1 << 20 }; /* of the first epoch's writes */
 struct disks {
     char dir[DISKS_DIR_MAX];
     struct vm_disk exports[DISKS_MAX];
+    struct disk_sizes sizes; /* of all; first those of `stores`, then the shared ones */
     struct stores *stores;
+    struct shared *shared; /* NULL: none is */
     struct applier *applier;
     struct applier_progress progress;
     ev_io changed;
@@ -40,7 +44,7 @@ void disks_dir(char out[DISKS_DIR_MAX], const struct config *c, const char *vm)
 
 const struct vm_disk *disks_exports(const struct disks *d, unsigned *count)
 {
-    *count = d ? stores_sizes(d->stores)->count : 0;
+    *count = d ? d->sizes.count : 0;
     return d ? d->exports : NULL;
 }
 
@@ -105,26 +109,47 @@ static void on_progress(struct ev_loop *loop, ev_io *io, int events)
 
 /* ---- opening ---- */
 
-static int read_wanted(struct json_object *list, struct store_wanted *out, struct errmsg *e)
+struct wanted {
+    struct store_wanted stores;
+    struct shared_wanted shared;
+};
+
+static int read_one(struct json_object *one, unsigned i, struct wanted *out, struct errmsg *e)
+{
+    struct disk_sizes *sizes = &out->stores.sizes;
+    struct shared_wanted *shared = &out->shared;
+    uint64_t bytes = json_get_u64(one, "bytes", 0);
+    const char *why = disk_size_refusal(bytes);
+    if (why)
+        return errmsg_set(e, "disk %u of the VM can't be replicated: %s", i, why);
+    if (json_get_bool(one, "shared", false)) {
+        shared->bytes[shared->count] = bytes;
+        shared->identity[shared->count++] = json_get_text(one, "identity", "");
+        return 0;
+    }
+    if (shared->count)
+        return errmsg_set(e, "CONFIG: disk %u is not shared, but the one before it is", i);
+    out->stores.used[sizes->count] = json_get_u64(one, "used", 0);
+    sizes->bytes[sizes->count++] = bytes;
+    shared->first = sizes->count;
+    return 0;
+}
+
+static int read_wanted(struct json_object *list, struct wanted *out, struct errmsg *e)
 {
     size_t n = json_object_array_length(list);
     if (n < 1 || n > DISKS_MAX)
         return errmsg_set(e, "CONFIG with %zu disks, 1 to %d are possible", n, (int)DISKS_MAX);
-    *out = (struct store_wanted){.sizes.count = (unsigned)n};
-    for (size_t i = 0; i < n; i++) {
-        struct json_object *one = json_object_array_get_idx(list, i);
-        out->sizes.bytes[i] = json_get_u64(one, "bytes", 0);
-        out->used[i] = json_get_u64(one, "used", 0);
-        const char *why = disk_size_refusal(out->sizes.bytes[i]);
-        if (why)
-            return errmsg_set(e, "disk %zu of the VM can't be replicated: %s", i, why);
-    }
+    *out = (struct wanted){.shared.count = 0};
+    for (unsigned i = 0; i < n; i++)
+        if (read_one(json_object_array_get_idx(list, i), i, out, e))
+            return -1;
     return 0;
 }
 
 static int name_exports(struct disks *d, struct errmsg *e)
 {
-    const struct disk_sizes *sizes = stores_sizes(d->stores);
+    const struct disk_sizes *sizes = &d->sizes;
     char dir[DISKS_DIR_MAX];
     memcpy(dir, d->dir, sizeof dir);
     for (unsigned i = 0; i < sizes->count; i++) {
@@ -137,25 +162,80 @@ static int name_exports(struct disks *d, struct errmsg *e)
     return 0;
 }
 
+/* ---- what the shared ones say ---- */
+
+static void on_shared_sealed(void *arg)
+{
+    struct worker *w = arg;
+    if (w->state == STANDBY_CLAIMING)
+        failover_claim(w);
+}
+
+static void on_shared_brought(void *arg)
+{
+    failover_run(arg);
+}
+
+/* Before the claim it is the end of the replica; after it the VM waits for its disks. */
+static void on_shared_failed(const char *why, void *arg)
+{
+    struct worker *w = arg;
+    log_error("%s", why);
+    if (w->state == STANDBY_CLAIMING) {
+        worker_event(w, STANDBY_EVENT_REFUSED, "not claimed, since what it lacks on shared disks can't be kept: %s",
+                     why);
+        return;
+    }
+    snprintf(w->reason, sizeof w->reason, "the VM waits for its shared disks: %.250s", why);
+    report_now(w);
+}
+
+/* Two hosts that write to it are its end; so the one that takes over must be able to stop the other one. */
+static int open_shared(struct worker *w, const struct shared_wanted *wanted, struct errmsg *e)
+{
+    static const struct shared_handlers handlers = {
+        .sealed = on_shared_sealed, .brought = on_shared_brought, .failed = on_shared_failed};
+    unsigned named = config_vm(w->config, w->vm_name)->shared_count;
+    if (!wanted->count && !named)
+        return 0;
+    if (!fence_command(w->config, w->vm_name))
+        return errmsg_set(
+            e,
+            "VM %s has a shared disk: host %s takes it only with a fencing command, which makes sure that "
+            "the lost host does not write to it any more (`fence` in its configuration)",
+            w->vm_name, w->config->name);
+    w->disks->shared = shared_open(w->loop, w->config, w->vm_name, wanted, &handlers, w, e);
+    return w->disks->shared ? 0 : -1;
+}
+
 /* What an older server still has open is not ours to judge: it is ended first. */
-static int open_stores(struct worker *w, const struct store_wanted *wanted, struct errmsg *e)
+static int open_stores(struct worker *w, const struct wanted *wanted, struct errmsg *e)
 {
     struct disks *d = w->disks;
-    if (disk_server_stop(d->dir, e))
+    d->sizes = wanted->stores.sizes;
+    for (unsigned i = 0; i < wanted->shared.count; i++)
+        d->sizes.bytes[d->sizes.count++] = wanted->shared.bytes[i];
+    if (disk_server_stop(d->dir, e) || open_shared(w, &wanted->shared, e))
         return -1;
-    d->stores = stores_open(w->config, w->vm_name, wanted, &medium_kernel, e);
+    d->stores = stores_open(w->config, w->vm_name, &wanted->stores, &medium_kernel, e);
     return d->stores ? name_exports(d, e) : -1;
 }
 
-static int serve(struct disks *d, struct errmsg *e)
+static int serve(struct worker *w, struct errmsg *e)
 {
+    struct disks *d = w->disks;
     const struct store_paths *p = stores_paths(d->stores);
+    const struct config_vm *v = config_vm(w->config, w->vm_name);
     const char *paths[DISKS_MAX];
-    for (unsigned i = 0; i < p->count; i++)
-        paths[i] = p->at[i];
-    if (disk_server_start(d->dir, paths, p->count, e))
+    unsigned n = 0;
+    for (; n < p->count; n++)
+        paths[n] = p->at[n];
+    for (unsigned i = 0; n < d->sizes.count; i++)
+        paths[n++] = v->shared_disks[i];
+    if (disk_server_start_shared(d->dir, paths, n, n - p->count, true, e))
         return -1;
     d->serving = true;
+    log_info("%u disks of VM %s are here, disk 0 is %s", n, w->vm_name, paths[0]);
     return 0;
 }
 
@@ -174,13 +254,14 @@ static int start_applier(struct worker *w, struct errmsg *e)
 int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct json_object *list = json_get_array(config, "disks");
-    struct store_wanted wanted;
-    unsigned named = config_vm(w->config, w->vm_name)->disk_count;
+    struct wanted wanted;
+    const struct config_vm *v = config_vm(w->config, w->vm_name);
+    unsigned named = v->disk_count + v->shared_count;
     if (!list && !named)
         return 0;
     if (!list)
         return errmsg_set(e,
-                          "`disk` of [vm %s] at host %s names %u disks, but its primary sends none: give it the same "
+                          "[vm %s] at host %s names %u disks, but its primary sends none: give it the same "
                           "there, or remove it here",
                           w->vm_name, w->config->name, named);
     if (read_wanted(list, &wanted, e))
@@ -189,10 +270,8 @@ int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
     if (!w->disks)
         return errmsg_set(e, "no memory for the VM's disks");
     disks_dir(w->disks->dir, w->config, w->vm_name);
-    if (open_stores(w, &wanted, e) || serve(w->disks, e) || start_applier(w, e))
+    if (open_stores(w, &wanted, e) || serve(w, e) || start_applier(w, e))
         return -1;
-    log_info("%u disks of VM %s are here, disk 0 is %s", wanted.sizes.count, w->vm_name,
-             stores_paths(w->disks->stores)->at[0]);
     return 0;
 }
 
@@ -252,11 +331,13 @@ enum replica_result disks_take(struct worker *w, const struct record *r, struct 
         errmsg_set(e, "DISK, but CONFIG told of no disks");
         return REPLICA_MALFORMED;
     }
-    if (disk_read(r->payload, r->length, stores_sizes(d->stores), &x, &why) ||
+    if (disk_read(r->payload, r->length, &d->sizes, &x, &why) ||
         (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, d->room, &why))) {
         errmsg_set(e, "%s", why.text);
         return REPLICA_MALFORMED;
     }
+    if (x.disk >= stores_sizes(d->stores)->count)
+        return shared_take(d->shared, r->payload, r->length, e) ? REPLICA_NO_ROOM : REPLICA_TAKEN;
     if (stage(w, r, e))
         return REPLICA_NO_ROOM;
     if (!w->epoch && staging_bytes(d->coming) >= BATCH)
@@ -274,6 +355,7 @@ void disks_commit(struct worker *w)
     struct disks *d = w->disks;
     if (!d)
         return;
+    shared_commit(d->shared, w->epoch);
     if (w->epoch == 1) {
         write_batch(w);
         applier_end_sync(d->applier, w->epoch);
@@ -312,8 +394,20 @@ int disks_check(struct worker *w, const struct record *r, struct proto_error *e)
     return 0;
 }
 
+int disks_note_durable(struct worker *w, uint64_t epoch, struct errmsg *e)
+{
+    return shared_durable(w->disks ? w->disks->shared : NULL, epoch, e);
+}
+
+bool disks_are_durable(const struct worker *w)
+{
+    return !w->disks || shared_is_durable(w->disks->shared, w->epoch);
+}
+
 void disks_abort(struct worker *w)
 {
+    if (w->disks)
+        shared_abort(w->disks->shared);
     if (w->disks && w->disks->coming)
         staging_free(w->disks->coming);
     if (w->disks)
@@ -330,7 +424,15 @@ bool disks_are_sealed(struct worker *w)
         applier_seal(d->applier);
         d->sealing = true;
     }
-    return d->progress.sealed;
+    return shared_is_sealed(d->shared) && d->progress.sealed;
+}
+
+void disks_bring(struct worker *w)
+{
+    if (w->disks && w->disks->shared)
+        shared_bring(w->disks->shared, w->term);
+    else
+        failover_run(w);
 }
 
 /* ---- the end ---- */
@@ -344,6 +446,8 @@ void disks_drop(struct worker *w)
     if (w->disks->serving && disk_server_stop(w->disks->dir, &e))
         log_warn("%s", e.text);
     w->disks->serving = false;
+    if (w->disks->shared)
+        shared_drop(w->config, w->vm_name);
 }
 
 void disks_close(struct worker *w)
@@ -356,6 +460,7 @@ void disks_close(struct worker *w)
     if (d->applier)
         ev_io_stop(w->loop, &d->changed);
     applier_free(d->applier);
+    shared_close(d->shared);
     stores_close(d->stores);
     free(d);
     w->disks = NULL;
@@ -376,5 +481,7 @@ void disks_report(const struct worker *w, struct json_object *status)
     json_object_object_add(j, "written_bytes", json_object_new_uint64(d->progress.written));
     if (d->telling)
         json_object_object_add(j, "told_bytes", json_object_new_uint64(disks_telling_at(d->telling)));
+    if (d->shared)
+        json_object_object_add(j, "shared_bytes", json_object_new_uint64(shared_bytes(d->shared)));
     json_object_object_add(status, "disks", j);
 }

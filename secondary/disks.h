@@ -40,11 +40,19 @@ void disks_commit(struct worker *w);
 bool disks_let_ack(const struct worker *w, uint64_t epoch);
 /* A CHECK record: compared when w->epoch is in the disks, and answered. -1: a violation. */
 int disks_check(struct worker *w, const struct record *record, struct proto_error *e);
+/* NOTE has said that what was written to shared disks up to that epoch is durable. -1 with `e`: a violation. */
+int disks_note_durable(struct worker *w, uint64_t epoch, struct errmsg *e);
+/* Is all that was committed to shared disks so? */
+bool disks_are_durable(const struct worker *w);
 void disks_abort(struct worker *w); /* what is not committed never was */
 
 /* Before a claim: are the disks at the end of the last committed epoch, durably, and will stay so whoever writes to
  * them from here on? If not it is begun, and failover_claim is called when they are. */
 bool disks_are_sealed(struct worker *w);
+
+/* The claim was granted and the lost host is fenced: brings shared disks to the last committed epoch, then calls
+ * failover_run. */
+void disks_bring(struct worker *w);
 
 void disks_drop(struct worker *w);  /* the replica is given up: its server ends */
 void disks_close(struct worker *w); /* after all that was committed is in them */

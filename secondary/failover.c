@@ -155,7 +155,7 @@ void failover_claim(struct worker *w)
 
 /* It runs before anything else is done, which takes a while: the guest feels each millisecond. If it can't be resumed
  * now, the primary worker tries again. */
-static void run(struct worker *w)
+void failover_run(struct worker *w)
 {
     struct errmsg e;
     if (w->ops->resume(w->vm, &e)) {
@@ -180,7 +180,7 @@ static void on_fenced(void *arg)
     struct worker *w = arg;
     failover_end_fencing(w);
     failover_mark(w, "fenced");
-    run(w);
+    disks_bring(w);
 }
 
 void failover_end_fencing(struct worker *w)
@@ -193,7 +193,7 @@ void failover_start(struct worker *w)
 {
     static const struct fence_handlers handlers = {.failed = on_fence_failed, .done = on_fenced};
     if (w->handed || !fence_command(w->config, w->vm_name)) { /* who hands it over has paused it, and is well */
-        run(w);
+        disks_bring(w);
         return;
     }
     session_bye(w, BYE_TAKEN_OVER, w->reason);

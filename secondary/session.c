@@ -161,6 +161,7 @@ static void say_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_REGIONS));
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
+    json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -392,12 +393,19 @@ static void on_bye(struct worker *w, const struct record *r)
 static void on_note(struct worker *w, const struct record *r)
 {
     struct json_object *j = json_parse_object((const char *)r->payload, r->length);
-    struct json_object *addresses = json_get_array(j, "addresses");
+    struct json_object *addresses = json_get_array(j, "addresses"), *durable = json_get(j, "durable");
+    struct errmsg e = {""};
     if (addresses) {
         json_object_put(w->record.addresses);
         w->record.addresses = json_object_get(addresses);
     }
+    if (durable && !json_object_is_type(durable, json_type_int))
+        errmsg_set(&e, "NOTE: \"durable\" is no integer");
+    else if (durable)
+        disks_note_durable(w, json_object_get_uint64(durable), &e);
     json_object_put(j);
+    if (*e.text)
+        session_turn_away(w, BYE_PROTOCOL, e.text);
 }
 
 /* What the primary tells of its part of the move, for the timeline. */
@@ -413,6 +421,10 @@ static void note_handover(struct worker *w, struct json_object *j)
 
 static void on_handover(struct worker *w, const struct record *r)
 {
+    if (!disks_are_durable(w)) {
+        session_turn_away(w, BYE_PROTOCOL, "HANDOVER before what was written to shared disks is durable on them");
+        return;
+    }
     struct json_object *j = json_parse_object((const char *)r->payload, r->length);
     if (!json_get_bool(j, "protect", true)) { /* a migration: its old host is done with it */
         w->record.peer[0] = 0;

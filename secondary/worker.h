@@ -123,6 +123,7 @@ void failover_warm(struct worker *w);
 void failover_claim(struct worker *w);
 /* The VM is ours: fences the host that lost it, if that is configured, and says LOADED. */
 void failover_start(struct worker *w);
+void failover_run(struct worker *w); /* its disks are as the epoch says: resumes it */
 void failover_end_fencing(struct worker *w);
 /* Gives up the replica and replaces this process; returns only if that failed. */
 void failover_become_primary(struct worker *w);

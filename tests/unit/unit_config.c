@@ -121,6 +121,7 @@ static void test_defaults(void **state)
     assert_string_equal(vm->backend, "qemu");
     assert_int_equal(vm->mode, TRIGGER_ON_OUTPUT);
     assert_int_equal(vm->disk_count, 0);
+    assert_int_equal(vm->shared_count, 0);
     assert_int_equal(vm->interval_ms, 20);
     assert_int_equal(vm->isolated, ISOLATED_FREEZE);
     assert_int_equal(vm->open_after_ms, 5000);
@@ -203,6 +204,11 @@ static void test_errors_name_the_line(void **state)
         {"[vm a]\ndisk =\n", ":2: disk has no value"},
         {"[vm a]\ndisk = /a /b /a\n", ":2: disk: /a is there twice"},
         {"[vm a]\ndisk = /a\n[vm b]\ndisk = /a\n", ":4: disk: /a is there twice"},
+        {"[vm a]\ndisk = /a\nshared_disk = /s /a\n", ":3: shared_disk: /a is there twice"},
+        {"[vm a]\nshared_disk = /s\n[vm b]\ndisk = /s\n", ":4: disk: /s is there twice"},
+        {"[vm a]\nshared_disk =\n", ":2: shared_disk has no value"},
+        {"[vm a]\ndisk = /1 /2 /3 /4\nshared_disk = /5 /6 /7 /8 /9\n", ":3: shared_disk: a VM has at most 8 disks"},
+        {"[vm a]\nshared_disk = /s\nisolated = open\n", "[vm a] has a shared_disk and isolated = open"},
         {"[vm a]\ndisk = /1 /2 /3 /4 /5 /6 /7 /8 /9\n", ":2: disk: a VM has at most 8 disks"},
         {"[fault]\nrelease = late\n", ":2: release = late: must be early"},
         {"[fault]\ndrop_page = x\n", ":2: drop_page = x: not a number"},

@@ -49,12 +49,21 @@ void host_kernel_line(const struct options *o, char *out, size_t size)
              o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT, o->disk_rate);
 }
 
+/* A host whose namespace was killed writes to nothing any more: the fencing has nothing to do. */
+static void disk_lines(const char *dir, const struct options *o, char out[400])
+{
+    const char *at = o->shared ? dir : HOST_DISK;
+    *out = '\0';
+    if (o->disk_mb)
+        snprintf(out, 400, "%s = %s/vm.img%s%s%s\n%s", o->shared ? "shared_disk" : "disk", at, o->database ? " " : "",
+                 o->database ? at : "", o->database ? "/" DATABASE : "", o->shared ? "fence = /bin/true\n" : "");
+}
+
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
                         struct errmsg *e)
 {
-    static const char *const disks[] = {"", "disk = " HOST_DISK "/vm.img\n",
-                                        "disk = " HOST_DISK "/vm.img " HOST_DISK "/" DATABASE "\n"};
-    char arbiter[192] = ETCD_URL, line[KERNEL_LINE];
+    char arbiter[192] = ETCD_URL, line[KERNEL_LINE], disks[400];
+    disk_lines(dir, o, disks);
     host_kernel_line(o, line, sizeof line);
     if (o->no_arbiter)
         strcpy(arbiter, "none");
@@ -72,22 +81,23 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         " -append \"%s\"\n"
         "%s%s%s%s",
         h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
-        o->mode, o->interval_ms, o->memory_mb, o->accel, line, disks[o->disk_mb ? 1 + o->database : 0],
-        o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
+        o->mode, o->interval_ms, o->memory_mb, o->accel, line, disks, o->fault ? "\n[fault]\n" : "",
+        o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 
 /* Only the first host has a file system in the database's disk: the other one gets it. */
-static int make_disks(const struct host *h, const struct options *o, struct errmsg *e)
+static int make_disks(const struct host *h, const char *dir, const struct options *o, struct errmsg *e)
 {
     char path[192];
-    if (!o->disk_mb)
+    if (!o->disk_mb || (o->shared && h->number > 1))
         return 0;
-    snprintf(path, sizeof path, "%s/vm.img", h->dir);
+    const char *at = o->shared ? dir : h->dir;
+    snprintf(path, sizeof path, "%s/vm.img", at);
     if (write_file(e, path, "%s", "") || truncate(path, (off_t)o->disk_mb << 20))
         return errmsg_set(e, "%s: %s", path, strerror(errno));
     if (!o->database)
         return 0;
-    snprintf(path, sizeof path, "%s/" DATABASE, h->dir);
+    snprintf(path, sizeof path, "%s/" DATABASE, at);
     if (write_file(e, path, "%s", "") || truncate(path, (off_t)DATABASE_BYTES))
         return errmsg_set(e, "%s: %s", path, strerror(errno));
     return h->number == 1 ? run_program((const char *const[]){"mkfs.ext4", "-qF", path, NULL}, NULL, 20000, e) : 0;
@@ -101,7 +111,8 @@ int host_fsck(const struct host *h, const struct options *o, struct errmsg *e)
         "e2fsck -fn \"$1.check\"; s=$?; rm -f \"$1.check\"; exit $s";
     char path[192];
     snprintf(path, sizeof path, "%s/" DATABASE, h->dir);
-    return o->database ? run_program((const char *const[]){"sh", "-c", script, "fsck", path, NULL}, NULL, 60000, e) : 0;
+    bool can_be = o->database && !o->shared; /* of a shared one nobody has a copy that stands still */
+    return can_be ? run_program((const char *const[]){"sh", "-c", script, "fsck", path, NULL}, NULL, 60000, e) : 0;
 }
 
 static int make_folders(struct host *h, const char *dir, struct errmsg *e)
@@ -135,7 +146,7 @@ int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o
         return errmsg_set(e, "%s: %s", arbiter, strerror(errno));
     for (int i = 0; i < 2; i++) {
         hosts[i] = (struct host){.name = i ? "host-b" : "host-a", .number = i + 1};
-        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disks(&hosts[i], o, e))
+        if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disks(&hosts[i], dir, o, e))
             return -1;
     }
     for (int i = 0; i < 2; i++)

@@ -16,6 +16,7 @@ struct options {
     unsigned rate, region, words; /* of the guest's writing: pages/s, pages, words per page */
     unsigned memory_mb;
     unsigned disk_mb;          /* 0: the VM has none */
+    bool shared;               /* both hosts see the same disks */
     bool database;             /* a second disk, with a file system and a database */
     unsigned disk_rate;        /* operations per second of each of its four writers */
     const char *guest_address; /* of the client's connections; NULL: the sandbox's guest */

@@ -21,6 +21,7 @@ static const char help[] =
     "  --accel tcg|kvm      of the guest (tcg: it needs nothing, and is what the figures in the documents are for)\n"
     "  --memory SIZE        of the guest, in MB (512)\n"
     "  --disk SIZE          of a disk, in MB; the guest writes to it and knows what must be there (none)\n"
+    "  --shared-disk SIZE   the same, but it is one disk that both hosts see, like one in a SAN\n"
     "  --database           with a second disk, of 64 MB: ext4, and a database that the client writes to\n"
     "  --disk-rate N        operations per second of each of its four writers (25)\n"
     "  --request MS         between two lines of the client (5)\n"
@@ -54,6 +55,7 @@ enum option_id {
     WORDS,
     MEMORY,
     DISK,
+    SHARED_DISK,
     DISK_RATE,
     DATABASE,
     REQUEST,
@@ -83,6 +85,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"words", 1, NULL, WORDS},
                                       {"memory", 1, NULL, MEMORY},
                                       {"disk", 1, NULL, DISK},
+                                      {"shared-disk", 1, NULL, SHARED_DISK},
                                       {"disk-rate", 1, NULL, DISK_RATE},
                                       {"database", 0, NULL, DATABASE},
                                       {"request", 1, NULL, REQUEST},
@@ -225,6 +228,9 @@ static int set_one(struct options *o, int id, struct errmsg *e)
         return number(optarg, 1, 512, &o->words, e);
     case DISK:
         return number(optarg, 1, 1 << 20, &o->disk_mb, e);
+    case SHARED_DISK:
+        o->shared = true;
+        return number(optarg, 1, 1 << 20, &o->disk_mb, e);
     case DISK_RATE:
         return number(optarg, 0, 100000, &o->disk_rate, e);
     case REQUEST:
@@ -285,7 +291,7 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
     if (optind < argc)
         return errmsg_set(e, "%s: what is that? See hikae-demo --help", argv[optind]);
     if (o->database && !o->disk_mb)
-        return errmsg_set(e, "--database is the second disk: want --disk, too");
+        return errmsg_set(e, "--database is the second disk: want --disk or --shared-disk, too");
     programs_find_modules(o->bin);
     if (!o->guest)
         o->guest = programs_guest(o->bin);

@@ -55,7 +55,8 @@ struct span {
 struct walk {
     struct verdict *v;
     bool greeted, configured, in_epoch, in_devices, handed, ended, keep_epochs, digest_memory;
-    uint64_t due; /* number of the epoch that comes in */
+    uint64_t due;     /* number of the epoch that comes in */
+    uint64_t durable; /* by NOTE */
     uint64_t checks;
     XXH3_state_t *hash;
     struct tally epoch;
@@ -156,6 +157,22 @@ static bool hello_is_valid(struct json_object *j, struct complaint *c)
     return (term >= 0 && term < (int64_t)1 << 53) || complain(c, "HELLO with term %" PRId64, term);
 }
 
+static bool shared_is_valid(struct disks *d, struct json_object *disk, struct complaint *c)
+{
+    struct json_object *shared, *identity;
+    bool told = json_object_object_get_ex(disk, "shared", &shared);
+    if (told && !json_object_is_type(shared, json_type_boolean))
+        return complain(c, "CONFIG: \"shared\" of a disk is no boolean");
+    if (json_object_object_get_ex(disk, "identity", &identity) &&
+        (!json_object_is_type(identity, json_type_string) || json_object_get_string_len(identity) > 199))
+        return complain(c, "CONFIG: \"identity\" of a disk is no string of at most 199 octets");
+    bool is_shared = told && json_object_get_boolean(shared);
+    if (!is_shared && d->shared)
+        return complain(c, "CONFIG: a disk that is not shared after one that is");
+    d->shared += is_shared;
+    return true;
+}
+
 static bool disks_are_valid(struct disks *d, struct json_object *list, struct complaint *c)
 {
     static const struct member members[] = {{"bytes", json_type_int}, {NULL, json_type_null}};
@@ -174,6 +191,8 @@ static bool disks_are_valid(struct disks *d, struct json_object *list, struct co
         if (octets < 1 || octets % 4096)
             return complain(c, "CONFIG with a disk of %" PRId64 " octets", octets);
         d->octets[d->count] = (uint64_t)octets;
+        if (!shared_is_valid(d, one, c))
+            return false;
     }
     return true;
 }
@@ -192,12 +211,31 @@ static bool config_is_valid(struct walk *w, struct json_object *j, struct compla
     return !json_object_object_get_ex(j, "disks", &disks) || disks_are_valid(&w->v->disks, disks, c);
 }
 
+/* What was acknowledged is not in this stream, but it was sent. */
+static bool note_is_valid(struct walk *w, struct json_object *j, struct complaint *c)
+{
+    struct json_object *durable;
+    if (!json_object_object_get_ex(j, "durable", &durable))
+        return true;
+    int64_t epoch = json_object_get_int64(durable);
+    if (!json_object_is_type(durable, json_type_int) || !w->v->disks.shared)
+        return complain(c, "NOTE: \"durable\" is no integer, or the VM has no shared disk");
+    if (epoch < 0 || (uint64_t)epoch < w->durable || (uint64_t)epoch > w->v->last_epoch)
+        return complain(c, "NOTE: epoch %" PRId64 " is durable, after %" PRIu64 ", and %" PRIu64 " was the last one",
+                        epoch, w->durable, w->v->last_epoch);
+    w->durable = (uint64_t)epoch;
+    return true;
+}
+
 static bool json_is_valid(struct walk *w, unsigned type, const uint8_t *at, size_t n, struct complaint *c)
 {
     struct json_object *j = parse(at, n);
     if (!j)
         return complain(c, "%s is no JSON object", types[type].name);
-    bool ok = type == HELLO ? hello_is_valid(j, c) : type == CONFIG ? config_is_valid(w, j, c) : true;
+    bool ok = type == HELLO    ? hello_is_valid(j, c)
+              : type == CONFIG ? config_is_valid(w, j, c)
+              : type == NOTE   ? note_is_valid(w, j, c)
+                               : true;
     json_object_put(j);
     return ok;
 }
@@ -310,6 +348,8 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
         return json_is_valid(w, h->type, payload, h->length, c);
     case HANDOVER:
         w->handed = true;
+        if (w->v->disks.shared && w->durable != w->v->last_epoch)
+            return complain(c, "HANDOVER before what was written to shared disks is durable on them");
         return json_is_valid(w, h->type, payload, h->length, c);
     case NOTE:
         return json_is_valid(w, h->type, payload, h->length, c);

@@ -48,8 +48,8 @@ bool pages_are_valid(const uint8_t *at, size_t n, uint64_t pages, struct tally *
 /* Applies a valid one. false: out of memory. */
 bool pages_replay(const uint8_t *at, size_t n, struct memory *m);
 
-struct disks { /* of CONFIG */
-    unsigned count;
+struct disks {              /* of CONFIG */
+    unsigned count, shared; /* the last ones are shared */
     uint64_t octets[DISKS];
 };
 /* Checks a DISK payload and adds to `t`. */
