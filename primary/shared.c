@@ -188,6 +188,12 @@ void shared_settle(struct worker *w)
         log_error("the last of what the VM wrote is not on its shared disk: it does not take it");
 }
 
+void shared_cut(struct worker *w)
+{
+    if (w->disks.shared.disks)
+        disks_end(w);
+}
+
 void shared_end(struct worker *w)
 {
     ev_timer_stop(w->loop, &w->disks.shared.out);

@@ -355,6 +355,8 @@ static void act(struct worker *w, unsigned actions)
     if (actions & ACTION_BYE_STOPPED)
         session_bye(w, BYE_VM_STOPPED, w->reason);
     if (actions & ACTION_BYE_CRASHED)
+        shared_cut(w);
+    if (actions & ACTION_BYE_CRASHED)
         session_bye(w, BYE_VM_CRASHED, w->reason);
     if (actions & ACTION_HANG_UP)
         session_close(w);

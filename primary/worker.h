@@ -310,6 +310,8 @@ void shared_on_events(struct worker *w, unsigned events); /* DISK_EVENT_* */
 void shared_stop(struct worker *w);
 /* The VM has ended, and is ours: waits, for some seconds at most, until all that it wrote is on them. */
 void shared_settle(struct worker *w);
+/* The VM is about to be taken over, by our word: nothing is written to them from here any more. */
+void shared_cut(struct worker *w);
 /* Did the disk server die with writes that the guest believes to have made? Then the VM can't go on. */
 bool shared_are_lost(const struct worker *w);
 void shared_end(struct worker *w);

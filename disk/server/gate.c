@@ -76,8 +76,8 @@ static int write_released(struct gate *g)
     uint64_t upto = held_released(g->held);
     int error = 0;
     while (!error && !g->ending) {
-        const struct held_write *w = held_next(g->held);
-        if (!w || w->position > upto)
+        const struct held_write *w = held_next(g->held, upto);
+        if (!w)
             break;
         pthread_mutex_unlock(&g->lock);
         error = carry_out(g, &batch, w);
@@ -104,7 +104,7 @@ static int write_released(struct gate *g)
 
 static bool has_work(struct gate *g)
 {
-    return held_released(g->held) > g->reported || held_next(g->held);
+    return held_released(g->held) > g->reported || held_next(g->held, UINT64_MAX);
 }
 
 static void *run(void *arg)

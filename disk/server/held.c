@@ -215,10 +215,10 @@ uint64_t held_released(const struct held *h)
     return h->released;
 }
 
-const struct held_write *held_next(struct held *h)
+const struct held_write *held_next(struct held *h, uint64_t upto)
 {
     struct kept *entry = h->given ? h->given->next : h->first;
-    if (!entry || entry->w.position > h->released)
+    if (!entry || entry->w.position > h->released || entry->w.position > upto)
         return NULL;
     h->given = entry;
     return &entry->w;

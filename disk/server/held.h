@@ -53,8 +53,8 @@ void held_read(const struct held *h, unsigned disk, void *out, size_t n, uint64_
 void held_release(struct held *h, uint64_t position);
 void held_release_all(struct held *h); /* that was added so far */
 uint64_t held_released(const struct held *h);
-/* The next released one to be written; valid until held_done. NULL: none, for now. */
-const struct held_write *held_next(struct held *h);
+/* The next released one before or at this position, to be written; valid until held_done. NULL: none, for now. */
+const struct held_write *held_next(struct held *h, uint64_t upto);
 void held_rewind(struct held *h); /* what was given is given again: it did not become durable */
 void held_done(struct held *h);   /* what was given is durable */
 

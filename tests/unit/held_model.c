@@ -115,20 +115,20 @@ static void carry_out(struct model *m, const struct held_write *w)
 }
 
 /* Some are given, and then the disk fails: all of them again. In between reads are right. */
-static void write_out(struct model *m, unsigned fail_after)
+static void write_out(struct model *m, uint64_t upto, unsigned fail_after)
 {
     const struct held_write *w;
     uint64_t from = m->last_given;
-    for (unsigned i = 0; i < fail_after && (w = held_next(m->held)); i++)
+    for (unsigned i = 0; i < fail_after && (w = held_next(m->held, upto)); i++)
         carry_out(m, w);
     read_all(m);
     held_rewind(m->held);
     m->last_given = from;
-    while ((w = held_next(m->held)))
+    while ((w = held_next(m->held, upto)))
         carry_out(m, w);
     read_all(m);
     held_done(m->held);
-    CHECK(!held_next(m->held));
+    CHECK(!held_next(m->held, upto));
 }
 
 static void release(struct model *m, unsigned fail_after)
@@ -137,8 +137,8 @@ static void release(struct model *m, unsigned fail_after)
         return;
     struct mark k = m->marks[0];
     memmove(m->marks, m->marks + 1, --m->count * sizeof *m->marks);
-    held_release(m->held, k.position);
-    write_out(m, fail_after);
+    held_release(m->held, fail_after % 2 && m->count ? m->marks[0].position : k.position); /* perhaps more than that */
+    write_out(m, k.position, fail_after);
     CHECK(memcmp(m->disk, k.guest, sizeof k.guest) == 0); /* all of the epoch, and nothing of the next */
 }
 
@@ -146,7 +146,7 @@ static void release_all(struct model *m, unsigned fail_after)
 {
     m->count = 0;
     held_release_all(m->held);
-    write_out(m, fail_after);
+    write_out(m, UINT64_MAX, fail_after);
     CHECK(held_is_empty(m->held) && held_bytes(m->held) == 0 && memcmp(m->disk, m->guest, sizeof m->guest) == 0);
     for (unsigned i = 0; i < DISKS; i++)
         CHECK(!held_has(m->held, i));

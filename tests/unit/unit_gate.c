@@ -18,7 +18,7 @@ static struct {
     struct gate *gate;
     atomic_bool holding, pausing;
     _Atomic uint64_t position, durable;
-    atomic_int failing, stuck, crowded;
+    atomic_int failing, stuck, crowded, slow;
     pthread_mutex_t lock;
     char done[256]; /* of the disk: "w1 w2 s0 .." */
 } world = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -55,6 +55,8 @@ static int on_write(const struct held_write *w, void *arg)
     (void)arg;
     if (world.failing && world.failing-- > 0)
         return EIO;
+    while (world.slow == w->data[0])
+        usleep(1000);
     note('w', w->data[0]);
     return 0;
 }
@@ -90,7 +92,7 @@ static void begin(bool latched)
                                                   on_sync,    on_durable, on_stuck, on_crowded};
     struct errmsg e;
     world.position = world.durable = 0;
-    world.failing = world.stuck = world.crowded = 0;
+    world.failing = world.stuck = world.crowded = world.slow = 0;
     world.pausing = false;
     world.holding = !latched;
     world.done[0] = '\0';
@@ -150,6 +152,22 @@ static void test_held_until_released(void **state)
     gate_release(world.gate, 7); /* an epoch without writes */
     wait_durable(7);
     expect_done("");
+}
+
+/* The next epoch is released while the disk is at this one. */
+static void test_released_meanwhile(void **state)
+{
+    (void)state;
+    begin(false);
+    put(1);
+    put(2);
+    world.slow = 1;
+    gate_release(world.gate, 1);
+    usleep(20000);
+    gate_release(world.gate, 2);
+    world.slow = 0;
+    wait_durable(2);
+    expect_done("w1 s0 w2 s0 ");
 }
 
 static void fill(uint64_t offset, uint64_t n, void *arg)
@@ -273,9 +291,13 @@ static void test_opened_amid_a_write(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_held_until_released, end), cmocka_unit_test_teardown(test_reads, end),
-        cmocka_unit_test_teardown(test_failing_disk, end),        cmocka_unit_test_teardown(test_room, end),
-        cmocka_unit_test_teardown(test_latched_and_opened, end),  cmocka_unit_test_teardown(test_dropped, end),
+        cmocka_unit_test_teardown(test_held_until_released, end),
+        cmocka_unit_test_teardown(test_released_meanwhile, end),
+        cmocka_unit_test_teardown(test_reads, end),
+        cmocka_unit_test_teardown(test_failing_disk, end),
+        cmocka_unit_test_teardown(test_room, end),
+        cmocka_unit_test_teardown(test_latched_and_opened, end),
+        cmocka_unit_test_teardown(test_dropped, end),
         cmocka_unit_test_teardown(test_opened_amid_a_write, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

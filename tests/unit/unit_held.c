@@ -53,7 +53,7 @@ static void test_newest_wins(void **state)
 
 static void expect(struct held *h, enum held_kind kind, uint64_t position)
 {
-    const struct held_write *w = held_next(h);
+    const struct held_write *w = held_next(h, UINT64_MAX);
     assert_non_null(w);
     assert_int_equal(w->kind, kind);
     assert_int_equal(w->position, position);
@@ -68,9 +68,9 @@ static void test_release(void **state)
     add(h, HELD_BARRIER, 0, 0, 0, 10);
     add(h, HELD_DATA, 0, 4, 'b', 20);
     add(h, HELD_ZERO, 4, 4, 0, 30);
-    assert_null(held_next(h));
+    assert_null(held_next(h, UINT64_MAX));
     held_release(h, 9);
-    assert_null(held_next(h));
+    assert_null(held_next(h, UINT64_MAX));
     held_release(h, 25);
     held_release(h, 5); /* only grows */
     assert_int_equal(held_released(h), 25);
@@ -80,7 +80,7 @@ static void test_release(void **state)
     expect(h, HELD_DATA, 10);
     expect(h, HELD_BARRIER, 10);
     expect(h, HELD_DATA, 20);
-    assert_null(held_next(h));
+    assert_null(held_next(h, UINT64_MAX));
     assert_string_equal(look(h, 4), "bbbb"); /* still: the disk may not have it */
     held_done(h);
     assert_string_equal(look(h, 4), "....");
@@ -103,7 +103,7 @@ static void test_release_all_is_of_its_time(void **state)
     held_release_all(h);
     add(h, HELD_DATA, 0, 4, 'b', 2);
     expect(h, HELD_DATA, 1);
-    assert_null(held_next(h));
+    assert_null(held_next(h, UINT64_MAX));
     held_free(h);
 }
 
