@@ -405,6 +405,9 @@ static void test_each_config(void **state)
         "[{\"bytes\":4097}]",
         "[{\"bytes\":-4096}]",
         "[{\"bytes\":\"1\"}]",
+        "[{\"bytes\":4096,\"shared\":1}]",
+        "[{\"bytes\":4096,\"shared\":true,\"identity\":7}]",
+        "[{\"bytes\":4096,\"shared\":true},{\"bytes\":4096}]",
         "[{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},"
         "{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096}]"};
     for (size_t i = 0; i <= sizeof disks / sizeof disks[0]; i++) {
@@ -419,6 +422,50 @@ static void test_each_config(void **state)
         assert_true(good || strstr(said, "CONFIG"));
         sample_free(s);
     }
+}
+
+/* Of a VM with shared disks: what its primary says of them after an epoch. */
+static bool verify_shared(bool shared, const char *note, bool hand_over, char *said)
+{
+    char json[256];
+    struct sample *s = sample_new();
+    sample_begin(s);
+    s->n = RECORD_HEADER_SIZE + ((size_t)s->data[4] | (size_t)s->data[5] << 8); /* HELLO */
+    snprintf(
+        json, sizeof json,
+        "{\"backend\":\"fake\",\"pages\":24,\"replica\":{},\"disks\":[{\"bytes\":%d},{\"bytes\":%d,\"shared\":%s}]}",
+        SAMPLE_DISK_BYTES, SAMPLE_DISK_BYTES, shared ? "true" : "false");
+    sample_json(s, RECORD_CONFIG, json);
+    sample_epoch(s, 1);
+    sample_epoch(s, 2);
+    sample_json(s, RECORD_NOTE, "{\"durable\":1}");
+    if (!shared)
+        s->n -= RECORD_HEADER_SIZE + strlen("{\"durable\":1}");
+    sample_json(s, RECORD_NOTE, note);
+    if (hand_over)
+        sample_record(s, RECORD_HANDOVER, 0, 2, "{}", 2);
+    int status = verify(s->data, s->n, "", said);
+    sample_free(s);
+    return status == 0;
+}
+
+static void test_shared(void **state)
+{
+    (void)state;
+    char said[8192];
+    assert_true(verify_shared(true, "{\"durable\":2}", true, said));
+    assert_true(verify_shared(true, "{\"durable\":1}", false, said));
+    assert_true(verify_shared(false, "{}", true, said));
+    static const char *const wrong[] = {"{\"durable\":3}", "{\"durable\":0}", "{\"durable\":-1}",
+                                        "{\"durable\":\"2\"}"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_false(verify_shared(true, wrong[i], false, said));
+        assert_non_null(strstr(said, "NOTE"));
+    }
+    assert_false(verify_shared(false, "{\"durable\":1}", false, said));
+    assert_non_null(strstr(said, "NOTE"));
+    assert_false(verify_shared(true, "{\"durable\":1}", true, said));
+    assert_non_null(strstr(said, "HANDOVER"));
 }
 
 static void test_each_begin(void **state)
@@ -507,7 +554,7 @@ int main(void)
         cmocka_unit_test(test_sample_passes),  cmocka_unit_test(test_cut_anywhere),
         cmocka_unit_test(test_each_violation), cmocka_unit_test(test_each_begin),
         cmocka_unit_test(test_flipped_bits),   cmocka_unit_test(test_no_recording),
-        cmocka_unit_test(test_each_config),
+        cmocka_unit_test(test_each_config),    cmocka_unit_test(test_shared),
     };
     const char *folder = getenv("TMPDIR");
     snprintf(path, sizeof path, "%.40s/hikae-XXXXXX", folder ? folder : "/tmp");
