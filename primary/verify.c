@@ -150,9 +150,15 @@ int verify_answered(struct worker *w, const struct record *r, struct proto_error
 
 /* ---- orders ---- */
 
+/* Those that both hosts see, the last ones, are the same disk. */
+static unsigned compared_disks(const struct worker *w)
+{
+    return w->disks.n - w->disks.shared.disks;
+}
+
 static const char *why_not(const struct worker *w)
 {
-    if (!w->disks.n)
+    if (!compared_disks(w))
         return "the VM has no disks that are replicated";
     if (w->state != PROTECTION_PROTECTED)
         return "the VM is not PROTECTED: there is no replica to compare with (see `hikae status`)";
@@ -168,7 +174,7 @@ static const char *why_not(const struct worker *w)
 static int open_stores(struct worker *w, struct errmsg *e)
 {
     struct verify *v = w->verify;
-    for (unsigned i = 0; i < w->disks.n; i++) {
+    for (unsigned i = 0; i < compared_disks(w); i++) {
         v->fds[i] = disk_store_open(w->disks.client, i, false, e);
         if (v->fds[i] < 0) {
             close_stores(v);
@@ -192,7 +198,7 @@ const char *verify_begin(struct worker *w, bool repair)
 {
     static struct errmsg e;
     const char *wrong = why_not(w);
-    struct disk_sizes sizes = {.count = w->disks.n};
+    struct disk_sizes sizes = {.count = compared_disks(w)};
     if (wrong)
         return wrong;
     if (!w->verify)
