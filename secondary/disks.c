@@ -254,7 +254,7 @@ static int start_applier(struct worker *w, struct errmsg *e)
 int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
 {
     struct json_object *list = json_get_array(config, "disks");
-    struct wanted wanted;
+    struct wanted wanted = {.shared.count = 0};
     const struct config_vm *v = config_vm(w->config, w->vm_name);
     unsigned named = v->disk_count + v->shared_count;
     if (!list && !named)
