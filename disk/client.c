@@ -147,7 +147,8 @@ void disk_hold(struct disk_client *c)
 
 void disk_let_out_to(struct disk_client *c, uint64_t mark)
 {
-    struct disk_request request = {.what = DISK_REQUEST_RELEASE, .position = mark};
+    struct disk_request request = {
+        .what = DISK_REQUEST_RELEASE, .disk = (uint32_t)mark, .writable = (uint32_t)(mark >> 32)};
     if (c->log && c->hello.shared)
         (void)disk_socket_send(c->socket, &request, sizeof request, NULL, 0); /* a server that is gone is noticed */
 }

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 4096, MAGIC = 0x68576c32 };
+enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
 struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
@@ -28,7 +28,7 @@ struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
     _Atomic uint32_t owed;
     _Atomic uint32_t events;
     _Atomic uint32_t broken;
-    _Atomic uint32_t holding; /* of shared disks, as what follows */
+    _Atomic uint32_t holding; /* of shared disks, as what follows: 0 with a server that knows of none */
     _Atomic int32_t stuck;
     _Atomic uint64_t flushed;
     _Atomic uint64_t durable;

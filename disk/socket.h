@@ -10,12 +10,11 @@
 
 #include <sys/types.h>
 
-enum { DISK_SOCKET_VERSION = 2, DISK_SOCKET_FDS = 2 };
+enum { DISK_SOCKET_VERSION = 1, DISK_SOCKET_FDS = 2 };
 
 struct disk_hello {
-    uint32_t version, count;
-    uint32_t shared; /* so many, the last ones, are shared with another host */
-    uint32_t unused;
+    uint32_t version;
+    uint16_t count, shared; /* so many, the last ones, are shared with another host */
     struct {
         uint64_t bytes;
         uint64_t device,
@@ -27,13 +26,12 @@ enum disk_request_what {
     DISK_REQUEST_TRACK, /* answered with the log's two descriptors */
     DISK_REQUEST_UNTRACK,
     DISK_REQUEST_STORE,   /* answered with one descriptor */
-    DISK_REQUEST_RELEASE, /* lets out what is before `position` in the log; not answered */
+    DISK_REQUEST_RELEASE, /* lets out what is before a position in the log: disk + 2^32 writable; not answered */
     DISK_REQUEST_OPEN,    /* lets everything out; status 1: what was held is not durable yet, ask again */
 };
 
 struct disk_request {
-    uint32_t what, disk, writable, unused;
-    uint64_t position;
+    uint32_t what, disk, writable;
 };
 
 struct disk_answer {

@@ -150,18 +150,26 @@ void shared_acked(struct worker *w, uint64_t epoch)
     go_on(w);
 }
 
+static void tell_stuck(struct worker *w)
+{
+    int error = disk_stuck(w->disks.client);
+    w->reason[0] = 0;
+    if (error) {
+        snprintf(w->reason, sizeof w->reason,
+                 "a shared disk does not take what was written to it: %s; it is tried again, and output waits for it",
+                 strerror(error));
+        log_error("%s", w->reason);
+    } else {
+        log_info("the VM's shared disk takes what is written to it again");
+    }
+    report_now(w);
+}
+
 void shared_on_events(struct worker *w, unsigned events)
 {
     bool by_ack = w->state == PROTECTION_SEALED || w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING;
-    if (events & DISK_EVENT_STUCK) {
-        int error = disk_stuck(w->disks.client);
-        if (error)
-            log_error("a shared disk of the VM does not take what was written to it: %s; it is tried again, and output "
-                      "waits for it",
-                      strerror(error));
-        else
-            log_info("the VM's shared disk takes what is written to it again");
-    }
+    if (events & DISK_EVENT_STUCK)
+        tell_stuck(w);
     if (events & DISK_EVENT_CROWDED && by_ack) {
         w->checkpoint.trigger.full = true;
         checkpoint_arm(w);

@@ -113,7 +113,7 @@ static void serve(struct control *c, int client)
     } else if (request.what == DISK_REQUEST_STORE) {
         give_store(c, client, &request, &answer);
     } else if (request.what == DISK_REQUEST_RELEASE && client == c->tracker) {
-        disk_set_release(c->set, request.position);
+        disk_set_release(c->set, request.disk | (uint64_t)request.writable << 32);
     } else if (request.what == DISK_REQUEST_OPEN) {
         let_out(c, client, &answer);
     } else {
@@ -123,8 +123,9 @@ static void serve(struct control *c, int client)
 
 static void welcome(struct control *c)
 {
-    struct disk_hello hello = {
-        .version = DISK_SOCKET_VERSION, .count = disk_set_count(c->set), .shared = disk_set_shared(c->set)};
+    struct disk_hello hello = {.version = DISK_SOCKET_VERSION,
+                               .count = (uint16_t)disk_set_count(c->set),
+                               .shared = (uint16_t)disk_set_shared(c->set)};
     int fd = accept4(c->polled[LISTENER].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), slot = 0;
     while (slot < CLIENTS_MAX && c->polled[slot].fd >= 0)
         slot++;

@@ -18,7 +18,7 @@ static struct {
     struct gate *gate;
     atomic_bool holding, pausing;
     _Atomic uint64_t position, durable;
-    atomic_int failing, stuck, crowded, slow;
+    atomic_int failing, failing_syncs, stuck, crowded, slow;
     pthread_mutex_t lock;
     char done[256]; /* of the disk: "w1 w2 s0 .." */
 } world = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -64,6 +64,8 @@ static int on_write(const struct held_write *w, void *arg)
 static int on_sync(unsigned disk, void *arg)
 {
     (void)arg;
+    if (world.failing_syncs && world.failing_syncs-- > 0)
+        return EIO;
     note('s', disk);
     return 0;
 }
@@ -92,7 +94,7 @@ static void begin(bool latched)
                                                   on_sync,    on_durable, on_stuck, on_crowded};
     struct errmsg e;
     world.position = world.durable = 0;
-    world.failing = world.stuck = world.crowded = world.slow = 0;
+    world.failing = world.failing_syncs = world.stuck = world.crowded = world.slow = 0;
     world.pausing = false;
     world.holding = !latched;
     world.done[0] = '\0';
@@ -207,6 +209,18 @@ static void test_failing_disk(void **state)
     expect_done("w1 w2 s0 ");
 }
 
+/* What the kernel has dropped after a sync that failed is written again. */
+static void test_failing_sync(void **state)
+{
+    (void)state;
+    begin(false);
+    put(1);
+    world.failing_syncs = 1;
+    gate_release(world.gate, 1);
+    wait_durable(1);
+    expect_done("w1 w1 s0 ");
+}
+
 static atomic_int entered;
 
 static void *enter(void *arg)
@@ -295,6 +309,7 @@ int main(void)
         cmocka_unit_test_teardown(test_released_meanwhile, end),
         cmocka_unit_test_teardown(test_reads, end),
         cmocka_unit_test_teardown(test_failing_disk, end),
+        cmocka_unit_test_teardown(test_failing_sync, end),
         cmocka_unit_test_teardown(test_room, end),
         cmocka_unit_test_teardown(test_latched_and_opened, end),
         cmocka_unit_test_teardown(test_dropped, end),
