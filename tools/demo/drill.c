@@ -220,6 +220,7 @@ static int wait_survivor(struct drill *d, struct failover_times *times, struct e
         tracker_poll(d->tracker, active(d), false, &d->status);
         if (vm_runs(&d->status))
             break;
+        host_look_for_end(standby(d));
         if (now_ms() > end)
             return errmsg_set(e, "%s does not run the VM %d s after the loss (%s %s)", active(d)->name,
                               FAILOVER_MS / 1000, d->status.present ? d->status.state : "no VM", d->status.reason);

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define DATABASE "db.img"
+#define DYING    "dying" /* in its folder while it is being killed */
 enum { DATABASE_BYTES = 64 << 20 };
 
 static int make_identity(struct host *h, struct errmsg *e)
@@ -49,14 +50,26 @@ void host_kernel_line(const struct options *o, char *out, size_t size)
              o->rate, o->region, o->words, o->beacon_ms, BEACON_PORT, o->disk_rate);
 }
 
-/* A host whose namespace was killed writes to nothing any more: the fencing has nothing to do. */
+/* The fencing: a host that is being killed writes to nothing any more when its last process has ended. */
+static int make_fence(const char *dir, const struct options *o, struct errmsg *e)
+{
+    char path[192];
+    if (!o->shared)
+        return 0;
+    snprintf(path, sizeof path, "%s/fence", dir);
+    if (write_file(e, path, "#!/bin/sh\nwhile test -e %s/$HIKAE_LOST_HOST/" DYING "; do sleep 0.01; done\n", dir))
+        return -1;
+    return chmod(path, 0755) ? errmsg_set(e, "%s: %s", path, strerror(errno)) : 0;
+}
+
 static void disk_lines(const char *dir, const struct options *o, char out[400])
 {
     const char *at = o->shared ? dir : HOST_DISK;
     *out = '\0';
     if (o->disk_mb)
-        snprintf(out, 400, "%s = %s/vm.img%s%s%s\n%s", o->shared ? "shared_disk" : "disk", at, o->database ? " " : "",
-                 o->database ? at : "", o->database ? "/" DATABASE : "", o->shared ? "fence = /bin/true\n" : "");
+        snprintf(out, 400, "%s = %s/vm.img%s%s%s\n%s%s%s", o->shared ? "shared_disk" : "disk", at,
+                 o->database ? " " : "", o->database ? at : "", o->database ? "/" DATABASE : "",
+                 o->shared ? "fence = " : "", o->shared ? dir : "", o->shared ? "/fence\n" : "");
 }
 
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
@@ -144,6 +157,8 @@ int hosts_prepare(struct host hosts[2], const char *dir, const struct options *o
     snprintf(arbiter, sizeof arbiter, "%s/arbiter", dir);
     if (mkdir(arbiter, 0755) && errno != EEXIST)
         return errmsg_set(e, "%s: %s", arbiter, strerror(errno));
+    if (make_fence(dir, o, e))
+        return -1;
     for (int i = 0; i < 2; i++) {
         hosts[i] = (struct host){.name = i ? "host-b" : "host-a", .number = i + 1};
         if (make_folders(&hosts[i], dir, e) || make_identity(&hosts[i], e) || make_disks(&hosts[i], dir, o, e))
@@ -237,18 +252,41 @@ void host_cut(const struct host *h)
         close(fd);
 }
 
+static void dying_path(const struct host *h, char out[192])
+{
+    snprintf(out, 192, "%s/" DYING, h->dir);
+}
+
 void host_kill(const struct host *h)
 {
-    if (h->pid > 0)
-        kill(h->pid, SIGKILL);
+    char path[192];
+    struct errmsg ignored;
+    dying_path(h, path);
+    if (h->pid <= 0)
+        return;
+    (void)write_file(&ignored, path, "%s", "");
+    kill(h->pid, SIGKILL);
+}
+
+/* The init is the last one of its namespace to end. */
+void host_look_for_end(const struct host *h)
+{
+    siginfo_t info = {0};
+    char path[192];
+    dying_path(h, path);
+    if (h->pid > 0 && !waitid(P_PID, (id_t)h->pid, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid)
+        unlink(path);
 }
 
 void host_wait_gone(struct host *h)
 {
     struct errmsg ignored;
+    char path[192];
     if (h->pid > 0)
         waitpid(h->pid, NULL, 0);
     h->pid = 0;
+    dying_path(h, path);
+    unlink(path);
     /* The kernel takes its network namespace down in its own time; the names are wanted now. */
     (void)run_ip(&ignored, "link del dev sw0-%s\n", h->name);
     (void)run_ip(&ignored, "link del dev sw1-%s\n", h->name);

@@ -37,6 +37,8 @@ int host_boot(struct host *h, const struct options *o, struct errmsg *e);
 void host_cut(const struct host *h);
 /* SIGKILL; does not wait. */
 void host_kill(const struct host *h);
+/* While somebody waits for its end, host_wait_gone not being called yet: tells the fencing when it has come. */
+void host_look_for_end(const struct host *h);
 /* After host_kill: returns when nothing of it is left. */
 void host_wait_gone(struct host *h);
 /* Did its init end without us? */
