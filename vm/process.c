@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern char **environ;
+
 struct report {
     pid_t pid;
     int error; /* of execve; 0: none so far */
@@ -36,44 +38,83 @@ static int find_program(const char *name, char *out, size_t size, struct errmsg 
                       strncmp(name, "qemu", 4) == 0 ? "qemu-system-x86" : name);
 }
 
-extern char **environ;
+/* What the program is given besides its command. */
+struct gifts {
+    char preload[PATH_MAX + 16]; /* a variable; "": none */
+    char listen_pid[32];         /* likewise; filled in by the process that it names */
+    int socket;                  /* -1: none */
+};
 
-/* Our environment with LD_PRELOAD replaced. The array is the caller's to free, its strings are borrowed; `variable`
- * must outlive it. */
-static char **make_environment(char *variable)
+static bool is_replaced(const char *variable)
+{
+    static const char *const names[] = {"LD_PRELOAD=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES="};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strncmp(variable, names[i], strlen(names[i])) == 0)
+            return true;
+    return false;
+}
+
+/* Our environment and the gifts. The array is the caller's to free, its strings are borrowed. */
+static char **make_environment(struct gifts *g)
 {
     size_t n = 0, k = 0;
     while (environ[n])
         n++;
-    char **list = calloc(n + 2, sizeof *list);
+    char **list = calloc(n + 4, sizeof *list);
     if (!list)
         return NULL;
     for (size_t i = 0; i < n; i++)
-        if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0)
+        if (!is_replaced(environ[i]))
             list[k++] = environ[i];
-    list[k] = variable;
+    if (*g->preload)
+        list[k++] = g->preload;
+    if (g->socket >= 0) {
+        list[k++] = (char *)"LISTEN_FDS=1";
+        list[k++] = g->listen_pid;
+    }
     return list;
 }
 
-/* In the grandchild: from here to execve only calls that are safe after fork. */
-static void run_program(const char *program, char *const *command, char **environment, int log, int report)
+/* snprintf is not safe after fork. */
+static void write_listen_pid(struct gifts *g)
+{
+    char digits[12];
+    size_t n = 0, at = sizeof "LISTEN_PID=" - 1;
+    memcpy(g->listen_pid, "LISTEN_PID=", at);
+    for (unsigned pid = (unsigned)getpid(); pid || n == 0; pid /= 10)
+        digits[n++] = (char)('0' + pid % 10);
+    while (n > 0)
+        g->listen_pid[at++] = digits[--n];
+    g->listen_pid[at] = '\0';
+}
+
+/* In the grandchild: from here to execve only calls that are safe after fork. Descriptors: 3 the socket, if any; then
+ * the report. */
+static void run_program(const char *program, char *const *command, char **environment, int log, int report, int go,
+                        struct gifts *g)
 {
     sigset_t none;
+    char ignored;
+    (void)!read(go, &ignored, 1);
     sigemptyset(&none);
     for (int s = 1; s < NSIG; s++)
         signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    int null = open("/dev/null", O_RDWR);
+    int null = open("/dev/null", O_RDWR), at = g->socket >= 0 ? 4 : 3;
     struct report r = {.pid = getpid()};
-    if (dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && dup2(report, 3) == 3 &&
-        fcntl(3, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
-        close_range(4, ~0U, 0);
-        if (write(3, &r, sizeof r) == (ssize_t)sizeof r)
+    write_listen_pid(g);
+    /* Out of the way first: any of them may be where another belongs. */
+    int socket = g->socket >= 0 ? fcntl(g->socket, F_DUPFD, 8) : -1, above = fcntl(report, F_DUPFD, 8);
+    log = fcntl(log, F_DUPFD, 8);
+    if (dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && (socket < 0 || dup2(socket, 3) == 3) &&
+        dup2(above, at) == at && fcntl(at, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
+        close_range((unsigned)at + 1, ~0U, 0);
+        if (write(at, &r, sizeof r) == (ssize_t)sizeof r)
             execve(program, command, environment);
-        report = 3;
+        above = at;
     }
     r.error = errno;
-    (void)!write(report, &r, sizeof r);
+    (void)!write(above, &r, sizeof r);
     _exit(127);
 }
 
@@ -89,41 +130,64 @@ static pid_t read_report(int fd, const char *program, struct errmsg *e)
     return pid > 0 ? pid : errmsg_set(e, "starting %s: its process ended before it ran", program);
 }
 
-pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e)
+/* So that it is nobody's child but init's: no zombie, no death with us. The program begins when its parent, who is only
+ * there for that, is gone: nbdkit asks the kernel to be ended with its parent, whoever that is (go[1] is closed by us
+ * when he is; if we die first it is as well). */
+static int fork_twice(const char *program, char *const *command, char **environment, int log, int report, int go[2],
+                      struct gifts *g)
 {
-    char program[PATH_MAX], variable[PATH_MAX + 16];
-    int report[2];
-    if (find_program(command[0], program, sizeof program, e) < 0)
-        return -1;
-    snprintf(variable, sizeof variable, "LD_PRELOAD=%s", preload ? preload : "");
-    char **environment = make_environment(preload ? variable : NULL);
-    int log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (!environment || log < 0 || pipe2(report, O_CLOEXEC) < 0) {
-        int status = errmsg_set(e, "%s: %s", log_path, strerror(errno));
-        free(environment);
-        if (log >= 0)
-            close(log);
-        return status;
-    }
     pid_t child = fork();
     if (child == 0) {
-        /* Twice, so that it is nobody's child but init's: no zombie, no death with us. */
         if (setsid() < 0 || fork() != 0)
             _exit(0);
-        run_program(program, command, environment, log, report[1]);
+        close(go[1]);
+        run_program(program, command, environment, log, report, go[0], g);
     }
-    close(report[1]);
-    close(log);
-    free(environment);
-    pid_t pid = -1;
-    if (child < 0)
-        errmsg_set(e, "fork: %s", strerror(errno));
-    else
-        pid = read_report(report[0], program, e);
     while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
         ;
-    close(report[0]);
+    close(go[1]);
+    go[1] = -1;
+    return child < 0 ? -1 : 0;
+}
+
+static pid_t spawn(char *const *command, struct gifts *g, const char *log_path, struct errmsg *e)
+{
+    char program[PATH_MAX];
+    int report[2] = {-1, -1}, go[2] = {-1, -1};
+    if (find_program(command[0], program, sizeof program, e) < 0)
+        return -1;
+    char **environment = make_environment(g);
+    int log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    pid_t pid = -1;
+    if (!environment || log < 0 || pipe2(report, O_CLOEXEC) < 0 || pipe2(go, O_CLOEXEC) < 0) {
+        errmsg_set(e, "%s: %s", log_path, strerror(errno));
+    } else if (fork_twice(program, command, environment, log, report[1], go, g) < 0) {
+        errmsg_set(e, "fork: %s", strerror(errno));
+    } else {
+        close(report[1]);
+        report[1] = -1;
+        pid = read_report(report[0], program, e);
+    }
+    int fds[] = {log, report[0], report[1], go[0], go[1]};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    free(environment);
     return pid;
+}
+
+pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e)
+{
+    struct gifts g = {.socket = -1};
+    if (preload)
+        snprintf(g.preload, sizeof g.preload, "LD_PRELOAD=%s", preload);
+    return spawn(command, &g, log_path, e);
+}
+
+pid_t process_spawn_listening(char *const *command, int socket, const char *log_path, struct errmsg *e)
+{
+    struct gifts g = {.socket = socket};
+    return spawn(command, &g, log_path, e);
 }
 
 void process_explain(const char *log_path, struct errmsg *e)

@@ -13,6 +13,8 @@
 /* Starts command[0] (searched in PATH) as a daemon in a session of its own, with LD_PRELOAD=preload (NULL: none), its
  * messages going to log_path. Returns its pid, or -1: e says why it could not be executed. */
 pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e);
+/* The same with a socket that listens already, handed over as systemd does it: descriptor 3, LISTEN_FDS, LISTEN_PID. */
+pid_t process_spawn_listening(char *const *command, int socket, const char *log_path, struct errmsg *e);
 /* Appends the last line of log_path to what e says. */
 void process_explain(const char *log_path, struct errmsg *e);
 /* Clock ticks from boot to the start of `pid`; 0: no such process (a zombie counts as none). With the pid it names a

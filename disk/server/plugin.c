@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -28,6 +29,12 @@ static struct disk_set *set;
 static struct control *control;
 
 /* ---- the server's life ---- */
+
+/* nbdkit 1.32 asks to be ended with its parent, which is by now whoever takes orphans: it outlives that one too. */
+static void load(void)
+{
+    prctl(PR_SET_PDEATHSIG, 0);
+}
 
 static int config(const char *key, const char *value)
 {
@@ -265,6 +272,7 @@ static struct nbdkit_plugin plugin = {
                    "disk=PATH   (required) a file or a block device; again for each further disk\n"
                    "shared=PATH the same, of a disk that another host sees as well; after all others\n"
                    "holding=1   writes to those are held until an agent says otherwise",
+    .load = load,
     .config = config,
     .config_complete = config_complete,
     .get_ready = get_ready,
