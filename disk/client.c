@@ -55,13 +55,16 @@ int disk_fd(const struct disk_client *c)
     return c->poll;
 }
 
-unsigned disk_events(struct disk_client *c)
+bool disk_is_whole(const struct disk_client *c)
 {
     struct pollfd hangup = {.fd = c->socket, .events = POLLRDHUP};
+    return poll(&hangup, 1, 0) == 0;
+}
+
+unsigned disk_events(struct disk_client *c)
+{
     unsigned events = c->log ? write_log_events(c->log) : 0;
-    if (poll(&hangup, 1, 0) > 0 && hangup.revents)
-        events |= DISK_EVENT_GONE;
-    return events;
+    return disk_is_whole(c) ? events : events | DISK_EVENT_GONE;
 }
 
 unsigned disk_count(const struct disk_client *c)

@@ -43,6 +43,10 @@ int disk_track(struct disk_client *c, bool on, struct errmsg *e);
  * in the log. */
 void disk_set_pausing(struct disk_client *c, bool pausing);
 uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far */
+/* Is the server still the one whose log this is? Asked when the VM's I/O is drained: then the log has all that the VM
+ * wrote. Else another one may have answered some of it, of which nothing is in the log: the epoch must not be closed.
+ */
+bool disk_is_whole(const struct disk_client *c);
 uint64_t disk_used(const struct disk_client *c); /* octets of the log that are in use: not yet released */
 /* Is a flush that was answered during a pause not done yet? The epoch's output waits for it: DISK_EVENT_FLUSHED. */
 bool disk_owes_flush(const struct disk_client *c);

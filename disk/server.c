@@ -4,6 +4,7 @@
 #include "common/jsonget.h"
 #include "common/module.h"
 #include "disk/server/backing.h"
+#include "disk/server_process.h"
 #include "disk/socket.h"
 #include "vm/process.h"
 
@@ -23,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 15000, TERM_MS = 1000, KILL_MS = 30000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
+enum { START_MS = 15000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
 
 struct stores {
     char *path[DISK_MAX]; /* absolute: nbdkit runs elsewhere */
@@ -179,22 +180,18 @@ static bool are_served(const struct stores *s, const struct disk_hello *hello)
 
 /* ---- start ---- */
 
-enum { ENDED_SILENTLY = -2 };
-
-/* What the server said before it ended: its first error, else its last line. -1, or ENDED_SILENTLY: it was told to end.
- */
+/* What the server said before it ended: its first error, else its last line. -1. */
 static int explain(const char *log_path, struct errmsg *e)
 {
     static const char mark[] = "error: ";
     char line[600];
     FILE *f = fopen(log_path, "re");
-    int status = ENDED_SILENTLY;
     errmsg_set(e, "the disk server ended as soon as it was started, without a word (%s)", log_path);
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = '\0';
         const char *error = strstr(line, mark);
         if (*line)
-            status = errmsg_set(e, "the disk server ended as soon as it was started: %s", line);
+            errmsg_set(e, "the disk server ended as soon as it was started: %s", line);
         if (error) {
             errmsg_set(e, "%s", error + sizeof mark - 1);
             break;
@@ -202,7 +199,7 @@ static int explain(const char *log_path, struct errmsg *e)
     }
     if (f)
         fclose(f);
-    return status;
+    return -1;
 }
 
 static int64_t now_ms(void)
@@ -210,12 +207,6 @@ static int64_t now_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static bool has_ended(int pidfd, int wait_ms)
-{
-    struct pollfd p = {.fd = pidfd, .events = POLLIN};
-    return poll(&p, 1, wait_ms) > 0;
 }
 
 /* control.sock comes last of all that it makes. */
@@ -232,7 +223,7 @@ static int wait_until_it_serves(const char *dir, const char *log_path, pid_t pid
             status = 0;
         } else if (errno != ENOENT && errno != ECONNREFUSED) {
             status = -1;
-        } else if (has_ended(pidfd, 5)) {
+        } else if (server_process_has_ended(pidfd, 5)) {
             status = explain(log_path, e);
         } else if (now_ms() > end) {
             status = errmsg_set(e, "the disk server does not serve after %d s (its messages: %s)", START_MS / 1000,
@@ -245,56 +236,97 @@ static int wait_until_it_serves(const char *dir, const char *log_path, pid_t pid
     return status;
 }
 
-static int spawn(const char *dir, const struct stores *s, struct errmsg *e)
+static int listen_for_nbd(const char *dir, struct errmsg *e)
+{
+    struct sockaddr_un at;
+    if (disk_socket_address(dir, "nbd.sock", &at, e) < 0)
+        return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    unlink(at.sun_path);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, SOMAXCONN) == 0)
+        return fd;
+    errmsg_set(e, "%s: %s", at.sun_path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+static int spawn(const char *dir, const struct stores *s, int listener, struct errmsg *e)
 {
     char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 16];
-    struct sockaddr_un nbd;
-    char *command[9 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", (char *)"-U", nbd.sun_path, module, dir_word};
-    if (disk_socket_address(dir, "nbd.sock", &nbd, e) < 0)
-        return -1;
+    char *command[6 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", module, dir_word};
     if (module_path("hikae-disk.so", module, sizeof module) < 0 || access(module, R_OK) < 0)
         return errmsg_set(e, "%s: %s; is it installed, or HIKAE_MODULE_DIR right?", module, strerror(errno));
     snprintf(dir_word, sizeof dir_word, "dir=%s", dir);
     for (unsigned i = 0; i < s->n; i++) {
         snprintf(disk_words[i], sizeof disk_words[i], "%s=%s", i < s->n - s->shared ? "disk" : "shared", s->path[i]);
-        command[6 + i] = disk_words[i];
+        command[4 + i] = disk_words[i];
     }
     if (s->holding)
-        command[6 + s->n] = (char *)"holding=1";
+        command[4 + s->n] = (char *)"holding=1";
     path_in(dir, "server.log", log);
-    unlink(nbd.sun_path);
-    pid_t pid = process_spawn(command, NULL, log, e);
+    int socket = listener < 0 ? listen_for_nbd(dir, e) : listener;
+    pid_t pid = socket < 0 ? -1 : process_spawn_listening(command, socket, log, e);
+    if (socket >= 0 && socket != listener)
+        close(socket);
     return pid < 0 ? -1 : wait_until_it_serves(dir, log, pid, e);
 }
 
-static int start_unless_running(const char *dir, const struct stores *s, bool anew, struct errmsg *e)
+/* The one that listens in `dir`, if there is one. */
+static int end_running(const char *dir, bool politely, struct errmsg *e)
 {
-    struct disk_hello hello;
-    int fd = disk_socket_connect(dir, &hello, e);
+    int fd = disk_socket_open(dir, e), status = 0;
+    pid_t pid = 0;
+    if (fd < 0)
+        return errno == ENOENT || errno == ECONNREFUSED ? 0 : -1;
+    int pidfd = server_process_open(fd, &pid);
+    if (pidfd >= 0) {
+        status = server_process_end(pidfd, pid, politely, e);
+        close(pidfd);
+    } else if (errno != ESRCH) {
+        status = errmsg_set(e, "the disk server in %s: %s", dir, strerror(errno));
+    }
+    close(fd);
+    return status;
+}
+
+/* -1: it can't be told whether one runs. */
+static int find_running(const char *dir, struct disk_hello *hello, struct errmsg *e)
+{
+    int fd = disk_socket_connect(dir, hello, e);
     if (fd >= 0) {
         close(fd);
+        return 1;
+    }
+    if (errno == ENOENT || errno == ECONNREFUSED)
+        return 0;
+    return errno == EAGAIN ? end_running(dir, false, e) : -1; /* it hangs */
+}
+
+static int start_unless_running(const char *dir, const struct stores *s, bool anew, int listener, struct errmsg *e)
+{
+    struct disk_hello hello;
+    int found = find_running(dir, &hello, e);
+    if (found < 0)
+        return -1;
+    if (found)
         return are_served(s, &hello)
                    ? 0
                    : errmsg_set(e, "a disk server with other disks than %s%s runs in %s: stop the VM first", s->path[0],
                                 s->n > 1 ? " .." : "", dir);
-    }
-    if (errno != ENOENT && errno != ECONNREFUSED)
-        return -1;
     if (!anew && disk_server_is_holding(dir))
         return errmsg_set(e, "the VM's disk server has ended with writes to shared disks that were not let out yet: "
                              "the VM can't go on");
     if (anew && (note_stores(dir, s, e) < 0 || disk_server_note_holding(dir, false, e) < 0))
         return -1;
-    int status = spawn(dir, s, e);
-    if (status == ENDED_SILENTLY) /* by a SIGTERM whose sender is not known: seen when servers follow each other fast */
-        status = spawn(dir, s, e);
+    int status = spawn(dir, s, listener, e);
     if (status < 0 && anew)
         clear_folder(dir);
     return status;
 }
 
-int disk_server_start_shared(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding,
-                             struct errmsg *e)
+static int start(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding, int listener,
+                 struct errmsg *e)
 {
     struct stores stores = {.n = 0, .shared = shared, .holding = holding};
     int status = dir_make(dir, 0700, e), lock = status == 0 ? lock_folder(dir, e) : -1;
@@ -305,66 +337,29 @@ int disk_server_start_shared(const char *dir, const char *const *paths, unsigned
     for (unsigned i = 0; paths && status == 0 && i < n; i++)
         status = add_store(&stores, paths[i], e);
     if (status == 0)
-        status = start_unless_running(dir, &stores, paths != NULL, e);
+        status = start_unless_running(dir, &stores, paths != NULL, listener, e);
     free_stores(&stores);
     close(lock);
-    return status < 0 ? -1 : 0;
+    return status;
+}
+
+int disk_server_start_shared(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding,
+                             struct errmsg *e)
+{
+    return start(dir, paths, n, shared, holding, -1, e);
 }
 
 int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e)
 {
-    return disk_server_start_shared(dir, paths, n, 0, false, e);
+    return start(dir, paths, n, 0, false, -1, e);
+}
+
+int disk_server_restart(const char *dir, int listener, struct errmsg *e)
+{
+    return start(dir, NULL, 0, 0, false, listener, e);
 }
 
 /* ---- stop ---- */
-
-/* The process at the other end. The connection still stands after the pidfd was made, so the number was not reused. */
-static int open_server(int fd, pid_t *pid)
-{
-    struct ucred peer;
-    socklen_t n = sizeof peer;
-    struct pollfd hangup = {.fd = fd, .events = POLLRDHUP};
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
-        return -1;
-    *pid = peer.pid;
-    int pidfd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
-    if (pidfd >= 0 && poll(&hangup, 1, 0) > 0 && hangup.revents & (POLLRDHUP | POLLHUP)) {
-        close(pidfd);
-        errno = ESRCH;
-        return -1;
-    }
-    return pidfd;
-}
-
-/* nbdkit answers what it has been asked and waits for its clients to hang up. A VM that doesn't is no longer anybody's:
- * nothing is lost with the process, what it has written is the kernel's. */
-static int end_process(int pidfd, pid_t pid, struct errmsg *e)
-{
-    syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0);
-    if (has_ended(pidfd, TERM_MS))
-        return 0;
-    syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-    if (has_ended(pidfd, KILL_MS))
-        return 0;
-    return errmsg_set(e, "the disk server (process %d) does not end: its store does not answer", (int)pid);
-}
-
-static int stop_running(const char *dir, struct errmsg *e)
-{
-    int fd = disk_socket_open(dir, e), status = 0;
-    pid_t pid = 0;
-    if (fd < 0)
-        return errno == ENOENT || errno == ECONNREFUSED ? 0 : -1;
-    int pidfd = open_server(fd, &pid);
-    if (pidfd >= 0) {
-        status = end_process(pidfd, pid, e);
-        close(pidfd);
-    } else if (errno != ESRCH) {
-        status = errmsg_set(e, "the disk server in %s: %s", dir, strerror(errno));
-    }
-    close(fd);
-    return status;
-}
 
 int disk_server_stop(const char *dir, struct errmsg *e)
 {
@@ -373,7 +368,7 @@ int disk_server_stop(const char *dir, struct errmsg *e)
     int lock = lock_folder(dir, e);
     if (lock < 0)
         return -1;
-    int status = stop_running(dir, e);
+    int status = end_running(dir, true, e);
     if (status == 0)
         clear_folder(dir);
     close(lock);

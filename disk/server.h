@@ -11,11 +11,16 @@
 #include <stdbool.h>
 
 /* Starts the server of these stores (paths of files or block devices, 1 to DISK_MAX, in the order of the disks) in
- * `dir`, which is made if need be, unless one runs there with the very same stores; returns when it serves. -1 with
+ * `dir`, which is made if need be, unless one runs there with the very same stores; returns when it serves. One that
+ * says nothing for 5 s is ended, and another takes its place. -1 with
  * `e`: a store is missing, a directory, read-only, in use, or its size is no multiple of 4096; another server with
  * other stores runs there; nbdkit is not installed. paths NULL and n 0: those that the server of `dir` had; they are
  * noted there until disk_server_stop. */
 int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e);
+/* As disk_server_start with paths NULL. listener: the socket at nbd.sock that the former server had
+ * (server_process_listener), borrowed: who connected since waits in its queue, so a hypervisor's first try succeeds.
+ * -1: there is none any more. */
+int disk_server_restart(const char *dir, int listener, struct errmsg *e);
 /* The same for disks of which the last `shared` are shared with another host. holding: writes to those are held until
  * somebody lets them out. */
 int disk_server_start_shared(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding,

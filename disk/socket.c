@@ -78,14 +78,14 @@ static int bound_waits(int fd)
                : 0;
 }
 
-int disk_socket_open(const char *dir, struct errmsg *e)
+static int open_socket(const char *dir, bool wait, struct errmsg *e)
 {
     struct sockaddr_un address;
     if (disk_socket_address(dir, "control.sock", &address, e) < 0) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | (wait ? 0 : SOCK_NONBLOCK), 0);
     if (fd >= 0 && bound_waits(fd) == 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
         return fd;
     int error = errno;
@@ -97,6 +97,16 @@ int disk_socket_open(const char *dir, struct errmsg *e)
         close(fd);
     errno = error;
     return -1;
+}
+
+int disk_socket_open(const char *dir, struct errmsg *e)
+{
+    return open_socket(dir, true, e);
+}
+
+int disk_socket_try(const char *dir, struct errmsg *e)
+{
+    return open_socket(dir, false, e);
 }
 
 int disk_socket_connect(const char *dir, struct disk_hello *hello, struct errmsg *e)

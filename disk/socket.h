@@ -44,6 +44,8 @@ struct disk_answer {
 int disk_socket_connect(const char *dir, struct disk_hello *hello, struct errmsg *e);
 /* The same without the hello: whatever version it is. */
 int disk_socket_open(const char *dir, struct errmsg *e);
+/* The same at once or not at all (EAGAIN: its queue is full), and what is read from it never waits. */
+int disk_socket_try(const char *dir, struct errmsg *e);
 /* Asks and waits for the answer, 5 s at most. `fds` gets the `n` descriptors that belong to it. Its status. */
 int disk_socket_call(int fd, const struct disk_request *r, int *fds, unsigned n, struct errmsg *e);
 

@@ -170,7 +170,9 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     if (from->disks) /* its I/O is drained: what it has written is in the log, and nothing else */
         c->disk_mark = disk_mark(from->disks);
     c->times.stop = lap(&mark);
-    int result = take(from, !last, scratch, c, &mark, e);
+    int result = from->disks && !disk_is_whole(from->disks)
+                     ? errmsg_set(e, "the VM's disk server has ended, and with it the log of what the VM wrote")
+                     : take(from, !last, scratch, c, &mark, e);
     struct errmsg second;
     if (from->disks) /* not before: saving its state flushes once more */
         disk_set_pausing(from->disks, false);

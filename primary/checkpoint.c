@@ -68,7 +68,7 @@ static void make_room(struct checkpoint *c, uint64_t pages)
 /* The stream can't go on, or the VM has ended. */
 static void fail(struct worker *w, const char *what)
 {
-    if (!worker_check_vm(w))
+    if (!worker_check_vm(w) && !disks_are_lost(w))
         worker_event(w, EVENT_LINK_DOWN, "a checkpoint failed: %s", what);
 }
 

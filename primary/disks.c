@@ -9,9 +9,11 @@
  */
 #include "common/log.h"
 #include "disk/client.h"
+#include "disk/guard.h"
 #include "disk/server.h"
 #include "disk/shared.h"
 #include "disk/store.h"
+#include "primary/watched.h"
 #include "primary/worker.h"
 
 #include <errno.h>
@@ -20,8 +22,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PUSH_BYTES = 1 << 20 };
-static const double PUSH_S = 0.005, RESTART_S = 0.2;
+enum { PUSH_BYTES = 1 << 20, GONE_MS = 1000 };
+static const double PUSH_S = 0.005;
 
 void disks_dir(const struct worker *w, char out[256])
 {
@@ -78,40 +80,106 @@ static int connect_server(struct worker *w, struct errmsg *e)
     return 0;
 }
 
+/* To the server that the guard has started; until it has, this fails. */
+static void connect_again(struct worker *w)
+{
+    struct errmsg e;
+    if (connect_server(w, &e))
+        hang_up(w);
+    else
+        log_info("the VM's disks are served again");
+}
+
+static void tell_lost(struct worker *w)
+{
+    hang_up(w);
+    worker_event(w, EVENT_VM_GONE, "%s",
+                 "the VM's disk server has ended with writes to shared disks that were not let out yet");
+}
+
+bool disks_are_lost(struct worker *w)
+{
+    char dir[256];
+    bool lost = false;
+    disks_dir(w, dir);
+    if (!w->disks.client || disk_is_whole(w->disks.client))
+        return false;
+    /* Its connections break one by one: it is on its way out. */
+    for (int waited = 0; !(lost = shared_are_lost(w)) && disk_server_is_holding(dir) && waited < GONE_MS; waited++)
+        usleep(1000);
+    if (lost)
+        tell_lost(w);
+    return lost;
+}
+
 /* The server died: the guest's requests wait for the next one (promise 4). Its log is lost with it, so the stream can't
  * go on. */
 static void on_gone(struct worker *w)
 {
-    if (shared_are_lost(w)) {
-        hang_up(w);
-        worker_event(w, EVENT_VM_GONE, "%s",
-                     "the VM's disk server has ended with writes to shared disks that were not let out yet");
+    if (disks_are_lost(w))
         return;
-    }
-    log_error("the disk server of the VM has ended: starting it again");
+    w->disks.trouble.text[0] = 0;
     worker_event(w, EVENT_LINK_DOWN, "%s", "the VM's disk server has ended");
     hang_up(w);
-    ev_timer_again(w->loop, &w->disks.restart);
+    connect_again(w);
 }
 
-static void on_restart(struct ev_loop *loop, ev_timer *t, int events)
+/* Of the guard: a server serves again, or why none does. */
+static void on_news(struct ev_loop *loop, ev_io *io, int events)
 {
-    (void)events;
-    struct worker *w = t->data;
+    (void)loop, (void)events;
+    struct worker *w = io->data;
+    struct disks *d = &w->disks;
     struct errmsg e;
-    char dir[256];
-    disks_dir(w, dir);
-    if (shared_are_lost(w)) { /* it died again */
-        ev_timer_stop(loop, t);
+    bool serves = disk_guard_news(d->guard, &e);
+    if (d->client && !disk_is_whole(d->client))
         on_gone(w);
-        return;
-    }
-    if (disk_server_start(dir, NULL, 0, &e) || connect_server(w, &e)) {
-        hang_up(w);
+    if (!d->guard)
+        return; /* that was the end of the VM */
+    if (serves && !d->client)
+        connect_again(w);
+    if (!serves && !d->client && shared_are_lost(w)) {
+        tell_lost(w);
+    } else if (!serves && !d->client) {
+        d->trouble = e;
         worker_event(w, EVENT_LINK_DOWN, "the VM's disks: %s", e.text);
-        return; /* again, in a while */
     }
-    ev_timer_stop(loop, t);
+}
+
+static int begin_guarding(struct worker *w, const char *dir, struct errmsg *e)
+{
+    struct disks *d = &w->disks;
+    struct watch_bounds bounds = {.pause_ms = w->config->pause_bound_ms, .worker_ms = w->config->worker_bound_ms};
+    d->guard = disk_guard_start(dir, &bounds, watched_is_paused, e);
+    if (!d->guard)
+        return -1;
+    ev_io_init(&d->news, on_news, disk_guard_fd(d->guard), EV_READ);
+    d->news.data = w;
+    ev_io_start(w->loop, &d->news);
+    return 0;
+}
+
+static void end_guarding(struct worker *w)
+{
+    struct disks *d = &w->disks;
+    if (!d->guard)
+        return;
+    ev_io_stop(w->loop, &d->news);
+    disk_guard_stop(d->guard);
+    d->guard = NULL;
+}
+
+/* A server that hangs takes a while to be found out. */
+static int serve(struct worker *w, const char *dir, const char *const *paths, unsigned n, unsigned shared,
+                 struct errmsg *e)
+{
+    watched_allow(VM_SETUP_MS);
+    int result = disk_server_start_shared(dir, paths, n, shared, false, e) || connect_server(w, e) ||
+                         begin_guarding(w, dir, e)
+                     ? -1
+                     : 0;
+    watched_allow(0);
+    return result;
 }
 
 int disks_start(struct worker *w, struct errmsg *e)
@@ -136,7 +204,7 @@ int disks_start(struct worker *w, struct errmsg *e)
         shared_apply(w->config, w->name, w->term - 1, &medium_kernel, e))
         return -1;
     shared_drop(w->config, w->name);
-    return disk_server_start_shared(dir, paths, n, shared, false, e) || connect_server(w, e) ? -1 : 0;
+    return serve(w, dir, paths, n, shared, e);
 }
 
 int disks_find(struct worker *w, struct errmsg *e)
@@ -145,7 +213,7 @@ int disks_find(struct worker *w, struct errmsg *e)
     disks_dir(w, dir);
     if (!disk_server_exists(dir))
         return 0;
-    return disk_server_start(dir, NULL, 0, e) || connect_server(w, e) ? -1 : 0;
+    return serve(w, dir, NULL, 0, 0, e);
 }
 
 void disks_end(struct worker *w)
@@ -153,20 +221,22 @@ void disks_end(struct worker *w)
     struct errmsg e;
     char dir[256];
     disks_dir(w, dir);
+    watched_allow(VM_SETUP_MS);
+    end_guarding(w);
     hang_up(w);
-    ev_timer_stop(w->loop, &w->disks.restart);
     shared_end(w);
     if (w->disks.n && disk_server_stop(dir, &e))
         log_warn("the VM's disk server: %s", e.text);
     w->disks.n = w->disks.shared.disks = 0;
+    watched_allow(0);
 }
 
 void disks_let_go(struct worker *w)
 {
     end_sync(w);
+    end_guarding(w);
     hang_up(w);
     shared_end(w);
-    ev_timer_stop(w->loop, &w->disks.restart);
 }
 
 /* ---- first sync ---- */
@@ -335,7 +405,6 @@ void disks_init(struct worker *w)
 {
     struct disks *d = &w->disks;
     ev_timer_init(&d->push, on_push, 0., PUSH_S);
-    ev_timer_init(&d->restart, on_restart, 0., RESTART_S);
-    d->push.data = d->restart.data = w;
+    d->push.data = w;
     shared_init(w);
 }

@@ -38,6 +38,12 @@ static void add_warnings(struct json_object *j, const struct worker *w)
     if (w->state == PROTECTION_AT_RISK)
         json_object_array_add(all, json_object_new_string("AT RISK: output is open by isolated = open, without the "
                                                           "arbiter's word; the VM may run twice"));
+    if (w->disks.n && !w->disks.client) {
+        char text[sizeof w->disks.trouble.text + 64];
+        snprintf(text, sizeof text, "the VM waits for its disks: %s",
+                 w->disks.trouble.text[0] ? w->disks.trouble.text : "their server is started again");
+        json_object_array_add(all, json_object_new_string(text));
+    }
     if (w->config->fault_release_early)
         json_object_array_add(all, json_object_new_string("FAULT INJECTION: output is not held (release = early)"));
     if (w->config->fault_drop_page)

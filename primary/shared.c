@@ -90,7 +90,14 @@ int shared_begin_holding(struct worker *w, struct errmsg *e)
 {
     char dir[256];
     disks_dir(w, dir);
-    return w->disks.shared.disks ? disk_server_note_holding(dir, true, e) : 0;
+    if (!w->disks.shared.disks)
+        return 0;
+    if (disk_server_note_holding(dir, true, e))
+        return -1;
+    if (disk_is_whole(w->disks.client))
+        return 0;
+    note_holding(w, false); /* it held nothing yet: another one may take its place */
+    return errmsg_set(e, "the VM's disk server has ended");
 }
 
 bool shared_hold_checkpoints(const struct worker *w)

@@ -36,6 +36,16 @@ static void set_paused(bool paused)
     atomic_store(&page->paused, paused);
 }
 
+void watched_allow(unsigned ms)
+{
+    step(ms);
+}
+
+bool watched_is_paused(void)
+{
+    return atomic_load(&page->paused);
+}
+
 static void on_heart(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)t, (void)events;

@@ -9,6 +9,7 @@
 #include "common/errmsg.h"
 #include "vm/vm.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct ev_loop;
@@ -19,6 +20,10 @@ void watched_path(char *out, size_t size, const char *run_dir, const char *vm);
  * nobody watches then, the rest works. */
 int watched_begin(struct ev_loop *loop, const char *run_dir, const char *vm, struct errmsg *e);
 void watched_end(struct ev_loop *loop);
+/* What is done next, outside of the backend, may take so long; 0: it is done. */
+void watched_allow(unsigned ms);
+/* Does the VM stand still, or may it? From any thread, until watched_end. */
+bool watched_is_paused(void);
 /* The same backend, watched. stall_at: fault, in so many pauses from now this process stops itself (SIGSTOP) before it
  * resumes the VM; 0: never. The result is static. */
 const struct vm_ops *watched_vm(const struct vm_ops *backend, unsigned stall_at);

@@ -129,6 +129,8 @@ static int find_vm(struct worker *w, struct errmsg *e)
                            .settings = w->record.settings,
                            .waits = session_keep_alive,
                            .waits_arg = w};
+    struct errmsg of_disks, second;
+    int disks = disks_find(w, &of_disks);
     if (w->ops->attach(&spec, &w->vm, e))
         return -1;
     if (shared_are_lost(w)) {
@@ -140,8 +142,9 @@ static int find_vm(struct worker *w, struct errmsg *e)
                           "out yet");
     }
     watch_vm(w);
-    struct errmsg second;
-    int result = disks_find(w, e) || network_open(w, e) ? -1 : 0;
+    if (disks)
+        *e = of_disks;
+    int result = disks || network_open(w, e) ? -1 : 0;
     return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
 }
 

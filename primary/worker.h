@@ -102,6 +102,7 @@ struct checkpoint {
 };
 
 struct disk_client;
+struct disk_guard;
 
 struct disk_sync { /* of one disk */
     bool open;
@@ -132,6 +133,8 @@ struct disks {
     unsigned n; /* 0: the VM has none */
     struct shared shared;
     struct disk_client *client; /* NULL: there is no server, for now */
+    struct disk_guard *guard;   /* sees to it that there is one again */
+    struct errmsg trouble;      /* why there is none; "": it is being started */
     bool tracking;
     uint64_t pushed;     /* position in the log: all before it is in the pipeline */
     uint64_t owed_since; /* oldest epoch in whose last pause a flush was answered that may not be done yet; 0: none */
@@ -139,8 +142,8 @@ struct disks {
     struct blocks_told told;
     struct disk_sync sync[VM_MAX_DISKS];
     uint64_t populated; /* blocks, of all disks */
-    ev_io event;
-    ev_timer push, restart;
+    ev_io event, news;  /* of the client, of the guard */
+    ev_timer push;
 };
 
 enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
@@ -281,9 +284,12 @@ void checkpoint_end(struct worker *w);
 /* disks.c */
 void disks_init(struct worker *w);
 int disks_start(struct worker *w, struct errmsg *e); /* those that the configuration names, for a VM to be launched */
-int disks_find(struct worker *w, struct errmsg *e);  /* of a VM that runs */
-void disks_end(struct worker *w);                    /* the VM is no more: its disk server goes too */
-void disks_let_go(struct worker *w);                 /* this process ends, the VM doesn't */
+/* Of a VM that runs. Before it is attached to: a hypervisor that waits for its disks answers nothing. */
+int disks_find(struct worker *w, struct errmsg *e);
+void disks_end(struct worker *w);    /* the VM is no more: its disk server goes too */
+void disks_let_go(struct worker *w); /* this process ends, the VM doesn't */
+/* Has their server ended with writes to shared disks? Then the VM is ended by that (EVENT_VM_GONE). */
+bool disks_are_lost(struct worker *w);
 /* Logs from here on. Before dirty tracking is armed or after, but before any BLOCKS. */
 int disks_begin_sync(struct worker *w, struct errmsg *e);
 int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */

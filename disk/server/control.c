@@ -14,7 +14,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 16, STOP = CLIENTS_MAX, LISTENER, POLLED };
+/* QUEUE: a server that hangs can still be connected to, and so be found, by many who lose patience. */
+enum { CLIENTS_MAX = 16, QUEUE = 128, STOP = CLIENTS_MAX, LISTENER, POLLED };
 
 struct control {
     struct disk_set *set;
@@ -166,7 +167,7 @@ static int listen_at(const char *dir, struct errmsg *e)
         return -1;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     unlink(address.sun_path);
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, CLIENTS_MAX) == 0)
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, QUEUE) == 0)
         return fd;
     errmsg_set(e, "%s: %s", address.sun_path, strerror(errno));
     if (fd >= 0)
