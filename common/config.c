@@ -68,6 +68,7 @@ static const struct key vm_keys[] = {
     {"min_interval", K_MS, VM(min_interval_ms), 0, 10000},
     {"buffer", K_SIZE, VM(buffer_bytes), 64 << 10, (uint64_t)1 << 32},
     {"delta_cache", K_SIZE, VM(delta_cache_bytes), 0, (uint64_t)1 << 40},
+    {"disk_sync_rate", K_SIZE, VM(disk_sync_rate), 0, (uint64_t)1 << 40},
     {"spares", K_TEXT, VM(spares), 0, 0},
     {"fence", K_TEXT, VM(fence), 0, 0},
     {"isolated", K_ISOLATED, VM(isolated), 0, 0},

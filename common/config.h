@@ -39,6 +39,8 @@ struct config_vm { /* [vm NAME]; every VM that is not mentioned (one that failed
     unsigned min_interval_ms; /* least time from resume to the next pause, default 1 */
     uint64_t buffer_bytes;    /* buffer: most bytes of held frames, default 16M */
     uint64_t delta_cache_bytes; /* delta_cache, default 128M */
+    uint64_t
+        disk_sync_rate; /* disk_sync_rate: octets per second of a sync of its disks; default 0: as fast as it goes */
     char *spares; /* peers that may hold the replica when the wanted one stays away, blank-separated; NULL: none */
     char *fence;  /* in place of [host] fence; NULL: as there */
     enum isolated_policy isolated; /* isolated = freeze | open; default freeze */

@@ -60,6 +60,7 @@ static int from_json(struct vm_record *r, struct json_object *j)
     if (config_parse_isolated(json_get_text(j, "isolated", "freeze"), &r->isolated) || open_after > UINT_MAX)
         return -1;
     r->open_after_ms = (unsigned)open_after;
+    r->disk_sync_rate = json_get_u64(j, "disk_sync_rate", UINT64_MAX);
     r->settings = json_object_get(json_get(j, "settings"));
     r->addresses = json_object_get(json_get(j, "addresses"));
     r->spares = json_object_get(json_get_array(j, "spares"));
@@ -127,6 +128,8 @@ int vm_record_save(const char *state_dir, const struct vm_record *r, struct errm
     json_object_object_add(j, "interval_ms", json_object_new_uint64(r->interval_ms));
     json_object_object_add(j, "isolated", json_object_new_string(config_isolated_name(r->isolated)));
     json_object_object_add(j, "open_after_ms", json_object_new_uint64(r->open_after_ms));
+    if (r->disk_sync_rate != UINT64_MAX)
+        json_object_object_add(j, "disk_sync_rate", json_object_new_uint64(r->disk_sync_rate));
     if (r->settings)
         json_object_object_add(j, "settings", json_object_get(r->settings));
     if (r->addresses)

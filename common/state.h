@@ -31,6 +31,7 @@ struct vm_record {
     unsigned interval_ms;
     enum isolated_policy isolated;
     unsigned open_after_ms;
+    uint64_t disk_sync_rate; /* UINT64_MAX: nobody has set it, the configuration's */
 };
 
 /* Fills *r (then vm_record_clear it). 1: there is no such record, *r is cleared. -1: unreadable or damaged, `e` names

@@ -116,7 +116,7 @@ void disk_set_pausing(struct disk_client *c, bool pausing)
 
 uint64_t disk_mark(const struct disk_client *c)
 {
-    return c->log ? write_log_head(c->log) : 0;
+    return c && c->log ? write_log_head(c->log) : 0;
 }
 
 uint64_t disk_used(const struct disk_client *c)

@@ -42,7 +42,7 @@ int disk_track(struct disk_client *c, bool on, struct errmsg *e);
  * and done on the way (see disk_owes_flush) or, if it is the hypervisor's own, not at all; and no write waits for room
  * in the log. */
 void disk_set_pausing(struct disk_client *c, bool pausing);
-uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far */
+uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far; NULL: 0 */
 /* Is the server still the one whose log this is? Asked when the VM's I/O is drained: then the log has all that the VM
  * wrote. Else another one may have answered some of it, of which nothing is in the log: the epoch must not be closed.
  */

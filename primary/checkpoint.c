@@ -294,6 +294,7 @@ static int begin_sync(struct worker *w, struct errmsg *e)
                                  .disks = w->disks.client,
                                  .first_shared = w->disks.n - w->disks.shared.disks,
                                  .disk_count = w->disks.n,
+                                 .disk_sync_rate = disks_sync_rate(w),
                                  .delta_cache_bytes = w->settings->delta_cache_bytes,
                                  .drop_page = w->config->fault_drop_page};
     for (unsigned i = pc.first_shared; i < pc.disk_count; i++)

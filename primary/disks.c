@@ -320,6 +320,19 @@ bool disks_are_told(const struct worker *w)
     return !w->disks.n || blocks_all_told(&w->disks.told);
 }
 
+uint64_t disks_sync_rate(const struct worker *w)
+{
+    return w->record.disk_sync_rate == UINT64_MAX ? w->settings->disk_sync_rate : w->record.disk_sync_rate;
+}
+
+void disks_set_sync_rate(struct worker *w, uint64_t rate)
+{
+    w->record.disk_sync_rate = rate;
+    if (w->checkpoint.pipeline)
+        pipeline_set_disk_sync_rate(w->checkpoint.pipeline, rate);
+    session_note_disk_sync_rate(w);
+}
+
 /* ---- the log ---- */
 
 /* What was logged goes on its way before the epoch ends, when it is worth it. */

@@ -1,4 +1,5 @@
 #include "primary/pipeline.h"
+#include "common/token_bucket.h"
 #include "disk/client.h"
 #include "primary/encoder.h"
 #include "proto/disk.h"
@@ -12,10 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Pages of a round after which what is there is handed out, however little it was compressed to. */
-enum { SPAN_PAGES = 128, FAILURE_MAX = 128 };
+enum { SPAN_PAGES = 128, FAILURE_MAX = 128, MOMENT_NS = 5000000 };
 
 struct job {
     struct job *next;
@@ -43,8 +45,9 @@ struct pipeline {
     struct encoder *encoder;
     pthread_t thread;
     ev_async wake;
-    _Atomic uint64_t pages_done, pages_sent;
+    _Atomic uint64_t pages_done, pages_sent, disk_blocks_done, disk_sync_rate;
     /* the thread's: */
+    struct token_bucket disk_sync;
     bool is_broken;     /* what is left to do is let be */
     struct look *looks; /* taken and not settled, oldest first */
     uint64_t seed;      /* of their CHECKs */
@@ -272,6 +275,30 @@ static int read_blocks(uint64_t first, uint64_t count, uint8_t *out, void *arg)
     return 0;
 }
 
+/* Is it too soon to read more of the disks? Then it has waited for a moment, and no longer: the log fills meanwhile. */
+static bool hold_back(struct pipeline *p)
+{
+    int64_t wait = token_bucket_wait(&p->disk_sync, atomic_load(&p->disk_sync_rate), clock_now());
+    if (wait > MOMENT_NS)
+        wait = MOMENT_NS;
+    if (wait)
+        nanosleep(&(struct timespec){.tv_nsec = wait}, NULL);
+    return wait;
+}
+
+/* One region, unless the rate forbids it for now. */
+static int resync_step(struct pipeline *p, struct resync_walk *w, bool of_disk, struct sending *to)
+{
+    if (!of_disk)
+        return resync_walk_step(w, send_page, to);
+    if (hold_back(p))
+        return 1;
+    int more = resync_walk_step(w, send_block, to);
+    token_bucket_take(&p->disk_sync, w->read * DISK_BLOCK_SIZE);
+    atomic_fetch_add_explicit(&p->disk_blocks_done, w->compared, memory_order_relaxed);
+    return more;
+}
+
 static int encode_resync(struct pipeline *p, const struct job *j)
 {
     struct sending to = {.encoder = p->encoder, .epoch = j->epoch, .disk_fd = j->disk_fd, .disk = j->disk};
@@ -287,12 +314,12 @@ static int encode_resync(struct pipeline *p, const struct job *j)
         if (of_disk && encode_disks(p, j->epoch, disk_mark(p->config.disks)))
             more = -1;
         else
-            more = resync_walk_step(&w, of_disk ? send_block : send_page, &to);
+            more = resync_step(p, &w, of_disk, &to);
         if (more >= 0 && send_run(&to)) /* before the next region is read over it */
             more = -1;
         atomic_fetch_add_explicit(&p->pages_done, w.compared, memory_order_relaxed);
         atomic_fetch_add_explicit(&p->pages_sent, w.sent, memory_order_relaxed);
-        w.compared = w.sent = 0;
+        w.compared = w.sent = w.read = 0;
     }
     resync_walk_end(&w);
     if (more < 0 && to.error) {
@@ -510,6 +537,16 @@ struct pipeline_chunk *pipeline_take(struct pipeline *p)
     return c;
 }
 
+void pipeline_set_disk_sync_rate(struct pipeline *p, uint64_t rate)
+{
+    atomic_store(&p->disk_sync_rate, rate);
+}
+
+uint64_t pipeline_disk_blocks_done(struct pipeline *p)
+{
+    return atomic_load_explicit(&p->disk_blocks_done, memory_order_relaxed);
+}
+
 uint64_t pipeline_pages_done(struct pipeline *p)
 {
     return atomic_load_explicit(&p->pages_done, memory_order_relaxed);
@@ -532,6 +569,7 @@ struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config
     }
     p->loop = loop;
     p->config = *c;
+    p->disk_sync_rate = c->disk_sync_rate;
     p->handlers = *h;
     p->arg = arg;
     p->encoder = encoder;

@@ -32,6 +32,7 @@ struct pipeline_config {
     struct disk_client *disks;         /* the pipeline's thread is the reader of its log; NULL: none */
     unsigned first_shared, disk_count; /* numbers of shared disks: first_shared to disk_count - 1 */
     int disk_fds[VM_MAX_DISKS];        /* their stores; borrowed */
+    uint64_t disk_sync_rate;           /* octets per second that are read of disks for resync spans; 0: no limit */
     unsigned drop_page;                /* fault: one page in so many is not sent; 0: none */
 };
 
@@ -80,7 +81,9 @@ void pipeline_look(struct pipeline *p, int fd, uint64_t seed, struct look *look)
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);
 /* The oldest chunk, to be freed by the caller; NULL: none. */
 struct pipeline_chunk *pipeline_take(struct pipeline *p);
-uint64_t pipeline_pages_done(struct pipeline *p); /* of all rounds, ever: progress of the first sync */
-uint64_t pipeline_pages_sent(struct pipeline *p); /* of all resync spans: those that differed */
+void pipeline_set_disk_sync_rate(struct pipeline *p, uint64_t rate);
+uint64_t pipeline_pages_done(struct pipeline *p);       /* of all rounds, ever: progress of the first sync */
+uint64_t pipeline_pages_sent(struct pipeline *p);       /* of all resync spans: those that differed */
+uint64_t pipeline_disk_blocks_done(struct pipeline *p); /* of all resync spans of disks: part of pages_done */
 
 #endif

@@ -53,6 +53,11 @@ static void add_warnings(struct json_object *j, const struct worker *w)
     json_object_object_add(j, "warnings", all);
 }
 
+static uint64_t disk_octets_done(const struct worker *w)
+{
+    return w->checkpoint.pipeline ? pipeline_disk_blocks_done(w->checkpoint.pipeline) * VM_PAGE_SIZE : 0;
+}
+
 static void add_progress(struct json_object *j, const struct worker *w)
 {
     const struct checkpoint *c = &w->checkpoint;
@@ -85,6 +90,21 @@ static void add_buffer(struct json_object *j, const struct worker *w)
     add_u64(j, "released_packets", sum.released);
 }
 
+/* Only while they are being synced. */
+static void add_disk_sync(struct json_object *j, const struct worker *w)
+{
+    const struct disks *d = &w->disks;
+    uint64_t total = d->populated * VM_PAGE_SIZE, done = disk_octets_done(w);
+    if (w->state != PROTECTION_SYNCING || !d->n)
+        return;
+    add_u64(j, "disk_sync_total", total);
+    add_u64(j, "disk_sync_done", done < total ? done : total);
+    add_u64(j, "disk_sync_speed", (uint64_t)d->speed.per_s);
+    double eta = speed_eta(&d->speed, done < total ? total - done : 0);
+    if (eta >= 0)
+        json_object_object_add(j, "disk_sync_eta_s", real(eta));
+}
+
 static void add_disks(struct json_object *j, const struct worker *w)
 {
     const struct disks *d = &w->disks;
@@ -94,6 +114,8 @@ static void add_disks(struct json_object *j, const struct worker *w)
     add_u64(j, "disks", d->n);
     add_u64(j, "disk_bytes", bytes);
     add_u64(j, "disk_log_bytes", d->tracking && d->client ? disk_used(d->client) : 0);
+    add_u64(j, "disk_sync_rate", disks_sync_rate(w));
+    add_disk_sync(j, w);
 }
 
 static struct json_object *status(const struct worker *w)
@@ -173,7 +195,9 @@ static void on_report(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop, (void)events;
     static unsigned turn;
-    send_report(t->data, turn++ % REPORTS_PER_SECOND == 0);
+    struct worker *w = t->data;
+    speed_note(&w->disks.speed, disk_octets_done(w), clock_now());
+    send_report(w, turn++ % REPORTS_PER_SECOND == 0);
 }
 
 void report_mark(struct worker *w, const char *what)

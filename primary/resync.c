@@ -52,7 +52,7 @@ int resync_walk_begin(struct resync_walk *w, const struct resync_span *span, res
                       bool holes_too)
 {
     *w = (struct resync_walk){.span = span,
-                              .read = read,
+                              .read_pages = read,
                               .read_arg = read_arg,
                               .holes_too = holes_too,
                               .region = span->first,
@@ -100,7 +100,8 @@ static int read_region(struct resync_walk *w, uint64_t begin, uint64_t end, uint
         uint64_t first = r->first > begin ? r->first : begin, last = r->first + r->count;
         uint64_t stop = last < end ? last : end;
         memset(w->buffer + (at - begin) * VM_PAGE_SIZE, 0, (first - at) * VM_PAGE_SIZE);
-        if (!w->holes_too && w->read(first, stop - first, w->buffer + (first - begin) * VM_PAGE_SIZE, w->read_arg))
+        if (!w->holes_too &&
+            w->read_pages(first, stop - first, w->buffer + (first - begin) * VM_PAGE_SIZE, w->read_arg))
             return -1;
         *found += stop - first;
         at = stop;
@@ -130,8 +131,9 @@ int resync_walk_step(struct resync_walk *w, resync_send *send, void *arg)
     w->compared += populated;
     if (!there && !populated)
         return w->region < head->end;
-    if (w->holes_too && w->read(begin, end - begin, w->buffer, w->read_arg))
+    if (w->holes_too && w->read_pages(begin, end - begin, w->buffer, w->read_arg))
         return -1;
+    w->read += w->holes_too ? end - begin : 0;
     if (there && !populated && !w->holes_too)
         memset(w->buffer, 0, (end - begin) * VM_PAGE_SIZE);
     if (there) {

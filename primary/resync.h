@@ -33,7 +33,7 @@ typedef int resync_read(uint64_t first, uint64_t count, uint8_t *out, void *arg)
 
 struct resync_walk {
     const struct resync_span *span;
-    resync_read *read;
+    resync_read *read_pages;
     void *read_arg;
     bool holes_too;          /* pages that are not populated are read as well */
     uint64_t region;         /* next */
@@ -41,6 +41,7 @@ struct resync_walk {
     struct regions_run run;  /* the one that `region` is in or before */
     bool has_run;            /* there is such a one */
     uint64_t compared, sent; /* pages: populated ones that were looked at; that were sent */
+    uint64_t read;           /* pages that were read of a disk */
     uint8_t *buffer;         /* of one region, so that each page is read once */
 };
 /* holes_too: not of memory, where reading a hole would allocate it, and what is written there after `populated` was

@@ -170,6 +170,7 @@ static void on_hello(struct worker *w, const struct record *r)
         return;
     }
     w->session.state = SESSION_CONFIG;
+    session_note_disk_sync_rate(w); /* before it begins */
     send_config(w);
 }
 
@@ -487,6 +488,15 @@ void session_note_durable(struct worker *w, uint64_t epoch)
         send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
     else
         json_object_put(j);
+}
+
+void session_note_disk_sync_rate(struct worker *w)
+{
+    if (!w->session.link || w->session.state < SESSION_CONFIG || !w->disks.n)
+        return;
+    struct json_object *j = json_object_new_object();
+    json_object_object_add(j, "disk_sync_rate", json_object_new_uint64(disks_sync_rate(w)));
+    send_json(w, RECORD_NOTE, RECORD_OPTIONAL, j);
 }
 
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload)

@@ -441,6 +441,8 @@ static void set(struct worker *w, struct json_object *request)
     w->record.interval_ms = (unsigned)json_get_u64(request, "interval_ms", w->record.interval_ms);
     config_parse_isolated(json_get_text(request, "isolated", config_isolated_name(w->record.isolated)),
                           &w->record.isolated);
+    if (json_get(request, "disk_sync_rate"))
+        disks_set_sync_rate(w, json_get_u64(request, "disk_sync_rate", 0));
     checkpoint_configure(w);
     worker_save_record(w, "running");
 }
@@ -643,6 +645,7 @@ static int load_record(struct worker *w, struct errmsg *e)
         w->record.interval_ms = w->settings->interval_ms;
         w->record.isolated = w->settings->isolated;
         w->record.open_after_ms = w->settings->open_after_ms;
+        w->record.disk_sync_rate = UINT64_MAX;
         snprintf(w->record.backend, sizeof w->record.backend, "%s", w->settings->backend);
         w->record.settings = json_object_get(w->settings->settings);
         w->record.spares = config_words(w->settings->spares);

@@ -15,6 +15,7 @@
 #include "common/link.h"
 #include "common/repeated.h"
 #include "common/state.h"
+#include "common/token_bucket.h"
 #include "netbuf/outlet.h"
 #include "primary/candidates.h"
 #include "primary/capture.h"
@@ -142,6 +143,7 @@ struct disks {
     struct blocks_told told;
     struct disk_sync sync[VM_MAX_DISKS];
     uint64_t populated; /* blocks, of all disks */
+    struct speed speed; /* of the sync, octets */
     ev_io event, news;  /* of the client, of the guard */
     ev_timer push;
 };
@@ -269,6 +271,7 @@ void session_keep_alive(void *worker);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
 void session_note_durable(struct worker *w, uint64_t epoch);                           /* on the shared disks */
+void session_note_disk_sync_rate(struct worker *w);
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload); /* takes the payload over */
 
 /* checkpoint.c */
@@ -298,6 +301,8 @@ bool disks_are_told(const struct worker *w);
 void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);
 void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowledged: lets its output go, now or soon */
 void disks_flushed(struct worker *w);
+uint64_t disks_sync_rate(const struct worker *w);          /* octets per second; 0: no limit */
+void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
 void disks_dir(const struct worker *w, char out[256]); /* of the disk server */
 void disks_stop(struct worker *w);                     /* the stream has ended, and with it the pipeline */
 

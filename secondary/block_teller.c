@@ -20,6 +20,7 @@ struct block_teller {
     uint8_t data[REGION];
     uint8_t payload[PAYLOAD_MAX];
     size_t n;
+    uint64_t read;
     uint8_t *run; /* the one under way in `payload`; NULL: none */
     uint64_t run_first;
     uint32_t run_count;
@@ -75,6 +76,7 @@ static int tell_region(struct block_teller *t, uint64_t region, struct errmsg *e
     if (medium_read(t->fd, t->data, n, at))
         return errmsg_set(e, "disk %u of the replica can't be read at %llu: %s", t->disk, (unsigned long long)at,
                           strerror(errno));
+    t->read += n;
     region_digest(t->seed, t->data, n, digest);
     if (memcmp(digest, t->zero, sizeof digest) != 0)
         add_digest(t, region, digest);
@@ -102,4 +104,9 @@ uint64_t block_teller_at(const struct block_teller *t)
 {
     uint64_t at = t->told * REGION;
     return at < t->bytes ? at : t->bytes;
+}
+
+uint64_t block_teller_read(const struct block_teller *t)
+{
+    return t->read;
 }

@@ -18,6 +18,7 @@ void block_teller_free(struct block_teller *t); /* NULL is allowed */
 
 /* The next payload, valid until the next call; 0: all is told; -1 with `e`: it can't be read. */
 ssize_t block_teller_next(struct block_teller *t, const uint8_t **payload, struct errmsg *e);
-uint64_t block_teller_at(const struct block_teller *t); /* all octets below it are told */
+uint64_t block_teller_at(const struct block_teller *t);   /* all octets below it are told */
+uint64_t block_teller_read(const struct block_teller *t); /* octets that were read for that */
 
 #endif

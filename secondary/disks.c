@@ -285,6 +285,12 @@ int disks_begin_telling(struct worker *w, struct errmsg *e)
     return w->disks->telling ? 0 : -1;
 }
 
+void disks_set_sync_rate(struct worker *w)
+{
+    if (w->disks)
+        disks_telling_set_rate(w->disks->telling, w->disk_sync_rate);
+}
+
 void disks_tell_on(struct worker *w)
 {
     if (w->disks)

@@ -1,6 +1,7 @@
 #include "secondary/disks_tell.h"
 
 #include "common/log.h"
+#include "common/token_bucket.h"
 #include "secondary/block_teller.h"
 #include "secondary/worker.h"
 
@@ -10,21 +11,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
-enum { QUEUED_MAX = 256 << 10 };
+enum { QUEUED_MAX = 256 << 10, MOMENT_NS = 20000000 };
 
 /* The thread makes a payload and lends it to the loop, which sends it and gives the turn back. */
 struct disks_telling {
     struct worker *w;
     const struct stores *stores;
     uint64_t seed;
+    struct token_bucket bucket; /* the thread's */
     pthread_t thread;
     ev_async ready;
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t turn;
     const uint8_t *payload; /* NULL: it is the thread's turn */
     size_t n;
-    uint64_t told; /* octets */
+    uint64_t told, rate; /* octets; per second */
     bool stop, done, failed;
     struct errmsg why; /* of `failed` */
 };
@@ -46,6 +49,26 @@ static bool lend(struct disks_telling *t, const uint8_t *payload, size_t n, uint
     return go_on;
 }
 
+static int64_t wait_ns(struct disks_telling *t)
+{
+    int64_t wait = token_bucket_wait(&t->bucket, t->rate, worker_now());
+    return wait < MOMENT_NS ? wait : MOMENT_NS;
+}
+
+/* What was read counts; how much may be read is asked again and again, as it may change meanwhile. */
+static void hold_back(struct disks_telling *t, uint64_t read)
+{
+    int64_t wait;
+    token_bucket_take(&t->bucket, read);
+    pthread_mutex_lock(&t->lock);
+    while (!t->stop && (wait = wait_ns(t)) > 0) {
+        pthread_mutex_unlock(&t->lock);
+        nanosleep(&(struct timespec){.tv_nsec = wait}, NULL);
+        pthread_mutex_lock(&t->lock);
+    }
+    pthread_mutex_unlock(&t->lock);
+}
+
 static int tell_disk(struct disks_telling *t, unsigned disk, uint64_t before, struct errmsg *e)
 {
     struct block_teller *b =
@@ -55,8 +78,10 @@ static int tell_disk(struct disks_telling *t, unsigned disk, uint64_t before, st
     const uint8_t *payload;
     ssize_t n;
     bool go_on = true;
-    while (go_on && (n = block_teller_next(b, &payload, e)) > 0)
+    for (uint64_t read = 0; go_on && (n = block_teller_next(b, &payload, e)) > 0; read = block_teller_read(b)) {
         go_on = lend(t, payload, (size_t)n, before + block_teller_at(b));
+        hold_back(t, block_teller_read(b) - read);
+    }
     block_teller_free(b);
     return go_on && n < 0 ? -1 : 0;
 }
@@ -129,6 +154,8 @@ struct disks_telling *disks_telling_begin(struct worker *w, const struct stores 
     }
     t->w = w;
     t->stores = s;
+    t->rate = w->disk_sync_rate;
+    token_bucket_wait(&t->bucket, t->rate, worker_now()); /* begun */
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->turn, NULL);
     ev_async_init(&t->ready, on_ready);
@@ -164,4 +191,13 @@ uint64_t disks_telling_at(struct disks_telling *t)
     uint64_t told = t->told;
     pthread_mutex_unlock(&t->lock);
     return told;
+}
+
+void disks_telling_set_rate(struct disks_telling *t, uint64_t rate)
+{
+    if (!t)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->rate = rate;
+    pthread_mutex_unlock(&t->lock);
 }

@@ -332,6 +332,7 @@ static int save_record(struct worker *w, struct json_object *config, struct errm
     json_object_put(r->spares);
     r->spares = json_object_get(json_get_array(config, "spares"));
     uint64_t open_after = json_get_u64(config, "open_after_ms", 5000);
+    r->disk_sync_rate = UINT64_MAX; /* each host has its own */
     r->open_after_ms = open_after >= 2000 && open_after <= 600000 ? (unsigned)open_after : 5000;
     config_parse_isolated(json_get_text(config, "isolated", "freeze"), &r->isolated); /* freeze if it is neither */
     return vm_record_save(w->config->state_dir, r, e);
@@ -403,6 +404,10 @@ static void on_note(struct worker *w, const struct record *r)
         errmsg_set(&e, "NOTE: \"durable\" is no integer");
     else if (durable)
         disks_note_durable(w, json_object_get_uint64(durable), &e);
+    if (json_get(j, "disk_sync_rate")) {
+        w->disk_sync_rate = json_get_u64(j, "disk_sync_rate", 0);
+        disks_set_sync_rate(w);
+    }
     json_object_put(j);
     if (*e.text)
         session_turn_away(w, BYE_PROTOCOL, e.text);

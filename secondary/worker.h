@@ -65,8 +65,9 @@ struct worker {
     ev_io vm_event;
     struct network network;
     struct replica *replica;
-    struct disks *disks;   /* NULL: the VM has none */
-    struct teller *teller; /* NULL: the replica began empty, or all is told */
+    struct disks *disks;     /* NULL: the VM has none */
+    uint64_t disk_sync_rate; /* by the primary's word: octets per second that are read of them to tell; 0: no limit */
+    struct teller *teller;   /* NULL: the replica began empty, or all is told */
     ev_idle telling;
     bool keep; /* what is dropped: its memory is worth keeping */
     struct vm_record record;

@@ -44,7 +44,8 @@ static void test_everything(void **state)
         "[peer b]\naddress = h.example\nport = 7703\naccept = web db-*\nfingerprint = "
         "AB:AB:abababababababababababababababababababababababababababababab\n"
         "[vm web]\nbackend = fake\nmode = periodic\ninterval = 25\nmax_interval = 100ms\nmin_interval = 2\n"
-        "buffer = 4M\ndelta_cache = 64K\nisolated = open\ndisk = /dev/vg/a  /b.img\nfence = /bin/g\nopen_after = "
+        "buffer = 4M\ndelta_cache = 64K\nisolated = open\ndisk = /dev/vg/a  /b.img\ndisk_sync_rate = 20M\nfence = "
+        "/bin/g\nopen_after = "
         "3s\nmemory = 512M\noptions "
         "= -device "
         "foo,id=x ; -bar \"#\"",
@@ -90,6 +91,7 @@ static void test_everything(void **state)
     assert_int_equal(vm->disk_count, 2);
     assert_string_equal(vm->disks[0], "/dev/vg/a");
     assert_string_equal(vm->disks[1], "/b.img");
+    assert_true(vm->disk_sync_rate == 20 << 20);
     struct json_object *options;
     assert_int_equal(json_object_object_length(vm->settings), 2);
     assert_true(json_object_object_get_ex(vm->settings, "options", &options));
@@ -122,6 +124,7 @@ static void test_defaults(void **state)
     assert_int_equal(vm->mode, TRIGGER_ON_OUTPUT);
     assert_int_equal(vm->disk_count, 0);
     assert_int_equal(vm->shared_count, 0);
+    assert_int_equal(vm->disk_sync_rate, 0);
     assert_int_equal(vm->interval_ms, 20);
     assert_int_equal(vm->isolated, ISOLATED_FREEZE);
     assert_int_equal(vm->open_after_ms, 5000);

@@ -124,6 +124,7 @@ static void test_vm_record(void **state)
     r.interval_ms = 25;
     r.isolated = ISOLATED_OPEN;
     r.open_after_ms = 3000;
+    r.disk_sync_rate = UINT64_MAX;
     r.settings = json_tokener_parse("{\"memory\":\"512M\"}");
     assert_int_equal(vm_record_save(dir, &r, &e), 0);
     assert_int_equal(vm_record_load(dir, "web", &back, &e), 0);
@@ -134,11 +135,16 @@ static void test_vm_record(void **state)
     assert_int_equal(back.interval_ms, 25);
     assert_int_equal(back.isolated, ISOLATED_OPEN);
     assert_int_equal(back.open_after_ms, 3000);
+    assert_true(back.disk_sync_rate == UINT64_MAX);
     assert_true(json_object_equal(back.settings, r.settings));
     assert_null(back.addresses);
     vm_record_clear(&back);
     strcpy(r.name, "db");
+    r.disk_sync_rate = 0;
     assert_int_equal(vm_record_save(dir, &r, &e), 0);
+    assert_int_equal(vm_record_load(dir, "db", &back, &e), 0);
+    assert_true(back.disk_sync_rate == 0);
+    vm_record_clear(&back);
     char **names = vm_record_list(dir, &e);
     assert_string_equal(names[0], "db");
     assert_string_equal(names[1], "web");

@@ -6,6 +6,7 @@
 #include "proto/epoch.h"
 #include "proto/page.h"
 #include "sample.h"
+#include "secondary/block_teller.h"
 #include "secondary/replica.h"
 #include "secondary/teller.h"
 
@@ -309,6 +310,63 @@ static void test_looks(void **state)
     close(fd);
 }
 
+/* A disk that nothing is known of at the other side. */
+static int submit_disk(struct rig *g, uint64_t bytes)
+{
+    struct errmsg e;
+    struct page_ranges all = {0};
+    struct proto_error why = {""};
+    struct blocks_told told;
+    struct disk_sizes sizes = {.count = 1, .bytes = {bytes}};
+    const uint8_t *payload;
+    unsigned disk;
+    size_t cursor = 0;
+    int here = memfd_create("here", MFD_CLOEXEC), there = memfd_create("there", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(there, (off_t)bytes), 0);
+    assert_int_equal(write(here, g->guest, bytes), bytes);
+    assert_int_equal(page_ranges_add(&all, 0, bytes / PROTO_PAGE_SIZE), 0);
+    blocks_told_init(&told, &sizes);
+    struct block_teller *teller = block_teller_new(0, there, bytes, 7);
+    ssize_t n = block_teller_next(teller, &payload, &e);
+    assert_int_equal(blocks_check(&told, payload, (size_t)n, &disk, &why), 0);
+    assert_true(blocks_all_told(&told));
+    struct resync_span *span =
+        resync_span_new(&told.disks[0], 0, payload + BLOCKS_HEAD_SIZE, (size_t)n - BLOCKS_HEAD_SIZE, &all, &cursor);
+    pipeline_resync_disk(g->pipeline, 1, 0, here, span);
+    block_teller_free(teller);
+    page_ranges_free(&all);
+    close(there);
+    return here;
+}
+
+/* One octet per second: after the first region nothing more is read, until the rate is another one. */
+static void test_disk_sync_rate(void **state)
+{
+    (void)state;
+    enum { BYTES = 1 << 20 };
+    struct rig g;
+    begin(&g);
+    g.deaf = true;
+    pipeline_set_disk_sync_rate(g.pipeline, 1);
+    int fd = submit_disk(&g, BYTES);
+    while (!pipeline_disk_blocks_done(g.pipeline))
+        rest(1);
+    rest(100);
+    assert_int_equal(pipeline_disk_blocks_done(g.pipeline), DISK_REGION_BLOCKS);
+    ev_run(g.loop, EVRUN_NOWAIT);
+    assert_int_equal(g.rounds, 0);
+    pipeline_set_disk_sync_rate(g.pipeline, 0);
+    assert_true(run_until(&g, &g.rounds, 1));
+    assert_int_equal(pipeline_disk_blocks_done(g.pipeline), BYTES / PROTO_PAGE_SIZE);
+    assert_int_equal(pipeline_pages_done(g.pipeline), BYTES / PROTO_PAGE_SIZE);
+    pipeline_set_disk_sync_rate(g.pipeline, 1);
+    int other = submit_disk(&g, BYTES);
+    rest(20);
+    end(&g); /* it does not wait for that one */
+    close(fd);
+    close(other);
+}
+
 /* Nobody takes the output: the encoder stops at its limit, and goes on when somebody does. */
 static void test_back_pressure(void **state)
 {
@@ -376,6 +434,7 @@ int main(void)
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_resync),
         cmocka_unit_test(test_looks),
+        cmocka_unit_test(test_disk_sync_rate),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_free_in_the_middle),
     };

@@ -43,6 +43,20 @@ static void test_vm(void **state)
     check(status_line_vm,
           "{\"vm\":\"database\",\"state\":\"SYNCING\",\"peer\":\"host-b\",\"sync_done\":50,\"sync_total\":200}",
           "database  SYNCING to host-b, not yet protected, 25 % of 200 pages");
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"SYNCING\",\"peer\":\"b\",\"sync_done\":5,\"sync_total\":10,\"disk_sync_done\":"
+          "2097152,"
+          "\"disk_sync_total\":68719476736,\"disk_sync_speed\":104857600,\"disk_sync_rate\":209715200,"
+          "\"disk_sync_eta_s\":655}",
+          "web   SYNCING to b, not yet protected, 50 % of 10 pages, disks 2.0 MiB of 64 GiB at 100 MiB/s (at most 200 "
+          "MiB/s), 11 min to go");
+    check(status_line_vm,
+          "{\"vm\":\"web\",\"state\":\"SYNCING\",\"disk_sync_done\":0,\"disk_sync_total\":4096,\"disk_sync_rate\":0}",
+          "web   SYNCING, not yet protected, disks 0 bytes of 4.0 KiB");
+    check(
+        status_line_vm,
+        "{\"vm\":\"web\",\"state\":\"SYNCING\",\"disk_sync_done\":4096,\"disk_sync_total\":4096,\"disk_sync_speed\":5}",
+        "web   SYNCING, not yet protected, disks 4.0 KiB of 4.0 KiB");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"ISOLATED\",\"term\":3,\"reason\":\"host-b is silent\"}",
           "web   ISOLATED, output is held until the arbiter or the replica answers, term 3: host-b is silent");
     check(status_line_vm, "{\"vm\":\"web\",\"state\":\"AT_RISK\",\"term\":3}",

@@ -91,6 +91,15 @@ static int request_isolated(struct json_object *request, const char *text)
     return EXIT_OK;
 }
 
+static int request_disk_sync_rate(struct json_object *request, const char *text)
+{
+    uint64_t rate = 0;
+    if (strcmp(text, "none") && config_parse_size(text, &rate))
+        return cli_usage("set", "disk_sync_rate '%s': must be octets per second, like 20M, or none", text);
+    json_object_object_add(request, "disk_sync_rate", json_object_new_uint64(rate));
+    return EXIT_OK;
+}
+
 /* "interval 20ms", "interval=20ms", any number of them. */
 static int add_settings(struct json_object *request, int argc, char **argv)
 {
@@ -102,11 +111,12 @@ static int add_settings(struct json_object *request, int argc, char **argv)
             value = argv[i];
         else
             return cli_usage("set", "%s needs a value", key);
-        int code = !strcmp(key, "interval") ? request_interval(request, "set", value)
-                   : !strcmp(key, "mode")   ? request_mode(request, "set", value)
-                   : !strcmp(key, "isolated")
-                       ? request_isolated(request, value)
-                       : cli_usage("set", "unknown setting '%s'; known: interval isolated mode", key);
+        int code = !strcmp(key, "interval")   ? request_interval(request, "set", value)
+                   : !strcmp(key, "mode")     ? request_mode(request, "set", value)
+                   : !strcmp(key, "isolated") ? request_isolated(request, value)
+                   : !strcmp(key, "disk_sync_rate")
+                       ? request_disk_sync_rate(request, value)
+                       : cli_usage("set", "unknown setting '%s'; known: disk_sync_rate interval isolated mode", key);
         if (code)
             return code;
     }

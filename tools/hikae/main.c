@@ -39,7 +39,8 @@ static const struct command commands[] = {
     {"unprotect", cmd_unprotect, 1, 1, "", "unprotect VM",
      "Ends the protection; the replica is dropped, the VM runs on."},
     {"set", cmd_set, 2, 8, "",
-     "set VM interval TIME | mode on-output|periodic | isolated freeze|open  (also interval=TIME)",
+     "set VM interval TIME | mode on-output|periodic | isolated freeze|open |\n"
+     "        disk_sync_rate SIZE|none  (also interval=TIME)",
      "Changes a running protection. TIME is in ms, or like 20ms or 2s."},
     {"status", cmd_status, 0, 1, "wA", "status [VM] [--all] [--watch]",
      "One line per VM and replica on this host; --all: what all hosts last said of their VMs. --watch repeats it each "

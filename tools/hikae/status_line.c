@@ -89,6 +89,37 @@ static void add_progress(struct text *t, struct json_object *j)
         add(t, ", %.0f %% of %llu pages", 100. * (double)done / (double)total, (unsigned long long)total);
 }
 
+/* "disks 2.0 of 64 GiB at 98 MiB/s (at most 100 MiB/s), 11 min to go" */
+static void add_disk_sync(struct text *t, struct json_object *j)
+{
+    uint64_t done = json_get_u64(j, "disk_sync_done", 0), total = json_get_u64(j, "disk_sync_total", 0);
+    uint64_t speed = json_get_u64(j, "disk_sync_speed", 0), rate = json_get_u64(j, "disk_sync_rate", 0);
+    double eta = json_get_double(j, "disk_sync_eta_s", -1);
+    if (!total)
+        return;
+    add(t, ", disks ");
+    add_bytes(t, done);
+    add(t, " of ");
+    add_bytes(t, total);
+    if (done >= total)
+        return;
+    if (speed) {
+        add(t, " at ");
+        add_bytes(t, speed);
+        add(t, "/s");
+    }
+    if (rate) {
+        add(t, " (at most ");
+        add_bytes(t, rate);
+        add(t, "/s)");
+    }
+    if (eta >= 0) {
+        add(t, ", ");
+        add_time(t, eta < 1 ? 1000 : eta * 1000);
+        add(t, " to go");
+    }
+}
+
 static void protected_by(struct text *t, struct json_object *j, const char *peer)
 {
     double age = json_get_double(j, "replica_age_ms", -1), pause = json_get_double(j, "pause_ms_p50", -1);
@@ -146,6 +177,7 @@ void status_line_vm(struct json_object *j, int width, char *out, size_t size)
             add(&t, " to %s", peer);
         add(&t, ", not yet protected");
         add_progress(&t, j);
+        add_disk_sync(&t, j);
         add_origin(&t, j);
         add_reason(&t, j);
     } else {
