@@ -386,7 +386,9 @@ int disks_check(struct worker *w, const struct record *r, struct proto_error *e)
     struct disks *d = w->disks;
     struct check_head head;
     static const struct disk_sizes none;
-    if (check_read(r->payload, r->length, d ? stores_sizes(d->stores) : &none, d ? d->checks + 1 : 1, &head, e))
+    if (!d)
+        return check_read(r->payload, r->length, &none, 1, &head, e);
+    if (check_read(r->payload, r->length, stores_sizes(d->stores), d->checks + 1, &head, e))
         return -1;
     if (w->state != STANDBY_READY)
         return 0; /* too late */

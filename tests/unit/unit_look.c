@@ -96,7 +96,7 @@ static int differing(int a, int b, struct check_run *runs, int most)
 static void equal_disks(void **state)
 {
     (void)state;
-    struct check_run runs[4];
+    struct check_run runs[4] = {0};
     int a = disk_new(), b = disk_new();
     assert_int_equal(differing(a, b, runs, 4), 0); /* two holes */
     for (uint64_t block = 3; block < BLOCKS; block += 9) {
@@ -139,7 +139,7 @@ static void one_octet(void **state)
 static void runs_and_unreadable(void **state)
 {
     (void)state;
-    struct check_run runs[4];
+    struct check_run runs[4] = {0};
     int a = disk_new(), b = disk_new();
     put_noise(a, 0, BLOCKS, 1);
     put_noise(b, 0, BLOCKS, 1);
