@@ -41,7 +41,7 @@ size_t account_octets(const struct account_disks *d)
 {
     struct account a = {.disks = *d};
     measure(&a);
-    return ACCOUNT_PAGE + (padded(a.extent_words) + 2 * padded(a.block_words)) * sizeof(uint64_t);
+    return ACCOUNT_PAGE + (3 * padded(a.extent_words) + 2 * padded(a.block_words)) * sizeof(uint64_t);
 }
 
 /* ---- making durable ---- */
@@ -77,14 +77,49 @@ static void clear_words(uint64_t *at, size_t words)
             word_clear(at + i, UINT64_MAX);
 }
 
-static uint64_t *former(const struct account *a)
+/* The summary first: who clears takes it away first. */
+void account_set(struct account *a, unsigned set, unsigned disk, uint64_t first, uint64_t end)
 {
-    return a->blocks[!a->header->current];
+    bits_set(a->summary[set] + a->extent_at[disk], first / ACCOUNT_EXTENT_BLOCKS,
+             (end - 1) / ACCOUNT_EXTENT_BLOCKS + 1);
+    bits_set(a->blocks[set] + a->block_at[disk], first, end);
 }
 
-static uint64_t *current(const struct account *a)
+static unsigned current(const struct account *a)
 {
-    return a->blocks[a->header->current & 1];
+    return __atomic_load_n(&a->header->current, __ATOMIC_SEQ_CST) & 1;
+}
+
+/* Words [*begin, *end) of the blocks of an extent, if it may have one in that set. */
+static bool words_of(const struct account *a, unsigned set, unsigned disk, uint64_t extent, size_t *begin, size_t *end)
+{
+    size_t last = a->block_at[disk] + words_for(blocks_of(&a->disks, disk));
+    *begin = a->block_at[disk] + (size_t)extent * EXTENT_WORDS;
+    *end = *begin + EXTENT_WORDS < last ? *begin + EXTENT_WORDS : last;
+    return word_get(a->summary[set] + a->extent_at[disk] + extent / WORD_BITS) >> extent % WORD_BITS & 1;
+}
+
+typedef bool each_extent(struct account *a, unsigned set, size_t begin, size_t end);
+
+/* Those that may have one; false as soon as `each` has said so. forget: afterwards they have none. */
+static bool for_extents(struct account *a, unsigned set, bool forget, each_extent *each)
+{
+    size_t begin, end;
+    for (unsigned i = 0; i < a->disks.count; i++)
+        for (uint64_t x = 0, n = extents_of(&a->disks, i); x < n; x++) {
+            uint64_t *summary = a->summary[set] + a->extent_at[i] + x / WORD_BITS;
+            if (!word_get(summary)) {
+                x |= WORD_BITS - 1;
+                continue;
+            }
+            if (!words_of(a, set, i, x, &begin, &end))
+                continue;
+            if (forget)
+                word_clear(summary, UINT64_C(1) << x % WORD_BITS);
+            if (!each(a, set, begin, end))
+                return false;
+        }
+    return true;
 }
 
 /* ---- attaching ---- */
@@ -116,19 +151,32 @@ static int format(struct account *a, const uint8_t boot[ACCOUNT_ID])
         h->disks[i].inode = a->disks.at[i].inode;
     }
     clear_words(a->extents, a->extent_words);
-    clear_words(a->blocks[0], a->block_words);
-    clear_words(a->blocks[1], a->block_words);
+    for (unsigned set = 0; set < 2; set++) {
+        clear_words(a->blocks[set], a->block_words);
+        clear_words(a->summary[set], a->extent_words);
+    }
     return account_sync_header(a);
+}
+
+/* What there is of it on the medium may be older than the blocks. */
+static void summarize(struct account *a)
+{
+    for (unsigned set = 0; set < 2; set++)
+        for (unsigned i = 0; i < a->disks.count; i++)
+            for (size_t w = 0, n = words_for(blocks_of(&a->disks, i)); w < n; w++)
+                if (a->blocks[set][a->block_at[i] + w])
+                    bits_set(a->summary[set] + a->extent_at[i], w / EXTENT_WORDS, w / EXTENT_WORDS + 1);
 }
 
 /* The host was lost: notes of a listed extent may not have come to the medium. The list stays until they have. */
 static int recover(struct account *a, const uint8_t boot[ACCOUNT_ID])
 {
+    summarize(a);
     for (unsigned i = 0; i < a->disks.count; i++)
         for (uint64_t e = 0, n = extents_of(&a->disks, i), all = blocks_of(&a->disks, i); e < n; e++) {
             uint64_t first = e * ACCOUNT_EXTENT_BLOCKS, end = first + ACCOUNT_EXTENT_BLOCKS;
             if (word_get(a->extents + a->extent_at[i] + e / WORD_BITS) >> e % WORD_BITS & 1)
-                bits_set(current(a) + a->block_at[i], first, end < all ? end : all);
+                account_set(a, current(a), i, first, end < all ? end : all);
         }
     memcpy(a->header->boot, boot, ACCOUNT_ID);
     a->header->marker = 0;
@@ -146,6 +194,8 @@ struct account *account_attach(void *memory, const struct account_disks *d, cons
     a->extents = (uint64_t *)((uint8_t *)memory + ACCOUNT_PAGE);
     a->blocks[0] = a->extents + padded(a->extent_words);
     a->blocks[1] = a->blocks[0] + padded(a->block_words);
+    a->summary[0] = a->blocks[1] + padded(a->block_words);
+    a->summary[1] = a->summary[0] + padded(a->extent_words);
     int result = 0;
     if (!is_of(a->header, d))
         result = format(a, boot);
@@ -186,45 +236,75 @@ int account_begin(struct account *a, const uint8_t generation[ACCOUNT_ID])
 
 /* ---- the two sets ---- */
 
+static bool clear_extent(struct account *a, unsigned set, size_t begin, size_t end)
+{
+    clear_words(a->blocks[set] + begin, end - begin);
+    return true;
+}
+
+static bool copy_extent(struct account *a, unsigned set, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        if (word_get(a->blocks[set] + i))
+            word_set(a->blocks[!set] + i, word_get(a->blocks[set] + i));
+    return true;
+}
+
+static bool take_extent(struct account *a, unsigned set, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        if (word_get(a->blocks[set] + i))
+            word_clear(a->blocks[set] + i, word_get(a->blocks[!set] + i));
+    return true;
+}
+
+static bool is_clear(struct account *a, unsigned set, size_t begin, size_t end)
+{
+    while (begin < end && !word_get(a->blocks[set] + begin))
+        begin++;
+    return begin == end;
+}
+
 /* The bits are durable in their new place before they leave the old one. */
 int account_gather(struct account *a)
 {
-    for (size_t i = 0; i < a->block_words; i++)
-        if (word_get(current(a) + i))
-            word_set(former(a) + i, word_get(current(a) + i));
-    if (account_sync_words(a, former(a), a->block_words))
+    unsigned from = current(a);
+    for (size_t i = 0; i < a->extent_words; i++)
+        word_set(a->summary[!from] + i, word_get(a->summary[from] + i));
+    for_extents(a, from, false, copy_extent);
+    if (account_sync_words(a, a->blocks[!from], a->block_words))
         return -1;
-    for (size_t i = 0; i < a->block_words; i++)
-        if (word_get(current(a) + i))
-            word_clear(current(a) + i, word_get(former(a) + i));
+    for_extents(a, from, false, take_extent);
     return 0;
 }
 
-bool account_is_forgotten(const struct account *a)
+bool account_is_forgotten(struct account *a)
 {
-    for (size_t i = 0; i < a->block_words; i++)
-        if (word_get(former(a) + i))
-            return false;
-    return true;
+    return for_extents(a, !current(a), false, is_clear);
 }
 
 bool account_rotate(struct account *a)
 {
     if (!account_is_forgotten(a))
         return false;
-    __atomic_store_n(&a->header->current, !a->header->current, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&a->header->current, !current(a), __ATOMIC_SEQ_CST);
     return true;
 }
 
 void account_forget(struct account *a)
 {
-    clear_words(former(a), a->block_words);
+    for_extents(a, !current(a), true, clear_extent);
 }
 
 void account_clear(struct account *a)
 {
-    clear_words(a->blocks[0], a->block_words);
-    clear_words(a->blocks[1], a->block_words);
+    for_extents(a, 0, true, clear_extent);
+    for_extents(a, 1, true, clear_extent);
+}
+
+void account_note(struct account *a, unsigned disk, uint64_t first, uint64_t count)
+{
+    account_set(a, !current(a), disk, first, first + count);
 }
 
 /* ---- reading ---- */
@@ -234,11 +314,22 @@ static uint64_t noted(const struct account *a, size_t word)
     return word_get(a->blocks[0] + word) | word_get(a->blocks[1] + word);
 }
 
+static bool may_have(const struct account *a, unsigned disk, uint64_t extent)
+{
+    size_t begin, end;
+    return words_of(a, 0, disk, extent, &begin, &end) || words_of(a, 1, disk, extent, &begin, &end);
+}
+
 /* The first block from `block` on that is noted, or is not. */
 static uint64_t find(const struct account *a, unsigned disk, uint64_t block, bool is)
 {
     uint64_t all = blocks_of(&a->disks, disk);
     while (block < all) {
+        uint64_t extent = block / ACCOUNT_EXTENT_BLOCKS;
+        if (is && !may_have(a, disk, extent)) {
+            block = (extent + 1) * ACCOUNT_EXTENT_BLOCKS;
+            continue;
+        }
         uint64_t word = noted(a, a->block_at[disk] + block / WORD_BITS);
         word = (is ? word : ~word) >> block % WORD_BITS;
         if (word) {
@@ -259,9 +350,10 @@ int account_next(const struct account *a, unsigned disk, uint64_t *first, uint64
 
 uint64_t account_blocks(const struct account *a)
 {
-    uint64_t n = 0;
-    for (size_t i = 0; i < a->block_words; i++)
-        n += (uint64_t)__builtin_popcountll(noted(a, i));
+    uint64_t n = 0, first, count;
+    for (unsigned i = 0; i < a->disks.count; i++)
+        for (first = 0; account_next(a, i, &first, &count); first += count)
+            n += count;
     return n;
 }
 

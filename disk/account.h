@@ -11,6 +11,7 @@
  *         0  header     magic, version, generation, boot id, which disks
  *      4096  extents    a bit each
  *      ....  blocks     two sets of bits: noted since the last rotation, and before it
+ *      ....  summary    of both: in which extents there are any
  *
  * Blocks are forgotten when the other host has them durably: account_rotate at some moment of an epoch, and, once all
  * that was written up to the end of that epoch is durable there, account_forget. What is under way at the rotation may
@@ -51,13 +52,15 @@ bool account_generation(const struct account *a, uint8_t out[ACCOUNT_ID]);
 /* Another generation, and no block is noted; NULL: none from here on. Durable when it returns 0. */
 int account_begin(struct account *a, const uint8_t generation[ACCOUNT_ID]);
 
+/* Blocks that may be other on the other host; from before the last rotation. */
+void account_note(struct account *a, unsigned disk, uint64_t first, uint64_t count);
 /* All that is noted is now from before the last rotation. 0, or -1. */
 int account_gather(struct account *a);
 /* false: there is something from before the last rotation still. */
 bool account_rotate(struct account *a);
 void account_forget(struct account *a); /* what is from before it */
 void account_clear(struct account *a);  /* everything */
-bool account_is_forgotten(const struct account *a);
+bool account_is_forgotten(struct account *a);
 
 /* The next run of noted blocks from *first on: 1; 0: there is none. */
 int account_next(const struct account *a, unsigned disk, uint64_t *first, uint64_t *count);

@@ -89,7 +89,8 @@ struct account_file *account_file_open(const char *path, const struct account_di
     }
     f->n = account_octets(d);
     int result = flock(fd, LOCK_EX) ? fail(e, path) : map(f, fd, path, e) ? -1 : attach(f, d, path, e);
-    close(fd); /* and with it the lock: who attaches is alone, who has attached is not */
+    flock(fd, LOCK_UN); /* who attaches is alone, who has attached is not; the mapping would keep the lock */
+    close(fd);
     if (!result)
         return f;
     account_file_close(f);

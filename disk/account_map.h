@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-enum { WORD_BITS = 64, ACCOUNT_PAGE = 4096 };
+enum { WORD_BITS = 64, ACCOUNT_PAGE = 4096, EXTENT_WORDS = ACCOUNT_EXTENT_BLOCKS / WORD_BITS };
 
 struct account_header { /* its first 512 octets: written by a medium whole or not at all */
     char magic[8];      /* "HIKAEACC" */
@@ -28,6 +28,7 @@ _Static_assert(sizeof(struct account_header) <= 512, "one sector");
 struct account {
     struct account_header *header;
     uint64_t *extents, *blocks[2]; /* bits, of one disk behind the other, each from a word of its own on */
+    uint64_t *summary[2];          /* of each set: the extents that may have one; need not be durable */
     size_t extent_words, block_words;
     size_t extent_at[DISK_MAX], block_at[DISK_MAX]; /* words */
     struct account_disks disks;
@@ -54,5 +55,7 @@ static inline void word_clear(uint64_t *w, uint64_t bits)
 }
 /* Sets bits [first, end) of the words at `at`. */
 void bits_set(uint64_t *at, uint64_t first, uint64_t end);
+/* Notes blocks in a set. */
+void account_set(struct account *a, unsigned set, unsigned disk, uint64_t first, uint64_t end);
 
 #endif

@@ -7,6 +7,7 @@
 
 struct marker {
     struct account *account;
+    int pid;
     pthread_rwlock_t lock; /* of the next two: for reading while blocks are noted */
     uint64_t *listed;      /* extents that are on the list, durably */
     uint64_t *recent;      /* that were written to since marker_tidy */
@@ -19,6 +20,7 @@ struct marker *marker_new(struct account *a, int pid)
     if (!m)
         return NULL;
     m->account = a;
+    m->pid = pid;
     m->listed = calloc(a->extent_words, sizeof *m->listed);
     m->recent = calloc(a->extent_words, sizeof *m->recent);
     pthread_rwlock_init(&m->lock, NULL);
@@ -62,13 +64,13 @@ static int list(struct marker *m, unsigned disk, uint64_t first, uint64_t end)
 /* false: an extent is not listed. */
 static bool note(struct marker *m, unsigned disk, uint64_t first, uint64_t end)
 {
-    const struct account *a = m->account;
+    struct account *a = m->account;
     uint64_t extent = first / ACCOUNT_EXTENT_BLOCKS, extent_end = (end - 1) / ACCOUNT_EXTENT_BLOCKS + 1;
     pthread_rwlock_rdlock(&m->lock);
     bool are = are_set(m->listed + a->extent_at[disk], extent, extent_end);
     if (are) {
         bits_set(m->recent + a->extent_at[disk], extent, extent_end);
-        bits_set(a->blocks[__atomic_load_n(&a->header->current, __ATOMIC_SEQ_CST) & 1] + a->block_at[disk], first, end);
+        account_set(a, __atomic_load_n(&a->header->current, __ATOMIC_SEQ_CST) & 1, disk, first, end);
     }
     pthread_rwlock_unlock(&m->lock);
     return are;
@@ -129,7 +131,7 @@ void marker_free(struct marker *m)
     marker_tidy(m); /* twice: what was written to a moment ago is idle by then */
     marker_tidy(m);
     (void)account_sync_words(a, a->extents, a->extent_words);
-    __atomic_store_n(&a->header->marker, 0, __ATOMIC_SEQ_CST);
+    __atomic_compare_exchange_n(&a->header->marker, &m->pid, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     pthread_rwlock_destroy(&m->lock);
     pthread_mutex_destroy(&m->turn);
     free(m->listed);

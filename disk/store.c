@@ -3,6 +3,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "disk/account_place.h"
 #include "disk/journal.h"
 #include "disk/store_open.h"
 #include "disk/store_record.h"
@@ -24,6 +25,9 @@ struct stores {
     struct disk_sizes sizes;
     int fds[DISKS_MAX];
     struct journal *journal;
+    struct account *account; /* NULL: none is kept */
+    bool keeps_generation, has_next;
+    uint8_t next[ACCOUNT_ID];
     uint8_t room[DISK_DATA_MAX];
 };
 
@@ -110,7 +114,8 @@ static int open_state(struct stores *s, const struct config *c, const char *vm, 
 
 /* A replica of which the first epoch was not complete, or the journal is damaged, is of no use but as something to
  * compare with: the next first epoch makes it right. */
-static int recover_for_replica(struct stores *s, const char *vm, struct store_record *old, struct errmsg *e)
+static int recover_for_replica(struct stores *s, const struct config *c, const char *vm, struct store_record *old,
+                               struct errmsg *e)
 {
     struct errmsg why;
     if (old->exists && !old->syncing && !store_paths_are_equal(&old->paths, &s->record.paths))
@@ -118,6 +123,8 @@ static int recover_for_replica(struct stores *s, const char *vm, struct store_re
     if (!old->exists || old->syncing || !replay(s, vm, &why))
         return journal_void(s->journal, e);
     log_warn("VM %s: %s; they are compared with the primary's as they are", vm, why.text);
+    if (account_remove(c, vm, e)) /* what they are of is not known any more */
+        return -1;
     s->record.syncing = true;
     return store_record_save(s->record_path, &s->record, e) ? -1 : journal_void(s->journal, e);
 }
@@ -136,8 +143,8 @@ struct stores *stores_open(const struct config *c, const char *vm, const struct 
     if (!result)
         result = backings_open_wanted(at, c, vm, wanted, &s->record.paths, e);
     if (!result) {
-        result =
-            open_shared(s, at, &s->record.paths, e) || open_state(s, c, vm, e) || recover_for_replica(s, vm, &old, e);
+        result = open_shared(s, at, &s->record.paths, e) || open_state(s, c, vm, e) ||
+                 recover_for_replica(s, c, vm, &old, e);
         backings_close(at, s->record.paths.count);
     }
     if (!result)
@@ -227,8 +234,33 @@ struct journal *stores_journal(struct stores *s)
     return s->journal;
 }
 
+void stores_keep_account(struct stores *s, struct account *a, bool keep, const uint8_t *next)
+{
+    s->account = a;
+    s->keeps_generation = keep;
+    s->has_next = next;
+    if (next)
+        memcpy(s->next, next, sizeof s->next);
+}
+
+/* With the first epoch in them they are of the next generation; or the primary's account has what they were without. */
+static int renew_account(struct stores *s, struct errmsg *e)
+{
+    if (!s->account)
+        return 0;
+    if (s->keeps_generation) {
+        account_clear(s->account);
+        return 0;
+    }
+    return account_begin(s->account, s->has_next ? s->next : NULL)
+               ? errmsg_set(e, "the account of the VM's disks can't be written: %s", strerror(errno))
+               : 0;
+}
+
 int stores_begin_sync(struct stores *s, struct errmsg *e)
 {
+    if (s->account && !s->keeps_generation && account_begin(s->account, NULL))
+        return errmsg_set(e, "the account of the VM's disks can't be written: %s", strerror(errno));
     s->record.exists = s->record.syncing = true;
     return store_record_save(s->record_path, &s->record, e);
 }
@@ -238,7 +270,7 @@ int stores_end_sync(struct stores *s, struct errmsg *e)
     if (stores_sync(s, e))
         return -1;
     s->record.syncing = false;
-    return store_record_save(s->record_path, &s->record, e);
+    return store_record_save(s->record_path, &s->record, e) || renew_account(s, e) ? -1 : 0;
 }
 
 int stores_write(struct stores *s, const uint8_t *payload, size_t n, struct errmsg *e)

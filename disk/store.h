@@ -17,6 +17,9 @@
 #include "disk/medium.h"
 #include "proto/disk.h"
 
+#include <stdbool.h>
+
+struct account;
 struct config;
 struct journal;
 struct stores;
@@ -52,6 +55,11 @@ void stores_close(struct stores *s); /* as they are; NULL is allowed */
 const struct store_paths *stores_paths(const struct stores *s);
 const struct disk_sizes *stores_sizes(const struct stores *s);
 int stores_fd(const struct stores *s, unsigned disk); /* for reading; stays ours */
+
+/* The account of what is written to them otherwise (borrowed). keep: what the first epoch brings is what was noted
+ * since its generation, which stays. Else there is none from the first write on, and `next` (NULL: none) when that
+ * epoch is whole. */
+void stores_keep_account(struct stores *s, struct account *a, bool keep, const uint8_t *next);
 
 /* The first epoch: between the two nobody may start from them. */
 int stores_begin_sync(struct stores *s, struct errmsg *e);

@@ -357,6 +357,7 @@ void checkpoint_acked(struct worker *w, uint64_t epoch, const uint8_t digest[PRO
         disks_release(w, epoch);
     hist_add(w->metrics.commit, (uint64_t)(clock_now() - done.paused_at));
     if (w->state == PROTECTION_SEALED) {
+        written_synced(&w->disks.written);
         w->checkpoint.sync.bytes = sent_over_link(w) - w->checkpoint.sync.sent_before;
         log_info("%s after %" PRIu64 " bytes, its memory is %" PRIu64, w->peer, w->checkpoint.sync.bytes,
                  w->checkpoint.sync.total * VM_PAGE_SIZE);

@@ -8,6 +8,7 @@
  * one that drains the log. So whatever it reads too early comes again from the log, later in the stream.
  */
 #include "common/log.h"
+#include "disk/account_place.h"
 #include "disk/client.h"
 #include "disk/guard.h"
 #include "disk/server.h"
@@ -55,6 +56,22 @@ static void hang_up(struct worker *w)
     ev_timer_stop(w->loop, &d->push);
     disk_disconnect(d->client);
     d->client = NULL;
+    account_file_close(d->written.file);
+    d->written.file = NULL;
+}
+
+/* Its server notes what the VM writes, or nobody counts on what it once noted. */
+static int open_account(struct worker *w, const char *dir, struct errmsg *e)
+{
+    struct errmsg why;
+    struct written *written = &w->disks.written;
+    if (w->disks.n == w->disks.shared.disks)
+        return 0; /* these are the other host's as well */
+    written->file = account_served(w->config, w->name, dir, &why);
+    if (written->file)
+        return 0;
+    log_warn("%s: re-syncs will compare all of the disks", why.text);
+    return account_remove(w->config, w->name, e);
 }
 
 static int connect_server(struct worker *w, struct errmsg *e)
@@ -74,6 +91,8 @@ static int connect_server(struct worker *w, struct errmsg *e)
         snprintf(disk->export_name, sizeof disk->export_name, "%u", i);
         disk->bytes = disk_bytes(d->client, i);
     }
+    if (open_account(w, dir, e))
+        return -1;
     ev_io_init(&d->event, on_events, disk_fd(d->client), EV_READ);
     d->event.data = w;
     ev_io_start(w->loop, &d->event);
@@ -204,6 +223,9 @@ int disks_start(struct worker *w, struct errmsg *e)
         shared_apply(w->config, w->name, w->term - 1, &medium_kernel, e))
         return -1;
     shared_drop(w->config, w->name);
+    struct errmsg why;
+    if (stores.count && account_place(w->config, w->name, dir, &stores, &why))
+        log_warn("%s", why.text);
     return serve(w, dir, paths, n, shared, e);
 }
 
@@ -267,6 +289,7 @@ int disks_begin_sync(struct worker *w, struct errmsg *e)
 {
     struct disks *d = &w->disks;
     struct disk_sizes sizes = {.count = d->n}; /* a shared one is not told: as if it had no blocks */
+    unsigned own = d->n - d->shared.disks;
     disks_stop(w);
     if (!d->n)
         return 0;
@@ -276,18 +299,23 @@ int disks_begin_sync(struct worker *w, struct errmsg *e)
         return -1;
     d->tracking = true;
     d->pushed = disk_mark(d->client);
+    for (unsigned i = 0; i < own; i++)
+        sizes.bytes[i] = d->at[i].bytes;
+    if (written_begin_sync(&d->written, w->session.knows_generations, &sizes, e))
+        return -1;
     for (unsigned i = 0; i < d->n; i++) {
         struct disk_sync *s = &d->sync[i];
-        bool shared = i >= d->n - d->shared.disks;
-        sizes.bytes[i] = shared ? 0 : d->at[i].bytes;
+        bool shared = i >= own;
         s->fd = disk_store_open(d->client, i, false, e);
         s->open = s->fd >= 0;
         if (!s->open)
             return -1;
-        if (!shared && find_populated(s->fd, d->at[i].bytes, &s->populated))
+        if (!shared && !d->written.told_changes && find_populated(s->fd, d->at[i].bytes, &s->populated))
             return errmsg_set(e, "no memory for the list of disk %u's blocks", i);
         d->populated += s->populated.pages;
     }
+    if (d->written.told_changes)
+        d->populated = account_blocks(account_of(d->written.file));
     blocks_told_init(&d->told, &sizes);
     ev_timer_again(w->loop, &d->push);
     return 0;
@@ -315,9 +343,35 @@ int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e
     return 0;
 }
 
+/* The other host's stores differ in the blocks that it or this one has noted, and no others. */
+int disks_changed(struct worker *w, const struct record *r, struct proto_error *e)
+{
+    struct disks *d = &w->disks;
+    struct page_ranges blocks = {0};
+    unsigned disk;
+    bool done;
+    if (w->state != PROTECTION_SYNCING)
+        return 0; /* this sync was given up meanwhile */
+    if (written_changed(&d->written, r->payload, r->length, &disk, &done, &blocks, e)) {
+        page_ranges_free(&blocks);
+        if (e->text[0])
+            return -1;
+        worker_event(w, EVENT_LINK_DOWN, "%s", "no memory for the list of what the VM has written to its disks");
+        return 0;
+    }
+    if (!done)
+        return 0;
+    log_info("disk %u: %" PRIu64 " of %" PRIu64 " blocks were written since it was equal at %s, and are sent", disk,
+             blocks.pages, d->at[disk].bytes / DISK_BLOCK_SIZE, w->peer);
+    w->checkpoint.sync.spans++;
+    pipeline_send_disk(w->checkpoint.pipeline, 1, disk, d->sync[disk].fd, &blocks);
+    return 0;
+}
+
 bool disks_are_told(const struct worker *w)
 {
-    return !w->disks.n || blocks_all_told(&w->disks.told);
+    const struct disks *d = &w->disks;
+    return !d->n || (d->written.told_changes ? changed_all_told(&d->written.told) : blocks_all_told(&d->told));
 }
 
 uint64_t disks_sync_rate(const struct worker *w)

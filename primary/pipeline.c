@@ -338,6 +338,43 @@ static void sync_shared(struct pipeline *p)
             fail(p, "a shared disk can't be synced", errno);
 }
 
+/* As in a walk: the log first, so nothing older follows what it has brought. */
+static int send_blocks(struct pipeline *p, const struct job *j, struct sending *to, uint64_t first, uint64_t count)
+{
+    uint8_t data[DISK_REGION_BLOCKS * DISK_BLOCK_SIZE];
+    do { /* it fills meanwhile */
+        if (encode_disks(p, j->epoch, disk_mark(p->config.disks)))
+            return -1;
+    } while (!p->is_broken && !is_ending(p) && hold_back(p));
+    if (p->is_broken || is_ending(p))
+        return 0;
+    if (read_blocks(first, count, data, to))
+        return -1;
+    token_bucket_take(&p->disk_sync, count * DISK_BLOCK_SIZE);
+    atomic_fetch_add_explicit(&p->disk_blocks_done, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->pages_done, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->pages_sent, count, memory_order_relaxed);
+    return encoder_disk(p->encoder, j->epoch, j->disk, first * DISK_BLOCK_SIZE, data, count * DISK_BLOCK_SIZE);
+}
+
+static int encode_blocks(struct pipeline *p, const struct job *j)
+{
+    struct sending to = {.encoder = p->encoder, .epoch = j->epoch, .disk_fd = j->disk_fd, .disk = j->disk};
+    int result = 0;
+    for (size_t i = 0; i < j->ranges.n && !result; i++) {
+        uint64_t at = j->ranges.at[i].first, end = at + j->ranges.at[i].count;
+        for (uint64_t n; at < end && !result && !p->is_broken && !is_ending(p); at += n) {
+            n = end - at < DISK_REGION_BLOCKS ? end - at : DISK_REGION_BLOCKS;
+            result = send_blocks(p, j, &to, at, n);
+        }
+    }
+    if (result && to.error) {
+        fail(p, "the store of a disk can't be read", to.error);
+        return 0;
+    }
+    return result;
+}
+
 static int encode_epoch(struct pipeline *p, const struct job *j)
 {
     const struct capture *c = j->capture;
@@ -369,6 +406,8 @@ static int encode_job(struct pipeline *p, struct job *j)
         return encode_epoch(p, j);
     if (j->disks_only)
         return encode_disks(p, j->epoch, j->disk_mark);
+    if (!j->span && j->disk_fd >= 0)
+        return encode_blocks(p, j);
     return j->span ? encode_resync(p, j) : encode_round(p, j);
 }
 
@@ -490,6 +529,16 @@ void pipeline_resync_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int
 {
     struct job *j = job_new(epoch);
     j->span = span;
+    j->disk = disk;
+    j->disk_fd = fd;
+    submit(p, j);
+}
+
+void pipeline_send_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct page_ranges *blocks)
+{
+    struct job *j = job_new(epoch);
+    j->ranges = *blocks;
+    *blocks = (struct page_ranges){0};
     j->disk = disk;
     j->disk_fd = fd;
     submit(p, j);

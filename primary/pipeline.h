@@ -7,6 +7,7 @@
  *   pipeline_round(ranges)  --->    the same from the running guest's memory (first sync)
  *   pipeline_resync(span)   --->    the same of the pages that the replica does not hold already
  *   pipeline_resync_disk(..) --->    the same of a disk
+ *   pipeline_send_disk(..)  --->    DISK records of blocks of which it is known that they have to be sent
  *   pipeline_disks(mark)    --->    DISK records of what was written to the disks before
  *   pipeline_look(look)     --->    reads a piece of a disk; a CHECK record behind the next epoch that began after that
  *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
@@ -71,6 +72,8 @@ void pipeline_round(struct pipeline *p, uint64_t epoch, struct page_ranges *rang
 void pipeline_resync(struct pipeline *p, uint64_t epoch, struct resync_span *span);
 /* The same of a disk, whose store is read through fd (borrowed until round_done). */
 void pipeline_resync_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct resync_span *span);
+/* Sends those blocks of a disk (taken over), whatever the replica holds. */
+void pipeline_send_disk(struct pipeline *p, uint64_t epoch, unsigned disk, int fd, struct page_ranges *blocks);
 /* Encodes what the log of the disks has before `mark`. Without a round_done. */
 void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark);
 /* Has a look (taken over) at a disk, whose store is read through fd (borrowed until `looked`). What it says is settled

@@ -62,6 +62,7 @@ static void send_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
+    json_object_array_add(features, json_object_new_string(FEATURE_GENERATIONS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -131,6 +132,9 @@ static void send_config(struct worker *w)
     json_object_object_add(j, "open_after_ms", json_object_new_int((int)w->record.open_after_ms));
     if (w->disks.n)
         json_object_object_add(j, "disks", describe_disks(w));
+    w->disks.written.named = false;
+    if (w->disks.n && w->session.knows_generations)
+        written_describe(&w->disks.written, j);
     send_json(w, RECORD_CONFIG, 0, j);
 }
 
@@ -153,6 +157,7 @@ static void on_hello(struct worker *w, const struct record *r)
     bool knows_disks = json_list_has(j, "features", FEATURE_DISKS);
     w->session.knows_check = json_list_has(j, "features", FEATURE_CHECK);
     bool knows_shared = json_list_has(j, "features", FEATURE_SHARED);
+    w->session.knows_generations = json_list_has(j, "features", FEATURE_GENERATIONS);
     json_object_put(j);
     if (version == PROTO_VERSION && w->disks.n && !knows_disks) {
         refuse(w, "the VM has disks, which that host's release of Hikae does not replicate: upgrade it");
@@ -195,8 +200,13 @@ static void on_ready(struct worker *w, const struct record *r)
     struct json_object *j = parse(r);
     uint64_t pages = json_get_u64(j, "pages", 0);
     w->session.told_regions = json_get_bool(j, "regions", false);
-    bool told_disks = json_get_bool(j, "disks", false);
+    bool told_disks = json_get_bool(j, "disks", false), told_changes = json_get_bool(j, "changed", false);
     json_object_put(j);
+    if (told_changes && !(w->disks.written.named && w->disks.written.file)) {
+        refuse(w, "its disks are of a generation that was not asked for");
+        return;
+    }
+    w->disks.written.told_changes = told_changes;
     if (w->disks.n && !told_disks) {
         refuse(w, "its replica is without the VM's disks");
         return;
@@ -207,6 +217,16 @@ static void on_ready(struct worker *w, const struct record *r)
     }
     w->session.state = SESSION_READY;
     worker_event(w, EVENT_READY, "%s", "");
+}
+
+/* What the secondary has durably this host need not have noted any more. */
+static void on_note(struct worker *w, const struct record *r)
+{
+    struct json_object *j = parse(r);
+    uint64_t durable = json_get_u64(j, "durable", 0);
+    json_object_put(j);
+    if (durable && w->state == PROTECTION_PROTECTED)
+        written_durable(&w->disks.written, durable, w->checkpoint.flight.last + 1);
 }
 
 static void on_record(struct worker *w, const struct record *r)
@@ -228,10 +248,19 @@ static void on_record(struct worker *w, const struct record *r)
             refuse(w, e.text);
         break;
     case RECORD_BLOCKS:
-        if (!w->disks.n)
-            refuse(w, "BLOCKS of a VM without disks");
+        if (!w->disks.n || w->disks.written.told_changes)
+            refuse(w, "BLOCKS that its READY did not announce");
         else if (disks_blocks(w, r, &e))
             refuse(w, e.text);
+        break;
+    case RECORD_CHANGED:
+        if (!w->disks.written.told_changes)
+            refuse(w, "CHANGED that its READY did not announce");
+        else if (disks_changed(w, r, &e))
+            refuse(w, e.text);
+        break;
+    case RECORD_NOTE:
+        on_note(w, r);
         break;
     case RECORD_CHECKED:
         if (verify_answered(w, r, &e))
@@ -440,7 +469,7 @@ void session_close(struct worker *w)
     s->link = NULL;
     s->framer = NULL;
     s->check = NULL;
-    s->told_regions = s->knows_check = false;
+    s->told_regions = s->knows_check = s->knows_generations = false;
     s->state = SESSION_NONE;
 }
 

@@ -23,6 +23,7 @@
 #include "primary/pipeline.h"
 #include "primary/protection.h"
 #include "primary/trigger.h"
+#include "primary/written.h"
 #include "proto/check.h"
 #include "proto/epoch.h"
 #include "vm/vm.h"
@@ -64,7 +65,8 @@ struct session {
     struct stream_check *check;
     ev_timer heartbeat, reconnect;
     uint64_t sequence, echo;
-    bool knows_check;      /* the secondary answers CHECK */
+    bool knows_check; /* the secondary answers CHECK */
+    bool knows_generations;
     bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
     size_t unread;         /* that had come and were not read at the last look */
@@ -141,6 +143,7 @@ struct disks {
     uint64_t owed_since; /* oldest epoch in whose last pause a flush was answered that may not be done yet; 0: none */
     uint64_t waiting;    /* newest epoch that is acknowledged and whose output waits for such flushes; 0: none */
     struct blocks_told told;
+    struct written written;
     struct disk_sync sync[VM_MAX_DISKS];
     uint64_t populated; /* blocks, of all disks */
     struct speed speed; /* of the sync, octets */
@@ -296,6 +299,7 @@ bool disks_are_lost(struct worker *w);
 /* Logs from here on. Before dirty tracking is armed or after, but before any BLOCKS. */
 int disks_begin_sync(struct worker *w, struct errmsg *e);
 int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */
+int disks_changed(struct worker *w, const struct record *r, struct proto_error *e);
 bool disks_are_told(const struct worker *w);
 /* The VM stood still at the end of that epoch, of which the log ended at `mark`. */
 void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);

@@ -6,6 +6,7 @@
 
 #include "proto/cursor.h"
 
+#include "proto/changed.h"
 #include "proto/check.h"
 #include "proto/disk.h"
 #include "proto/epoch.h"
@@ -57,6 +58,7 @@ static const struct record_kind {
     [RECORD_REGIONS] = {"REGIONS", REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
     [RECORD_BLOCKS] = {"BLOCKS", BLOCKS_HEAD_SIZE + REGIONS_HEAD_SIZE, RECORD_PAYLOAD_MAX},
     [RECORD_CHECK] = {"CHECK", CHECK_HEAD_SIZE, RECORD_PAYLOAD_MAX},
+    [RECORD_CHANGED] = {"CHANGED", CHANGED_HEAD_SIZE, RECORD_PAYLOAD_MAX},
     [RECORD_CHECKED] = {"CHECKED", CHECKED_HEAD_SIZE, RECORD_PAYLOAD_MAX},
 };
 

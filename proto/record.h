@@ -38,6 +38,7 @@ enum record_type {
     RECORD_BLOCKS = 14,   /* secondary: what its disks hold */
     RECORD_CHECK = 15,    /* what blocks of a disk hold at the end of an epoch */
     RECORD_CHECKED = 16,  /* secondary: which of them it holds otherwise */
+    RECORD_CHANGED = 17,  /* secondary: which blocks of its disks may be other than the generation's */
     RECORD_TYPES,         /* one more than the last */
 };
 

@@ -5,8 +5,8 @@
  *
  *   primary     START -HELLO-> GREETED -CONFIG-> IDLE -PAGES, DISK-> IN_PAGES -DEVICE-> IN_DEVICES -COMMIT-> IDLE ..
  *               IDLE -CHECK-> IDLE; IDLE -HANDOVER-> HANDED, after which no epoch comes any more
- *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS, BLOCKS (before the first ACK), ACK, CHECKED-> IDLE ..
- *   both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
+ *   secondary   START -HELLO-> GREETED -READY--> IDLE -REGIONS, BLOCKS, CHANGED (before the first ACK), ACK, CHECKED->
+ * IDLE .. both        any -BYE-> ENDED; any but START, ENDED: -HEARTBEAT, NOTE-> the same
  */
 #include "proto/epoch.h"
 
@@ -72,6 +72,7 @@ static const uint8_t next_state[SIDES][STATES][TYPES] = {
                       [RECORD_REGIONS] = IDLE,
                       [RECORD_BLOCKS] = IDLE,
                       [RECORD_CHECKED] = IDLE,
+                      [RECORD_CHANGED] = IDLE,
                       [RECORD_HEARTBEAT] = IDLE,
                       [RECORD_NOTE] = IDLE,
                       [RECORD_BYE] = ENDED},
@@ -237,7 +238,8 @@ static int check(struct stream_check *s, const struct record *r, struct proto_er
                           s->from == STREAM_FROM_PRIMARY ? "primary" : "secondary", state_names[s->state]);
     if (check_epoch_number(s, r, e) || check_fixed_sizes(r, e))
         return -1;
-    if ((r->type == RECORD_REGIONS || r->type == RECORD_BLOCKS) && s->committed)
+    bool tells = r->type == RECORD_REGIONS || r->type == RECORD_BLOCKS || r->type == RECORD_CHANGED;
+    if (tells && s->committed)
         return proto_fail(e, "%s after the first ACK", record_name(r->type));
     struct commit ack;
     switch (r->type) {

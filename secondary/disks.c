@@ -5,6 +5,7 @@
 #include "disk/applier.h"
 #include "disk/server.h"
 #include "proto/check.h"
+#include "secondary/disks_changed.h"
 #include "secondary/disks_tell.h"
 #include "secondary/fence.h"
 #include "secondary/shared.h"
@@ -29,6 +30,7 @@ struct disks {
     ev_io changed;
     struct staging *coming; /* of the epoch that comes in; NULL: nothing yet */
     struct disks_telling *telling;
+    struct disks_changed account;
     bool serving;         /* the server was started for us */
     bool reading_paused;  /* the first epoch comes faster than the disks take it */
     bool sealing, failed; /* ordered; told to the worker */
@@ -270,7 +272,9 @@ int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
     if (!w->disks)
         return errmsg_set(e, "no memory for the VM's disks");
     disks_dir(w->disks->dir, w->config, w->vm_name);
-    if (open_stores(w, &wanted, e) || serve(w, e) || start_applier(w, e))
+    struct disks *d = w->disks;
+    if (open_stores(w, &wanted, e) || disks_changed_prepare(w, d->dir, d->stores, e) || serve(w, e) ||
+        disks_changed_open(&d->account, w, d->dir, d->stores, config, e) || start_applier(w, e))
         return -1;
     return 0;
 }
@@ -281,6 +285,12 @@ int disks_begin_telling(struct worker *w, struct errmsg *e)
 {
     if (!w->disks)
         return 0;
+    if (w->disks->account.tells) {
+        log_info("the disks are told by the %" PRIu64 " blocks that were written here since the last sync",
+                 account_blocks(account_of(w->disks->account.file)));
+        disks_changed_tell(&w->disks->account, w, w->disks->stores);
+        return 0;
+    }
     w->disks->telling = disks_telling_begin(w, w->disks->stores, e);
     return w->disks->telling ? 0 : -1;
 }
@@ -293,8 +303,23 @@ void disks_set_sync_rate(struct worker *w)
 
 void disks_tell_on(struct worker *w)
 {
-    if (w->disks)
-        disks_telling_on(w->disks->telling);
+    if (!w->disks)
+        return;
+    disks_telling_on(w->disks->telling);
+    disks_changed_tell(&w->disks->account, w, w->disks->stores);
+}
+
+bool disks_tell_changes(const struct worker *w)
+{
+    return w->disks && w->disks->account.tells;
+}
+
+/* What is queued is not; epochs that wrote nothing are not handed to the applier. */
+void disks_tell_durable(struct worker *w)
+{
+    const struct disks *d = w->disks;
+    if (d && !d->progress.failed && d->progress.epoch)
+        disks_changed_note(&w->disks->account, w, d->progress.queued ? d->progress.epoch : w->epoch);
 }
 
 void disks_end_telling(struct worker *w)
@@ -470,6 +495,7 @@ void disks_close(struct worker *w)
     applier_free(d->applier);
     shared_close(d->shared);
     stores_close(d->stores);
+    disks_changed_close(&d->account);
     free(d);
     w->disks = NULL;
 }

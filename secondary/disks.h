@@ -27,8 +27,10 @@ int disks_open(struct worker *w, struct json_object *config, struct errmsg *e);
 const struct vm_disk *disks_exports(const struct disks *d, unsigned *count);
 /* READY was said, and that they are told. */
 int disks_begin_telling(struct worker *w, struct errmsg *e);
-void disks_set_sync_rate(struct worker *w); /* w->disk_sync_rate has changed */
-void disks_tell_on(struct worker *w);       /* the connection has room again */
+void disks_set_sync_rate(struct worker *w);      /* w->disk_sync_rate has changed */
+bool disks_tell_changes(const struct worker *w); /* ..by CHANGED */
+void disks_tell_durable(struct worker *w);       /* tells the primary what would survive, if there is news */
+void disks_tell_on(struct worker *w);            /* the connection has room again */
 void disks_end_telling(struct worker *w);
 
 /* A DISK record, of an epoch that stream_check let pass. */

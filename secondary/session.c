@@ -6,7 +6,7 @@
 #include "common/file.h"
 #include "common/jsonget.h"
 #include "common/log.h"
-#include "proto/check.h"
+#include "proto/changed.h"
 #include "secondary/cleaner.h"
 #include "secondary/fence.h"
 #include "secondary/worker.h"
@@ -162,6 +162,7 @@ static void say_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
+    json_object_array_add(features, json_object_new_string(FEATURE_GENERATIONS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));
     json_object_object_add(j, "host", json_object_new_string(w->config->name));
@@ -364,6 +365,8 @@ void session_say_ready(struct worker *w)
     json_object_object_add(j, "pages", json_object_new_uint64(w->info.pages));
     json_object_object_add(j, "regions", json_object_new_boolean(w->teller != NULL));
     json_object_object_add(j, "disks", json_object_new_boolean(w->disks != NULL));
+    if (disks_tell_changes(w))
+        json_object_object_add(j, "changed", json_object_new_boolean(1));
     send_json(w, RECORD_READY, j);
     tell_begin(w);
     struct errmsg e;
@@ -651,6 +654,7 @@ static void on_detector(struct ev_loop *loop, ev_timer *t, int events)
     heartbeat_write(payload, ++w->sequence, w->echo);
     if (w->said_hello)
         send_record(w, RECORD_HEARTBEAT, 0, payload, sizeof payload);
+    disks_tell_durable(w);
 }
 
 int session_begin(struct worker *w, int fd, struct errmsg *e)

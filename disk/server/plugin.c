@@ -7,6 +7,7 @@
 #include <nbdkit-plugin.h>
 
 #include "disk/server/control.h"
+#include "disk/server/noter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@ static unsigned path_count, shared_count;
 static bool holding;
 static struct disk_set *set;
 static struct control *control;
+static struct noter *noter;
 
 /* ---- the server's life ---- */
 
@@ -78,6 +80,11 @@ static int get_ready(void)
 static int after_fork(void)
 {
     struct errmsg e;
+    if (noter_start(&noter, dir, set, &e)) {
+        nbdkit_error("%s", e.text);
+        return -1;
+    }
+    disk_set_note_in(set, noter);
     control = disk_set_start(set, holding, &e) == 0 ? control_start(dir, set, &e) : NULL;
     if (!control)
         nbdkit_error("%s", e.text);
@@ -87,6 +94,7 @@ static int after_fork(void)
 static void unload(void)
 {
     control_stop(control);
+    noter_stop(noter); /* before the stores may be another server's */
     disk_set_close(set);
     free(dir);
     for (unsigned i = 0; i < path_count; i++)

@@ -2,6 +2,7 @@
 
 #include "disk/medium.h"
 #include "disk/server/gate.h"
+#include "disk/server/noter.h"
 #include "disk/server/owed.h"
 
 #include <errno.h>
@@ -24,7 +25,8 @@ struct disk_set {
     unsigned count, shared; /* the last ones are shared */
     struct disk disks[DISK_MAX];
     struct owed *owed;
-    struct gate *gate;         /* NULL: no disk is shared */
+    struct gate *gate; /* NULL: no disk is shared */
+    struct noter *noter;
     pthread_rwlock_t log_lock; /* which log: held for reading while it is used */
     struct write_log *log;     /* NULL: nobody tracks */
     uint64_t base;             /* positions of shared disks' writes go on from log to log: where this one's begin */
@@ -122,6 +124,11 @@ void disk_set_close(struct disk_set *s)
     for (unsigned i = 0; i < s->count; i++)
         backing_close(&s->disks[i].backing);
     free(s);
+}
+
+void disk_set_note_in(struct disk_set *s, struct noter *n)
+{
+    s->noter = n;
 }
 
 unsigned disk_set_count(const struct disk_set *s)
@@ -402,6 +409,7 @@ int disk_set_write(struct disk_set *s, unsigned disk, const void *data, size_t n
     uint64_t stripes = stripes_of(n, offset);
     int error = 0;
     owed_wait(s->owed);
+    noter_note(s->noter, disk, n, offset);
     bool held = is_held(s, disk);
     lock_stripes(d, stripes);
     if (held)
@@ -421,6 +429,7 @@ static int zero(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset, 
     uint64_t stripes = stripes_of(n, offset);
     int mode = (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE, error = 0;
     owed_wait(s->owed);
+    noter_note(s->noter, disk, n, offset);
     bool held = is_held(s, disk);
     lock_stripes(d, stripes);
     if (held)

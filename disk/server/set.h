@@ -34,6 +34,10 @@ int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e);
 /* When no request is under way. Owed flushes are done before it returns. NULL is allowed. */
 void disk_set_close(struct disk_set *s);
 
+/* Who notes what is about to be written; NULL: nobody. Before the first request; stays the caller's. */
+struct noter;
+void disk_set_note_in(struct disk_set *s, struct noter *n);
+
 unsigned disk_set_count(const struct disk_set *s);
 unsigned disk_set_shared(const struct disk_set *s); /* how many, the last ones, are */
 const struct backing *disk_set_backing(const struct disk_set *s, unsigned disk);

@@ -3,125 +3,29 @@
  * change behind Hikae's back are found, named, and repaired; and what can't be compared is said to be so.
  */
 #include "common/jsonget.h"
-#include "tests/integration/agents.h"
+#include "tests/integration/disk_agents.h"
 
-#include <fcntl.h>
 #include <json-c/json.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
 
 #include <cmocka.h>
 
-enum { BLOCK = 4096, BLOCKS_0 = 3000, BLOCKS_1 = 200000, FIRST_DATA = 1000, DATA_BLOCKS = 900 };
-
-#define WITH_DISKS "pages = 24\nrate = 200\ndisk = @DIR/0.img @DIR/1.img\n"
-
-static char said[16384];
-
-/* ---- the disks ---- */
-
-static void in_dir(char out[200], const struct host *h, const char *name)
-{
-    snprintf(out, 200, "%s/%s", h->dir, name);
-}
-
-static int open_disk(const struct host *h, const char *name)
-{
-    char path[200];
-    in_dir(path, h, name);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    return fd;
-}
-
-static void fill(uint8_t data[BLOCK], unsigned seed)
-{
-    for (unsigned i = 0; i < BLOCK; i++)
-        data[i] = (uint8_t)((i * 31 + seed * 7919) >> 3);
-}
-
-static void put_block(const struct host *h, const char *name, unsigned block, unsigned seed)
-{
-    uint8_t data[BLOCK];
-    int fd = open_disk(h, name);
-    fill(data, seed);
-    assert_int_equal(pwrite(fd, data, BLOCK, (off_t)block * BLOCK), BLOCK);
-    close(fd);
-}
-
-static bool is_equal(const struct agents *t, const char *name, unsigned block)
-{
-    uint8_t data[2][BLOCK];
-    for (int i = 0; i < 2; i++) {
-        int fd = open_disk(i ? &t->b : &t->a, name);
-        assert_int_equal(pread(fd, data[i], BLOCK, (off_t)block * BLOCK), BLOCK);
-        close(fd);
-    }
-    return !memcmp(data[0], data[1], BLOCK);
-}
-
-/* Of each host; the primary's hold something, with holes between. */
-static void make_disks(const struct host *h)
-{
-    int fd = open_disk(h, "0.img");
-    assert_int_equal(ftruncate(fd, (off_t)BLOCKS_0 * BLOCK), 0);
-    close(fd);
-    fd = open_disk(h, "1.img");
-    assert_int_equal(ftruncate(fd, (off_t)BLOCKS_1 * BLOCK), 0);
-    close(fd);
-}
+enum { BLOCKS_0 = 3000, BLOCKS_1 = 200000, FIRST_DATA = 1000, DATA_BLOCKS = 900 };
 
 static struct agents *protect_with_disks(void)
 {
     struct agents *t = agents_new(&(struct agents_options){.vm = WITH_DISKS});
-    make_disks(&t->a);
-    make_disks(&t->b);
+    disks_make(&t->a, BLOCKS_0, BLOCKS_1);
+    disks_make(&t->b, BLOCKS_0, BLOCKS_1);
     for (unsigned i = 0; i < DATA_BLOCKS; i++)
-        put_block(&t->a, "0.img", FIRST_DATA + i, i);
-    put_block(&t->a, "1.img", BLOCKS_1 - 1, 5);
+        disk_put(&t->a, "0.img", FIRST_DATA + i, i);
+    disk_put(&t->a, "1.img", BLOCKS_1 - 1, 5);
     agents_protect(t);
     return t;
-}
-
-/* ---- the command ---- */
-
-static FILE *hikae_begin(const struct host *h, const char *arguments)
-{
-    char programs[512], command[1024];
-    agents_program_dir(programs, sizeof programs);
-    snprintf(command, sizeof command, "%s/hikae --config %s/hikae.conf %s 2>&1; echo \"exit $?\"", programs, h->dir,
-             arguments);
-    FILE *f = popen(command, "r");
-    assert_non_null(f);
-    return f;
-}
-
-static int hikae_end(FILE *f)
-{
-    said[fread(said, 1, sizeof said - 1, f)] = 0;
-    pclose(f); /* the harness may have reaped it: its status is in what it said */
-    print_message("%s", said);
-    char *end = strstr(said, "exit ");
-    assert_non_null(end);
-    *end = 0;
-    return atoi(end + 5);
-}
-
-static int hikae(const struct host *h, const char *arguments)
-{
-    return hikae_end(hikae_begin(h, arguments));
-}
-
-static void says(const char *part)
-{
-    if (!strstr(said, part))
-        fail_msg("\"%s\" does not say \"%s\"", said, part);
 }
 
 /* ---- tests ---- */
@@ -133,24 +37,24 @@ static void found_named_repaired(void **state)
     assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
     says("203000 blocks of 4096 bytes compared, 0 differ");
 
-    put_block(&t->b, "0.img", FIRST_DATA + 77, 4711); /* among data */
-    put_block(&t->b, "0.img", 3, 4711);               /* in a hole */
+    disk_put(&t->b, "0.img", FIRST_DATA + 77, 4711); /* among data */
+    disk_put(&t->b, "0.img", 3, 4711);               /* in a hole */
     for (unsigned i = 0; i < 3; i++)
-        put_block(&t->b, "1.img", BLOCKS_1 - 3 + i, 4711); /* the last, and two in the hole before it */
+        disk_put(&t->b, "1.img", BLOCKS_1 - 3 + i, 4711); /* the last, and two in the hole before it */
     assert_int_equal(hikae(&t->a, "verify-disk web"), 1);
     says("5 differ; --repair");
     says("disk 0: block 3\n");
     says("disk 0: block 1077\n");
     says("disk 1: blocks 199997 to 199999\n");
-    assert_false(is_equal(t, "0.img", FIRST_DATA + 77)); /* only looked at */
+    assert_false(disk_equal(t, "0.img", FIRST_DATA + 77)); /* only looked at */
     assert_true(host_state_is(&t->a, PRIMARY, "PROTECTED"));
 
     assert_int_equal(hikae(&t->a, "verify-disk web --repair"), 1);
     says("5 differ, 5 were repaired");
     assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
-    assert_true(is_equal(t, "0.img", FIRST_DATA + 77) && is_equal(t, "0.img", 3));
+    assert_true(disk_equal(t, "0.img", FIRST_DATA + 77) && disk_equal(t, "0.img", 3));
     for (unsigned i = 0; i < 3; i++)
-        assert_true(is_equal(t, "1.img", BLOCKS_1 - 3 + i));
+        assert_true(disk_equal(t, "1.img", BLOCKS_1 - 3 + i));
     agents_free(t);
 }
 
@@ -158,7 +62,7 @@ static void in_json(void **state)
 {
     (void)state;
     struct agents *t = protect_with_disks();
-    put_block(&t->b, "1.img", 17, 1);
+    disk_put(&t->b, "1.img", 17, 1);
     assert_int_equal(hikae(&t->a, "--json verify-disk web --repair"), 1);
     struct json_object *j = json_tokener_parse(said), *r = json_get_array(j, "ranges");
     assert_non_null(r);
@@ -185,10 +89,10 @@ static void from_the_other_side(void **state)
     host_wait_running(&t->b);
     host_wait_state(&t->b, PRIMARY, "PROTECTED");
     assert_int_equal(hikae(&t->b, "verify-disk web"), 0);
-    put_block(&t->a, "0.img", 9, 1);
+    disk_put(&t->a, "0.img", 9, 1);
     assert_int_equal(hikae(&t->b, "verify-disk web --repair"), 1);
     assert_int_equal(hikae(&t->b, "verify-disk web"), 0);
-    assert_true(is_equal(t, "0.img", 9));
+    assert_true(disk_equal(t, "0.img", 9));
     agents_free(t);
 }
 

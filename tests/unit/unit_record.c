@@ -147,7 +147,7 @@ static void test_unknown_types(void **state)
     struct proto_error e;
     assert_int_equal(frame(0, 0, 0, 0, &e), -1);
     assert_int_equal(frame(RECORD_TYPES, 0, 4, 4, &e), -1);
-    assert_string_equal(e.text, "unknown mandatory record type 17");
+    assert_string_equal(e.text, "unknown mandatory record type 18");
     assert_int_equal(frame(RECORD_TYPES, RECORD_OPTIONAL, 4, 4, &e), 0); /* skipped */
     assert_int_equal(frame(RECORD_TYPES, RECORD_OPTIONAL | 0x123, RECORD_PAYLOAD_MAX, RECORD_PAYLOAD_MAX, &e), 0);
     assert_int_equal(frame(RECORD_TYPES, RECORD_OPTIONAL, RECORD_PAYLOAD_MAX + 1, 0, &e), -1);

@@ -306,6 +306,7 @@ static void test_telling(void **state)
     (void)state;
     telling(RECORD_REGIONS);
     telling(RECORD_BLOCKS);
+    telling(RECORD_CHANGED);
 }
 
 static void test_refusal_first(void **state)

@@ -28,6 +28,7 @@ enum {
     BLOCKS,
     CHECK,
     CHECKED,
+    CHANGED,
     TYPES
 };
 enum { FILE_HEAD = 16, HEAD = 16, OPTIONAL_FLAG = 0x8000, ANY_MAX = 1048576 };
@@ -44,6 +45,7 @@ static const struct {
     [DISK] = {"DISK", 16, 262160},        [HANDOVER] = {"HANDOVER", 2, 4096},
     [REGIONS] = {"REGIONS", 24, 1048576}, [BLOCKS] = {"BLOCKS", 32, 1048576},
     [CHECK] = {"CHECK", 40, 1048576},     [CHECKED] = {"CHECKED", 8, 1048576},
+    [CHANGED] = {"CHANGED", 16, 1048576},
 };
 
 /* Where the payload of a PAGES record of the epoch lies. */
@@ -304,7 +306,8 @@ static bool may_come(const struct walk *w, const struct head *h, struct complain
     bool numbered = h->type == PAGES || h->type == DISK || h->type == DEVICE || h->type == COMMIT;
     if (w->ended)
         return complain(c, "%s after BYE", name);
-    if (h->type == ACK || h->type == READY || h->type == REGIONS || h->type == BLOCKS || h->type == CHECKED)
+    if (h->type == ACK || h->type == READY || h->type == REGIONS || h->type == BLOCKS || h->type == CHECKED ||
+        h->type == CHANGED)
         return complain(c, "%s from a primary", name);
     if (!w->greeted && h->type != HELLO && h->type != BYE)
         return complain(c, "%s before HELLO", name);
