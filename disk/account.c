@@ -27,6 +27,16 @@ static uint64_t extents_of(const struct account_disks *d, unsigned disk)
     return (blocks_of(d, disk) + ACCOUNT_EXTENT_BLOCKS - 1) / ACCOUNT_EXTENT_BLOCKS;
 }
 
+uint64_t account_blocks_of(const struct account *a, unsigned disk)
+{
+    return blocks_of(&a->disks, disk);
+}
+
+uint64_t account_extents_of(const struct account *a, unsigned disk)
+{
+    return extents_of(&a->disks, disk);
+}
+
 static void measure(struct account *a)
 {
     for (unsigned i = 0; i < a->disks.count; i++) {

@@ -55,6 +55,8 @@ static inline void word_clear(uint64_t *w, uint64_t bits)
 }
 /* Sets bits [first, end) of the words at `at`. */
 void bits_set(uint64_t *at, uint64_t first, uint64_t end);
+uint64_t account_blocks_of(const struct account *a, unsigned disk);
+uint64_t account_extents_of(const struct account *a, unsigned disk);
 /* Notes blocks in a set. */
 void account_set(struct account *a, unsigned set, unsigned disk, uint64_t first, uint64_t end);
 

@@ -43,11 +43,22 @@ static bool are_set(const uint64_t *at, uint64_t first, uint64_t end)
     return true;
 }
 
+/* Who writes one extent after the other shall not wait for each. */
+static uint64_t with_next(const struct marker *m, unsigned disk, uint64_t first, uint64_t end)
+{
+    enum { AHEAD = 8 };
+    uint64_t all = account_extents_of(m->account, disk);
+    bool follows = first && are_set(m->listed + m->account->extent_at[disk], first - 1, first);
+    end = follows && end < first + AHEAD ? first + AHEAD : end;
+    return end < all ? end : all;
+}
+
 /* Who comes while another one lists finds that done when it is its turn, if it was for the same. */
 static int list(struct marker *m, unsigned disk, uint64_t first, uint64_t end)
 {
     const struct account *a = m->account;
     uint64_t *extents = a->extents + a->extent_at[disk], *listed = m->listed + a->extent_at[disk];
+    end = with_next(m, disk, first, end);
     bits_set(extents, first, end); /* before its turn: who is at it may do it for us */
     pthread_mutex_lock(&m->turn);
     int result = 0;
@@ -82,9 +93,10 @@ void marker_mark(struct marker *m, unsigned disk, uint64_t n, uint64_t offset)
     if (!n || !__atomic_load_n(&a->header->active, __ATOMIC_SEQ_CST))
         return;
     uint64_t first = offset / ACCOUNT_BLOCK, end = (offset + n - 1) / ACCOUNT_BLOCK + 1;
-    while (!note(m, disk, first, end))
-        if (list(m, disk, first / ACCOUNT_EXTENT_BLOCKS, (end - 1) / ACCOUNT_EXTENT_BLOCKS + 1)) {
-            (void)account_begin(a, NULL); /* its medium fails: what can be done for it is done */
+    bool fits = disk < a->disks.count && end <= account_blocks_of(a, disk);
+    while (!fits || !note(m, disk, first, end))
+        if (!fits || list(m, disk, first / ACCOUNT_EXTENT_BLOCKS, (end - 1) / ACCOUNT_EXTENT_BLOCKS + 1)) {
+            (void)account_begin(a, NULL); /* if that fails too, what can be done is done */
             return;
         }
 }

@@ -223,6 +223,11 @@ static int encode_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
     return 0;
 }
 
+static uint64_t log_end(const struct pipeline *p)
+{
+    return p->config.disks ? disk_mark(p->config.disks) : 0;
+}
+
 struct sending {
     struct encoder *encoder;
     uint64_t epoch;
@@ -311,7 +316,7 @@ static int encode_resync(struct pipeline *p, const struct job *j)
             : 1;
     while (more > 0 && !is_ending(p)) {
         /* A span of a disk may take minutes, in which the guest's writes would fill the log. */
-        if (of_disk && encode_disks(p, j->epoch, disk_mark(p->config.disks)))
+        if (of_disk && encode_disks(p, j->epoch, log_end(p)))
             more = -1;
         else
             more = resync_step(p, &w, of_disk, &to);
@@ -343,7 +348,7 @@ static int send_blocks(struct pipeline *p, const struct job *j, struct sending *
 {
     uint8_t data[DISK_REGION_BLOCKS * DISK_BLOCK_SIZE];
     do { /* it fills meanwhile */
-        if (encode_disks(p, j->epoch, disk_mark(p->config.disks)))
+        if (encode_disks(p, j->epoch, log_end(p)))
             return -1;
     } while (!p->is_broken && !is_ending(p) && hold_back(p));
     if (p->is_broken || is_ending(p))

@@ -1,8 +1,9 @@
 /*
- * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, as a BLOCKS, a CHECK and a
- * CHECKED payload.
+ * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, as a BLOCKS, a CHECK, a
+ * CHECKED and a CHANGED payload.
  * Then the octets as what a guest writes: encoded, they come back as they were.
  */
+#include "proto/changed.h"
 #include "sample.h"
 
 #include <stdlib.h>
@@ -65,6 +66,19 @@ static void as_check(const uint8_t *data, size_t n)
                 abort();
 }
 
+static void as_changed(const uint8_t *data, size_t n)
+{
+    struct changed_told told;
+    struct check_run run;
+    struct proto_error e;
+    unsigned disk;
+    changed_told_init(&told, &sample_disk_sizes);
+    if (!changed_check(&told, data, n, &disk, &e))
+        for (size_t at = CHANGED_HEAD_SIZE; changed_next(data, n, &at, &run);)
+            if (run.from + run.count > told.end[disk] || told.end[disk] > told.blocks[disk])
+                abort();
+}
+
 static void as_write(const uint8_t *data, size_t n)
 {
     static uint8_t payload[DISK_PAYLOAD_MAX];
@@ -84,6 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     as_payload(data, n);
     as_telling(data, n);
     as_check(data, n);
+    as_changed(data, n);
     as_write(data, n);
     return 0;
 }

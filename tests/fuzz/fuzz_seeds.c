@@ -2,6 +2,7 @@
  * fuzz_seeds FOLDER: writes the seed corpora FOLDER/stream, page, blob, regions, disk, held, journal: whole streams and
  * each of their pages and pieces.
  */
+#include "proto/changed.h"
 #include "proto/regions.h"
 #include "sample.h"
 
@@ -98,6 +99,15 @@ static void write_held(void)
     write_seed("held", 0, octets, sizeof octets);
 }
 
+static void write_changed(void)
+{
+    uint8_t payload[CHANGED_HEAD_SIZE + 2 * CHANGED_RUN_SIZE];
+    changed_head_write(payload, 1, SAMPLE_DISK_BYTES / DISK_BLOCK_SIZE);
+    check_run_write(payload + CHANGED_HEAD_SIZE, 0, 2);
+    check_run_write(payload + CHANGED_HEAD_SIZE + CHANGED_RUN_SIZE, 4, 1);
+    write_seed("disk", 200, payload, sizeof payload);
+}
+
 /* See fuzz_journal: a body of two writes. */
 static void write_journal(void)
 {
@@ -146,6 +156,7 @@ int main(int argc, char **argv)
     write_contents();
     write_regions();
     write_held();
+    write_changed();
     write_journal();
     return 0;
 }

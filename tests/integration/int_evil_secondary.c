@@ -26,6 +26,7 @@ enum manner {
     SKIPPED,
     ACK_UNASKED_RECORD, /* a PAGES record from the secondary */
     ANSWER_UNASKED,     /* CHECKED */
+    CHANGED_UNASKED,
     BYE_TROUBLED,
     HANGS_UP,
     FALLS_SILENT,
@@ -175,6 +176,9 @@ static void misbehave(enum manner manner)
         break;
     case ANSWER_UNASKED:
         evil_record(e, RECORD_CHECKED, 0, 0, "\1\0\0\0\0\0\0", 8);
+        break;
+    case CHANGED_UNASKED:
+        evil_record(e, RECORD_CHANGED, 0, 0, "\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0", 16);
         break;
     case BYE_TROUBLED:
         evil_bye(e, BYE_TROUBLE, "evil has enough");
@@ -396,6 +400,7 @@ int main(void)
         CASE(output_is_not_let_go, manner, SKIPPED),
         CASE(output_is_not_let_go, manner, ACK_UNASKED_RECORD),
         CASE(output_is_not_let_go, manner, ANSWER_UNASKED),
+        CASE(output_is_not_let_go, manner, CHANGED_UNASKED),
         CASE(output_is_not_let_go, manner, BYE_TROUBLED),
         CASE(output_is_not_let_go, manner, HANGS_UP),
         CASE(output_is_not_let_go, manner, FALLS_SILENT),

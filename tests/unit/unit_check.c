@@ -1,5 +1,5 @@
-/* Unit tests of proto/check.h: CHECK and CHECKED go there and back, and every damage is named. */
-#include "proto/check.h"
+/* Unit tests of proto/check.h and proto/changed.h: records go there and back, and every damage is named. */
+#include "proto/changed.h"
 #include "sample.h"
 
 #include <setjmp.h>
@@ -113,13 +113,85 @@ static void answers(void **state)
     assert_int_equal(checked_read(payload, 8, &asked, &e), -1);
 }
 
+/* ---- CHANGED ---- */
+
+static size_t put_changed(unsigned disk, uint64_t end, uint64_t from, uint32_t count)
+{
+    changed_head_write(payload, disk, end);
+    check_run_write(payload + CHANGED_HEAD_SIZE, from, count);
+    return CHANGED_HEAD_SIZE + CHANGED_RUN_SIZE;
+}
+
+static void changed_is_told(void **state)
+{
+    (void)state;
+    struct changed_told told;
+    struct check_run run;
+    unsigned disk = 9;
+    changed_told_init(&told, &sizes);
+    size_t n = put_changed(1, 30, 29, 1), at = CHANGED_HEAD_SIZE;
+    assert_int_equal(changed_check(&told, payload, n, &disk, &e), 0);
+    assert_int_equal(disk, 1);
+    assert_int_equal(changed_next(payload, n, &at, &run), 1);
+    assert_true(run.from == 29 && run.count == 1);
+    assert_int_equal(changed_next(payload, n, &at, &run), 0);
+    assert_int_equal(changed_check(&told, payload, n, &disk, &e), -1); /* once more */
+    n = put_changed(1, 50, 29, 1);                                     /* told already */
+    assert_int_equal(changed_check(&told, payload, n, &disk, &e), -1);
+    n = put_changed(1, 50, 30, 20);
+    assert_int_equal(changed_check(&told, payload, n, &disk, &e), 0);
+    assert_false(changed_all_told(&told));
+    changed_head_write(payload, 0, 100000); /* all at once, and there is nothing */
+    assert_int_equal(changed_check(&told, payload, CHANGED_HEAD_SIZE, &disk, &e), 0);
+    assert_true(changed_all_told(&told));
+}
+
+static void damaged_changes(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned disk;
+        uint64_t end, from;
+        uint32_t count;
+    } bad[] = {{2, 10, 0, 1}, {1, 0, 0, 0}, {1, 51, 0, 1}, {1, 10, 10, 1}, {1, 10, 9, 2}, {1, 10, 3, 0}};
+    struct changed_told told;
+    unsigned disk;
+    changed_told_init(&told, &sizes);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        size_t n = put_changed(bad[i].disk, bad[i].end, bad[i].from, bad[i].count);
+        assert_int_equal(changed_check(&told, payload, n, &disk, &e), -1);
+    }
+    size_t n = put_changed(1, 10, 3, 1);
+    for (size_t cut = 0; cut < n; cut++)
+        if (cut != CHANGED_HEAD_SIZE)
+            assert_int_equal(changed_check(&told, payload, cut, &disk, &e), -1);
+    payload[5] = 1; /* reserved */
+    assert_int_equal(changed_check(&told, payload, n, &disk, &e), -1);
+}
+
+static void generations(void **state)
+{
+    (void)state;
+    char text[GENERATION_TEXT];
+    uint8_t is[GENERATION_SIZE], was[GENERATION_SIZE];
+    for (unsigned i = 0; i < sizeof was; i++)
+        was[i] = (uint8_t)(i * 17);
+    generation_print(text, was);
+    assert_string_equal(text, "00112233445566778899aabbccddeeff");
+    assert_true(generation_parse(text, is));
+    assert_memory_equal(is, was, sizeof is);
+    text[7] = 'A';
+    assert_false(generation_parse(text, is));
+    assert_false(generation_parse("0011", is));
+    assert_false(generation_parse(NULL, is));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),
-        cmocka_unit_test(damaged_checks),
-        cmocka_unit_test(damaged_runs),
-        cmocka_unit_test(answers),
+        cmocka_unit_test(there_and_back), cmocka_unit_test(damaged_checks),  cmocka_unit_test(damaged_runs),
+        cmocka_unit_test(answers),        cmocka_unit_test(changed_is_told), cmocka_unit_test(damaged_changes),
+        cmocka_unit_test(generations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

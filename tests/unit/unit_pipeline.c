@@ -367,6 +367,60 @@ static void test_disk_sync_rate(void **state)
     close(other);
 }
 
+/* Blocks of a disk that have to be sent, in records of a region at most; then the round is done. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct vm_blob initial = {0};
+    struct page_ranges blocks = {0};
+    int fd = memfd_create("disk", MFD_CLOEXEC);
+    begin(&g);
+    assert_int_equal(ftruncate(fd, 100 * DISK_BLOCK_SIZE), 0);
+    assert_int_equal(pwrite(fd, "x", 1, 70 * DISK_BLOCK_SIZE), 1);
+    assert_int_equal(page_ranges_add(&blocks, 3, 1), 0);
+    assert_int_equal(page_ranges_add(&blocks, 60, 40), 0);
+    pipeline_send_disk(g.pipeline, 1, 0, fd, &blocks);
+    assert_null(blocks.at); /* taken over */
+    assert_true(run_until(&g, &g.rounds, 1));
+    pipeline_send_disk(g.pipeline, 1, 0, fd, &blocks); /* none */
+    assert_true(run_until(&g, &g.rounds, 2));
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    put_look_epoch(&g, 1, 1, &initial);
+    assert_int_equal(g.writes, 1 + 3);
+    assert_int_equal(pipeline_pages_sent(g.pipeline), 41);
+    vm_blob_free(&initial);
+    end(&g);
+    close(fd);
+}
+
+/* The rate holds for them too. */
+static void test_blocks_rate(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct page_ranges blocks = {0};
+    int fd = memfd_create("disk", MFD_CLOEXEC);
+    begin(&g);
+    assert_int_equal(ftruncate(fd, 100 * DISK_BLOCK_SIZE), 0);
+    assert_int_equal(page_ranges_add(&blocks, 0, 100), 0);
+    pipeline_set_disk_sync_rate(g.pipeline, 1);
+    pipeline_send_disk(g.pipeline, 1, 0, fd, &blocks);
+    while (!pipeline_disk_blocks_done(g.pipeline))
+        rest(1);
+    rest(100);
+    assert_int_equal(pipeline_disk_blocks_done(g.pipeline), DISK_REGION_BLOCKS);
+    pipeline_set_disk_sync_rate(g.pipeline, 0);
+    assert_true(run_until(&g, &g.rounds, 1));
+    assert_int_equal(pipeline_disk_blocks_done(g.pipeline), 100);
+    pipeline_set_disk_sync_rate(g.pipeline, 1);
+    assert_int_equal(page_ranges_add(&blocks, 0, 100), 0);
+    pipeline_send_disk(g.pipeline, 1, 0, fd, &blocks);
+    rest(20);
+    end(&g); /* it does not wait for these */
+    close(fd);
+}
+
 /* Nobody takes the output: the encoder stops at its limit, and goes on when somebody does. */
 static void test_back_pressure(void **state)
 {
@@ -435,6 +489,8 @@ int main(void)
         cmocka_unit_test(test_resync),
         cmocka_unit_test(test_looks),
         cmocka_unit_test(test_disk_sync_rate),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_blocks_rate),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_free_in_the_middle),
     };
