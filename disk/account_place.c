@@ -7,39 +7,19 @@
 #include "disk/store_record.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-static int measure(const char *path, uint64_t *bytes, struct errmsg *e)
-{
-    struct stat s;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int bad = fd < 0 || fstat(fd, &s);
-    if (!bad)
-        *bytes = (uint64_t)s.st_size;
-    if (!bad && S_ISBLK(s.st_mode))
-        bad = ioctl(fd, BLKGETSIZE64, bytes);
-    int why = errno;
-    if (fd >= 0)
-        close(fd);
-    return bad ? errmsg_set(e, "disk %s: %s", path, strerror(why)) : 0;
-}
 
 static int identify(const struct store_paths *paths, struct account_disks *d, struct errmsg *e)
 {
     d->count = paths->count;
     for (unsigned i = 0; i < paths->count; i++) {
-        if (measure(paths->at[i], &d->at[i].bytes, e))
-            return -1;
-        if (backing_identify(paths->at[i], &d->at[i].device, &d->at[i].inode))
+        if (backing_size_of(paths->at[i], &d->at[i].bytes) ||
+            backing_identify(paths->at[i], &d->at[i].device, &d->at[i].inode))
             return errmsg_set(e, "disk %s: %s", paths->at[i], strerror(errno));
     }
     return 0;

@@ -2,11 +2,14 @@
 
 #include "common/log.h"
 #include "disk/server.h"
+#include "disk/server/backing.h"
+#include "disk/server_notes.h"
 #include "disk/server_process.h"
 #include "disk/socket.h"
 #include "vm/process.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
@@ -42,7 +45,15 @@ struct disk_guard {
     bool killed; /* and still there */
     int64_t started_at;
 
+    struct { /* of a disk; -1: its store is not looked at */
+        int fd;
+        uint64_t bytes;
+    } store[DISK_MAX];
+
     pthread_mutex_t lock; /* of what follows */
+    struct {
+        uint64_t disk, store;
+    } grown[DISK_MAX]; /* 0: not */
     bool serves;
     struct errmsg why; /* not */
 };
@@ -54,15 +65,20 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void tell(struct disk_guard *g, const struct errmsg *why /* NULL: it serves */)
+static void ring(struct disk_guard *g)
 {
     uint64_t one = 1;
+    (void)!write(g->bell, &one, sizeof one); /* fails only when it rings already */
+}
+
+static void tell(struct disk_guard *g, const struct errmsg *why /* NULL: it serves */)
+{
     pthread_mutex_lock(&g->lock);
     g->serves = !why;
     if (why)
         g->why = *why;
     pthread_mutex_unlock(&g->lock);
-    (void)!write(g->bell, &one, sizeof one); /* fails only when it rings already */
+    ring(g);
 }
 
 static void close_fd(int *fd)
@@ -77,6 +93,49 @@ static bool is_stopped_within(struct disk_guard *g, int ms)
 {
     struct pollfd p = {.fd = g->stop, .events = POLLIN};
     return poll(&p, 1, ms) > 0;
+}
+
+/* ---- the stores ---- */
+
+static void leave_stores(struct disk_guard *g)
+{
+    for (unsigned i = 0; i < DISK_MAX; i++)
+        close_fd(&g->store[i].fd);
+    pthread_mutex_lock(&g->lock);
+    memset(g->grown, 0, sizeof g->grown);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* Kept open: to ask an open file for its size never waits for a store that does not answer. */
+static void open_stores(struct disk_guard *g)
+{
+    struct server_notes notes = {.n = 0};
+    struct errmsg ignored;
+    leave_stores(g);
+    if (server_notes_read(g->dir, &notes, &ignored) == 0)
+        for (unsigned i = 0; i < notes.n; i++) {
+            g->store[i].fd = notes.bytes[i] ? open(notes.path[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+            g->store[i].bytes = notes.bytes[i];
+        }
+    server_notes_clear(&notes);
+}
+
+static void look_at_stores(struct disk_guard *g)
+{
+    bool news = false;
+    for (unsigned i = 0; i < DISK_MAX; i++) {
+        uint64_t now;
+        if (g->store[i].fd < 0 || backing_size(g->store[i].fd, &now) < 0)
+            continue;
+        now = now > g->store[i].bytes ? now : 0;
+        pthread_mutex_lock(&g->lock);
+        news |= now != g->grown[i].store;
+        g->grown[i].disk = g->store[i].bytes;
+        g->grown[i].store = now;
+        pthread_mutex_unlock(&g->lock);
+    }
+    if (news)
+        ring(g);
 }
 
 /* ---- looking ---- */
@@ -119,6 +178,7 @@ static void listen_for_hello(struct disk_guard *g)
 
 static void look(struct disk_guard *g)
 {
+    look_at_stores(g);
     listen_for_hello(g);
     if (g->asked < 0)
         ask(g);
@@ -156,6 +216,7 @@ static bool start_again(struct disk_guard *g)
     g->started_at = now_ns();
     log_info("the disk server of the VM serves again after %" PRId64 " ms", (g->started_at - since) / MS);
     ask(g);
+    open_stores(g);
     tell(g, NULL);
     return false;
 }
@@ -197,6 +258,7 @@ static int start_thread(struct disk_guard *g)
 static void free_guard(struct disk_guard *g)
 {
     forget(g);
+    leave_stores(g);
     close_fd(&g->listener);
     close_fd(&g->stop);
     close_fd(&g->bell);
@@ -215,11 +277,14 @@ struct disk_guard *disk_guard_start(const char *dir, const struct watch_bounds *
     g->pidfd = g->listener = g->asked = -1;
     g->serves = true;
     pthread_mutex_init(&g->lock, NULL);
+    for (unsigned i = 0; i < DISK_MAX; i++)
+        g->store[i].fd = -1;
     g->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     g->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int error = snprintf(g->dir, sizeof g->dir, "%s", dir) >= (int)sizeof g->dir ? ENAMETOOLONG : 0;
     if (g->stop < 0 || g->bell < 0)
         error = errno;
+    open_stores(g);
     ask(g); /* before any time has passed: the process that is guarded is the one that was started */
     if (!error)
         error = start_thread(g);
@@ -255,4 +320,13 @@ bool disk_guard_news(struct disk_guard *g, struct errmsg *e)
         *e = g->why;
     pthread_mutex_unlock(&g->lock);
     return serves;
+}
+
+bool disk_guard_has_grown(struct disk_guard *g, unsigned disk, uint64_t *disk_bytes, uint64_t *store_bytes)
+{
+    pthread_mutex_lock(&g->lock);
+    *disk_bytes = g->grown[disk].disk;
+    *store_bytes = g->grown[disk].store;
+    pthread_mutex_unlock(&g->lock);
+    return *store_bytes;
 }

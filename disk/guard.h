@@ -1,6 +1,6 @@
 /*
  * guard: sees to it that a VM's disk server lives. When the server has ended it is started again; when it hangs it is
- * ended first.
+ * ended first. It also sees when a store grows, of which nobody else is told.
  *
  * All on a thread of its own: who protects the VM may wait for the VM, which waits for its disks. Whether the server
  * hangs is judged as of a worker (common/watch.h): it gives a sign of life when it says hello to a new connection.
@@ -25,8 +25,11 @@ struct disk_guard *disk_guard_start(const char *dir, const struct watch_bounds *
 /* The server lives on, unguarded. Waits for a start that is under way. NULL is allowed. */
 void disk_guard_stop(struct disk_guard *g);
 
-int disk_guard_fd(const struct disk_guard *g); /* for the loop; readable: disk_guard_news has something to say */
+int disk_guard_fd(const struct disk_guard *g); /* for the loop; readable: disk_guard_news has something to say; also
+                                                  when a store has grown */
 /* Does a server serve again, or still? False: not yet; why in `e`. */
 bool disk_guard_news(struct disk_guard *g, struct errmsg *e);
+/* Is the store of that disk larger by now than the disk? Both sizes, octets. */
+bool disk_guard_has_grown(struct disk_guard *g, unsigned disk, uint64_t *disk_bytes, uint64_t *store_bytes);
 
 #endif

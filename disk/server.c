@@ -1,16 +1,16 @@
 #include "disk/server.h"
 
 #include "common/file.h"
-#include "common/jsonget.h"
 #include "common/module.h"
 #include "disk/server/backing.h"
+#include "disk/server_notes.h"
 #include "disk/server_process.h"
 #include "disk/socket.h"
 #include "vm/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <json-c/json.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -24,13 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 15000, NOTES_MAX = DISK_MAX * PATH_MAX * 2 };
-
-struct stores {
-    char *path[DISK_MAX]; /* absolute: nbdkit runs elsewhere */
-    unsigned n, shared;   /* the last ones are shared */
-    bool holding;         /* writes to those, from the start */
-};
+enum { START_MS = 15000 };
 
 /* ---- its folder ---- */
 
@@ -101,73 +95,8 @@ static void clear_folder(const char *dir)
     }
 }
 
-/* ---- which stores ---- */
-
-static void free_stores(struct stores *s)
-{
-    for (unsigned i = 0; i < s->n; i++)
-        free(s->path[i]);
-    s->n = 0;
-}
-
-static int add_store(struct stores *s, const char *path, struct errmsg *e)
-{
-    if (s->n == DISK_MAX)
-        return errmsg_set(e, "a VM has at most %d disks", DISK_MAX);
-    char *whole = realpath(path, NULL);
-    if (!whole && errno == ENOENT)
-        return errmsg_set(e, "disk %s does not exist: make it (truncate -s SIZE %s; lvcreate) or correct `disk`", path,
-                          path);
-    if (!whole)
-        return errmsg_set(e, "disk %s: %s", path, strerror(errno));
-    for (unsigned i = 0; i < s->n; i++)
-        if (strcmp(s->path[i], whole) == 0) {
-            free(whole);
-            return errmsg_set(e, "disk %s is named twice", path);
-        }
-    s->path[s->n++] = whole;
-    return 0;
-}
-
-static int note_stores(const char *dir, const struct stores *s, struct errmsg *e)
-{
-    char path[PATH_MAX];
-    struct json_object *j = json_object_new_object(), *list = json_object_new_array();
-    for (unsigned i = 0; i < s->n; i++)
-        json_object_array_add(list, json_object_new_string(s->path[i]));
-    json_object_object_add(j, "disks", list);
-    json_object_object_add(j, "shared", json_object_new_int((int)s->shared));
-    const char *text = json_object_to_json_string(j);
-    path_in(dir, "disks.json", path);
-    int status = file_write_atomic(path, text, strlen(text), 0600, e);
-    json_object_put(j);
-    return status;
-}
-
-static int noted_stores(const char *dir, struct stores *s, struct errmsg *e)
-{
-    char path[PATH_MAX];
-    size_t n;
-    path_in(dir, "disks.json", path);
-    char *text = file_read_all(path, NOTES_MAX, &n, e);
-    if (!text)
-        return -1;
-    struct json_object *j = json_parse_object(text, n), *list = json_get_array(j, "disks");
-    int status = list && json_object_array_length(list) > 0
-                     ? 0
-                     : errmsg_set(e, "%s does not name the VM's disks: stop the VM and start it again", path);
-    for (size_t i = 0; status == 0 && i < json_object_array_length(list); i++)
-        status = add_store(s, json_object_get_string(json_object_array_get_idx(list, i)), e);
-    s->shared = (unsigned)json_get_u64(j, "shared", 0);
-    if (status == 0 && s->shared > s->n)
-        status = errmsg_set(e, "%s names more shared disks than disks: stop the VM and start it again", path);
-    json_object_put(j);
-    free(text);
-    return status;
-}
-
 /* Has the server that runs these stores, whatever their paths? */
-static bool are_served(const struct stores *s, const struct disk_hello *hello)
+static bool are_served(const struct server_notes *s, const struct disk_hello *hello)
 {
     for (unsigned i = 0; i < s->n; i++) {
         uint64_t device, inode;
@@ -251,19 +180,22 @@ static int listen_for_nbd(const char *dir, struct errmsg *e)
     return -1;
 }
 
-static int spawn(const char *dir, const struct stores *s, int listener, struct errmsg *e)
+static int spawn(const char *dir, const struct server_notes *s, int listener, struct errmsg *e)
 {
-    char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 16];
-    char *command[6 + DISK_MAX] = {(char *)"nbdkit", (char *)"-f", module, dir_word};
+    char module[PATH_MAX], log[PATH_MAX], dir_word[PATH_MAX + 8], disk_words[DISK_MAX][PATH_MAX + 16],
+        size_words[DISK_MAX][40];
+    char *command[6 + 2 * DISK_MAX] = {(char *)"nbdkit", (char *)"-f", module, dir_word};
     if (module_path("hikae-disk.so", module, sizeof module) < 0 || access(module, R_OK) < 0)
         return errmsg_set(e, "%s: %s; is it installed, or HIKAE_MODULE_DIR right?", module, strerror(errno));
     snprintf(dir_word, sizeof dir_word, "dir=%s", dir);
     for (unsigned i = 0; i < s->n; i++) {
         snprintf(disk_words[i], sizeof disk_words[i], "%s=%s", i < s->n - s->shared ? "disk" : "shared", s->path[i]);
-        command[4 + i] = disk_words[i];
+        snprintf(size_words[i], sizeof size_words[i], "bytes=%" PRIu64, s->bytes[i]);
+        command[4 + 2 * i] = disk_words[i];
+        command[5 + 2 * i] = size_words[i];
     }
     if (s->holding)
-        command[4 + s->n] = (char *)"holding=1";
+        command[4 + 2 * s->n] = (char *)"holding=1";
     path_in(dir, "server.log", log);
     int socket = listener < 0 ? listen_for_nbd(dir, e) : listener;
     pid_t pid = socket < 0 ? -1 : process_spawn_listening(command, socket, log, e);
@@ -303,7 +235,8 @@ static int find_running(const char *dir, struct disk_hello *hello, struct errmsg
     return errno == EAGAIN ? end_running(dir, false, e) : -1; /* it hangs */
 }
 
-static int start_unless_running(const char *dir, const struct stores *s, bool anew, int listener, struct errmsg *e)
+static int start_unless_running(const char *dir, const struct server_notes *s, bool anew, int listener,
+                                struct errmsg *e)
 {
     struct disk_hello hello;
     int found = find_running(dir, &hello, e);
@@ -317,7 +250,7 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
     if (!anew && disk_server_is_holding(dir))
         return errmsg_set(e, "the VM's disk server has ended with writes to shared disks that were not let out yet: "
                              "the VM can't go on");
-    if (anew && (note_stores(dir, s, e) < 0 || disk_server_note_holding(dir, false, e) < 0))
+    if (anew && (server_notes_write(dir, s, e) < 0 || disk_server_note_holding(dir, false, e) < 0))
         return -1;
     int status = spawn(dir, s, listener, e);
     if (status < 0 && anew)
@@ -328,17 +261,17 @@ static int start_unless_running(const char *dir, const struct stores *s, bool an
 static int start(const char *dir, const char *const *paths, unsigned n, unsigned shared, bool holding, int listener,
                  struct errmsg *e)
 {
-    struct stores stores = {.n = 0, .shared = shared, .holding = holding};
+    struct server_notes stores = {.n = 0, .shared = shared, .holding = holding};
     int status = dir_make(dir, 0700, e), lock = status == 0 ? lock_folder(dir, e) : -1;
     if (lock < 0)
         return -1;
     if (!paths)
-        status = noted_stores(dir, &stores, e);
+        status = server_notes_read(dir, &stores, e);
     for (unsigned i = 0; paths && status == 0 && i < n; i++)
-        status = add_store(&stores, paths[i], e);
+        status = server_notes_add(&stores, paths[i], e);
     if (status == 0)
         status = start_unless_running(dir, &stores, paths != NULL, listener, e);
-    free_stores(&stores);
+    server_notes_clear(&stores);
     close(lock);
     return status;
 }
@@ -352,6 +285,46 @@ int disk_server_start_shared(const char *dir, const char *const *paths, unsigned
 int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e)
 {
     return start(dir, paths, n, 0, false, -1, e);
+}
+
+/* What every store is now is what its disk will be; -1: it can't be, or none has grown. */
+static int note_growth(struct server_notes *s, struct errmsg *e)
+{
+    bool grown = false;
+    for (unsigned i = 0; i < s->n; i++) {
+        uint64_t bytes;
+        if (backing_size_of(s->path[i], &bytes) < 0)
+            return errmsg_set(e, "the size of disk %s: %s", s->path[i], strerror(errno));
+        if (bytes % DISK_BLOCK || bytes < s->bytes[i])
+            return errmsg_set(e,
+                              "disk %s has %" PRIu64 " bytes now, and %" PRIu64
+                              " in the VM: make it a multiple of %d, and no less than that",
+                              s->path[i], bytes, s->bytes[i], DISK_BLOCK);
+        grown |= s->bytes[i] && bytes > s->bytes[i];
+        s->bytes[i] = bytes;
+    }
+    return grown ? 0 : errmsg_set(e, "no disk of the VM has grown: lvextend or truncate it first, on both hosts");
+}
+
+int disk_server_grow(const char *dir, struct errmsg *e)
+{
+    struct server_notes stores = {.n = 0};
+    int lock = lock_folder(dir, e);
+    if (lock < 0)
+        return -1;
+    int status = disk_server_is_holding(dir)
+                     ? errmsg_set(e, "the disk server holds what the VM writes to its shared disks: unprotect the VM, "
+                                     "grow it, then protect it again")
+                     : server_notes_read(dir, &stores, e);
+    if (status == 0)
+        status = note_growth(&stores, e);
+    if (status == 0)
+        status = server_notes_write(dir, &stores, e);
+    if (status == 0)
+        status = end_running(dir, false, e);
+    server_notes_clear(&stores);
+    close(lock);
+    return status;
 }
 
 int disk_server_restart(const char *dir, int listener, struct errmsg *e)

@@ -14,8 +14,8 @@
  * `dir`, which is made if need be, unless one runs there with the very same stores; returns when it serves. One that
  * says nothing for 5 s is ended, and another takes its place. -1 with
  * `e`: a store is missing, a directory, read-only, in use, or its size is no multiple of 4096; another server with
- * other stores runs there; nbdkit is not installed. paths NULL and n 0: those that the server of `dir` had; they are
- * noted there until disk_server_stop. */
+ * other stores runs there; nbdkit is not installed. paths NULL and n 0: those that the server of `dir` had, as large as
+ * they were in it; they are noted there until disk_server_stop. */
 int disk_server_start(const char *dir, const char *const *paths, unsigned n, struct errmsg *e);
 /* As disk_server_start with paths NULL. listener: the socket at nbd.sock that the former server had
  * (server_process_listener), borrowed: who connected since waits in its queue, so a hypervisor's first try succeeds.
@@ -32,6 +32,10 @@ int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e);
 bool disk_server_is_holding(const char *dir); /* is that noted? */
 /* Has such a server died? */
 bool disk_server_has_lost_writes(const char *dir);
+/* The disks are to be as large as their stores are by now: ends the server, the next one (whoever guards it starts it)
+ * has them so. -1 with `e`: none has grown, one has shrunk, or is no multiple of 4096, or it
+ * holds writes of shared disks; nothing was done. */
+int disk_server_grow(const char *dir, struct errmsg *e);
 /* Ends the server of `dir`; returns when it has closed its stores. 0 also if there is none. What was written is in the
  * stores, but flushed only as far as the guest asked for it. */
 int disk_server_stop(const char *dir, struct errmsg *e);

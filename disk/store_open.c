@@ -129,8 +129,10 @@ static int check_sizes(const struct config *c, const char *vm, const struct back
         if (at[i].bytes != sizes->bytes[i])
             return errmsg_set(e,
                               "disk %u of VM %s has %" PRIu64 " bytes at its primary, but %s at host %s has %" PRIu64
-                              ": make them equal",
-                              i, vm, sizes->bytes[i], paths->at[i], c->name, at[i].bytes);
+                              ": make them equal%s%s",
+                              i, vm, sizes->bytes[i], paths->at[i], c->name, at[i].bytes,
+                              at[i].bytes > sizes->bytes[i] ? "; if they are, on the primary: hikae grow " : "",
+                              at[i].bytes > sizes->bytes[i] ? vm : "");
     return 0;
 }
 

@@ -26,9 +26,9 @@
 enum { PUSH_BYTES = 1 << 20, GONE_MS = 1000 };
 static const double PUSH_S = 0.005;
 
-void disks_dir(const struct worker *w, char out[256])
+void disks_dir(const struct worker *w, char out[DISKS_DIR_MAX])
 {
-    snprintf(out, 256, "%s/disks/%s", w->config->run_dir, w->name);
+    snprintf(out, DISKS_DIR_MAX, "%s/disks/%s", w->config->run_dir, w->name);
 }
 
 static void end_sync(struct worker *w)
@@ -77,7 +77,7 @@ static int open_account(struct worker *w, const char *dir, struct errmsg *e)
 static int connect_server(struct worker *w, struct errmsg *e)
 {
     struct disks *d = &w->disks;
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     d->client = disk_connect(dir, e);
     if (!d->client)
@@ -118,7 +118,7 @@ static void tell_lost(struct worker *w)
 
 bool disks_are_lost(struct worker *w)
 {
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     bool lost = false;
     disks_dir(w, dir);
     if (!w->disks.client || disk_is_whole(w->disks.client))
@@ -165,6 +165,8 @@ static void on_news(struct ev_loop *loop, ev_io *io, int events)
     }
 }
 
+/* ---- the guard ---- */
+
 static int begin_guarding(struct worker *w, const char *dir, struct errmsg *e)
 {
     struct disks *d = &w->disks;
@@ -205,7 +207,7 @@ int disks_start(struct worker *w, struct errmsg *e)
 {
     struct store_paths stores;
     const char *paths[2 * DISKS_MAX];
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     unsigned n = 0, shared = w->settings->shared_count;
     if (store_paths(w->config, w->name, &stores, e))
         return -1;
@@ -231,7 +233,7 @@ int disks_start(struct worker *w, struct errmsg *e)
 
 int disks_find(struct worker *w, struct errmsg *e)
 {
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     if (!disk_server_exists(dir))
         return 0;
@@ -241,9 +243,10 @@ int disks_find(struct worker *w, struct errmsg *e)
 void disks_end(struct worker *w)
 {
     struct errmsg e;
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     watched_allow(VM_SETUP_MS);
+    ev_timer_stop(w->loop, &w->disks.grow);
     end_guarding(w);
     hang_up(w);
     shared_end(w);
@@ -255,6 +258,7 @@ void disks_end(struct worker *w)
 
 void disks_let_go(struct worker *w)
 {
+    ev_timer_stop(w->loop, &w->disks.grow);
     end_sync(w);
     end_guarding(w);
     hang_up(w);
@@ -474,4 +478,5 @@ void disks_init(struct worker *w)
     ev_timer_init(&d->push, on_push, 0., PUSH_S);
     d->push.data = w;
     shared_init(w);
+    disks_init_growing(w);
 }

@@ -5,8 +5,10 @@
 #include "common/config_parse.h"
 #include "common/self.h"
 #include "disk/client.h"
+#include "disk/guard.h"
 #include "primary/worker.h"
 
+#include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,9 +34,27 @@ static void add_text(struct json_object *j, const char *key, const char *v)
     json_object_object_add(j, key, json_object_new_string(v));
 }
 
+/* Of disks whose stores somebody has extended. */
+static void add_growth(struct json_object *all, const struct worker *w)
+{
+    char text[320];
+    uint64_t disk, store;
+    for (unsigned i = 0; w->disks.guard && i < w->disks.n; i++) {
+        if (!disk_guard_has_grown(w->disks.guard, i, &disk, &store))
+            continue;
+        snprintf(text, sizeof text,
+                 "the store of disk %u has grown from %" PRIu64 " to %" PRIu64
+                 " bytes, the VM has the first ones still: extend it to the same on the other host, then `hikae grow "
+                 "%s`",
+                 i, disk, store, w->name);
+        json_object_array_add(all, json_object_new_string(text));
+    }
+}
+
 static void add_warnings(struct json_object *j, const struct worker *w)
 {
     struct json_object *all = json_object_new_array();
+    add_growth(all, w);
     if (w->state == PROTECTION_AT_RISK)
         json_object_array_add(all, json_object_new_string("AT RISK: output is open by isolated = open, without the "
                                                           "arbiter's word; the VM may run twice"));

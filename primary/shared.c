@@ -22,7 +22,7 @@ static const double OUT_S = 0.01;
 
 bool shared_are_lost(const struct worker *w)
 {
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     return disk_server_has_lost_writes(dir);
 }
@@ -31,7 +31,7 @@ bool shared_are_lost(const struct worker *w)
 
 static void note_holding(struct worker *w, bool holding)
 {
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     struct errmsg e;
     disks_dir(w, dir);
     if (disk_server_note_holding(dir, holding, &e))
@@ -88,7 +88,7 @@ int shared_begin_sync(struct worker *w, struct errmsg *e)
 
 int shared_begin_holding(struct worker *w, struct errmsg *e)
 {
-    char dir[256];
+    char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     if (!w->disks.shared.disks)
         return 0;

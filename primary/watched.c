@@ -206,6 +206,12 @@ static int resume(struct vm *vm, struct errmsg *e)
     return done(result);
 }
 
+static int disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e)
+{
+    step(VM_CALL_MS);
+    return done(backend->disk_grown(vm, disk, bytes, e));
+}
+
 static int disarm(struct vm *vm, struct errmsg *e)
 {
     step(VM_SETUP_MS);
@@ -231,6 +237,7 @@ const struct vm_ops *watched_vm(const struct vm_ops *of, unsigned stall_at)
     filter.dirty_running = dirty_running;
     filter.state_end = state_end;
     filter.resume = resume;
+    filter.disk_grown = disk_grown;
     filter.disarm = disarm;
     return &filter;
 }

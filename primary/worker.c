@@ -145,7 +145,11 @@ static int find_vm(struct worker *w, struct errmsg *e)
     if (disks)
         *e = of_disks;
     int result = disks || network_open(w, e) ? -1 : 0;
-    return w->ops->resume(w->vm, result ? &second : e) ? -1 : result;
+    if (w->ops->resume(w->vm, result ? &second : e))
+        return -1;
+    if (w->begin != BEGIN_ADOPT)
+        disks_tell_sizes(w);
+    return result;
 }
 
 static void discard_remains(const struct worker *w)
@@ -561,6 +565,8 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         error = move_abort(w);
     else if (!strcmp(command, "verify-disk"))
         error = verify(w, request);
+    else if (!strcmp(command, "grow"))
+        error = disks_grow(w);
     else if (!strcmp(command, "stop"))
         worker_event(w, EVENT_VM_SHUT_DOWN, "by the admin");
     else if (!strcmp(command, "set") && !(error = check_set(request)))

@@ -3,7 +3,7 @@
  * encoder). Private to primary/; its parts are worker.c      life: finding the VM, carrying out the protection table's
  * actions, the supervisor's requests ownership.c   claims at the arbiter, network.c   the VM's NICs session.c     the
  * connection to the secondary: greeting, heartbeats, acks, sending checkpoint.c  first sync and the checkpoint cycle,
- * move.c  planned moves report.c status
+ * disks.c, disks_grow.c  the VM's disks, move.c  planned moves report.c status
  */
 #ifndef HIKAE_PRIMARY_WORKER_H
 #define HIKAE_PRIMARY_WORKER_H
@@ -147,8 +147,9 @@ struct disks {
     struct disk_sync sync[VM_MAX_DISKS];
     uint64_t populated; /* blocks, of all disks */
     struct speed speed; /* of the sync, octets */
+    unsigned growing;   /* the VM is to be told that disks have grown: so many tries are left */
     ev_io event, news;  /* of the client, of the guard */
-    ev_timer push;
+    ev_timer push, grow;
 };
 
 enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
@@ -288,6 +289,8 @@ void checkpoint_configure(struct worker *w); /* mode or interval changed */
 void checkpoint_end(struct worker *w);
 
 /* disks.c */
+enum { DISKS_DIR_MAX = 256 };
+void disks_dir(const struct worker *w, char out[DISKS_DIR_MAX]); /* of their server */
 void disks_init(struct worker *w);
 int disks_start(struct worker *w, struct errmsg *e); /* those that the configuration names, for a VM to be launched */
 /* Of a VM that runs. Before it is attached to: a hypervisor that waits for its disks answers nothing. */
@@ -307,7 +310,6 @@ void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowled
 void disks_flushed(struct worker *w);
 uint64_t disks_sync_rate(const struct worker *w);          /* octets per second; 0: no limit */
 void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
-void disks_dir(const struct worker *w, char out[256]); /* of the disk server */
 void disks_stop(struct worker *w);                     /* the stream has ended, and with it the pipeline */
 
 /* shared.c: disks that another host sees as well. Without any all of it does nothing. */
@@ -339,6 +341,13 @@ int verify_answered(struct worker *w, const struct record *r, struct proto_error
 void verify_stop(struct worker *w);                                                   /* the pipeline is gone */
 void verify_report(const struct worker *w, struct json_object *status);
 void verify_end(struct worker *w);
+
+/* disks_grow.c */
+void disks_init_growing(struct worker *w);
+/* Disks whose stores have grown become as large: their server and the replica are made anew. NULL, or what is wrong. */
+const char *disks_grow(struct worker *w);
+/* The VM was found: it may not have heard yet how large its disks are. */
+void disks_tell_sizes(struct worker *w);
 
 /* move.c: planned moves. The first three return what is wrong, or NULL. */
 const char *move_switchover(struct worker *w);

@@ -151,6 +151,10 @@ struct vm_ops {
     /* Also resumes a VM that somebody else paused, a replica that `load` left paused, and does nothing to one that
      * runs. */
     int (*resume)(struct vm *vm, struct errmsg *e);
+    /* A disk of it (vm_spec.disks) is larger now, its disk server says so already: tells the guest. May fail for as
+     * long as the hypervisor has not heard from the server, and be asked for again, also with the size that it knows.
+     */
+    int (*disk_grown)(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e);
     /* Ends dirty tracking; the VM runs at full speed again. */
     int (*disarm)(struct vm *vm, struct errmsg *e);
 

@@ -61,11 +61,34 @@ static int lock(int fd, const char *path, bool shared, struct errmsg *e)
     return errmsg_set(e, "locking disk %s: %s", path, strerror(errno));
 }
 
-static int measure(struct backing *b, const char *path, const struct stat *s, struct errmsg *e)
+int backing_size(int fd, uint64_t *bytes)
 {
-    b->bytes = (uint64_t)s->st_size;
-    if (b->is_device && ioctl(b->fd, BLKGETSIZE64, &b->bytes) < 0)
+    struct stat s;
+    if (fstat(fd, &s) < 0)
+        return -1;
+    *bytes = (uint64_t)s.st_size;
+    return S_ISBLK(s.st_mode) ? ioctl(fd, BLKGETSIZE64, bytes) : 0;
+}
+
+int backing_size_of(const char *path, uint64_t *bytes)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int status = fd < 0 ? -1 : backing_size(fd, bytes), error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return status;
+}
+
+static int measure(struct backing *b, const char *path, uint64_t bytes, struct errmsg *e)
+{
+    if (backing_size(b->fd, &b->bytes) < 0)
         return errmsg_set(e, "the size of disk %s: %s", path, strerror(errno));
+    if (bytes && b->bytes < bytes)
+        return errmsg_set(e, "disk %s has shrunk: it has %llu bytes, and %llu in the VM", path,
+                          (unsigned long long)b->bytes, (unsigned long long)bytes);
+    if (bytes)
+        b->bytes = bytes;
     if (b->bytes == 0 || b->bytes % DISK_BLOCK)
         return errmsg_set(e, "disk %s has %llu bytes: it must be a multiple of %d, and not 0; the next one is %llu",
                           path, (unsigned long long)b->bytes, DISK_BLOCK,
@@ -85,6 +108,11 @@ static int check_kind(const char *path, const struct stat *s, struct errmsg *e)
 
 int backing_open(struct backing *b, const char *path, bool shared, struct errmsg *e)
 {
+    return backing_open_part(b, path, shared, 0, e);
+}
+
+int backing_open_part(struct backing *b, const char *path, bool shared, uint64_t bytes, struct errmsg *e)
+{
     struct stat s;
     *b = (struct backing){.fd = -1};
     if (stat(path, &s) < 0)
@@ -100,7 +128,7 @@ int backing_open(struct backing *b, const char *path, bool shared, struct errmsg
     if (status == 0)
         status = check_writable(b, path, e);
     if (status == 0)
-        status = measure(b, path, &s, e);
+        status = measure(b, path, bytes, e);
     if (status < 0)
         backing_close(b);
     return status;

@@ -23,8 +23,13 @@ struct backing {
  * read-only, in use, empty or of a size that is no multiple of DISK_BLOCK. shared: a disk server of another host may
  * have it open as well; where locks reach that far (a file of a cluster's file system) they exclude only others. */
 int backing_open(struct backing *b, const char *path, bool shared, struct errmsg *e);
+/* The same with only the first `bytes` of it, whatever its size by now; 0: all. -1 with `e` also if it has fewer. */
+int backing_open_part(struct backing *b, const char *path, bool shared, uint64_t bytes, struct errmsg *e);
 void backing_close(struct backing *b);
 /* Which store `path` is, without opening it. -1: there is none. */
 int backing_identify(const char *path, uint64_t *device, uint64_t *inode);
+/* How large a store is now, whoever has it open. -1 with errno. */
+int backing_size(int fd, uint64_t *bytes);
+int backing_size_of(const char *path, uint64_t *bytes);
 
 #endif

@@ -24,6 +24,7 @@
 enum { REQUEST_MAX = 32 << 20, STILL_DISK = DISK_MAX };
 
 static char *dir, *paths[DISK_MAX];
+static uint64_t sizes[DISK_MAX]; /* 0: all of the store */
 static unsigned path_count, shared_count;
 static bool holding;
 static struct disk_set *set;
@@ -41,10 +42,16 @@ static void load(void)
 static int config(const char *key, const char *value)
 {
     char **to = NULL;
+    int64_t bytes;
     bool shared = strcmp(key, "shared") == 0;
     if (strcmp(key, "holding") == 0 && strcmp(value, "1") == 0) {
         holding = true;
         return 0;
+    }
+    if (strcmp(key, "bytes") == 0 && path_count > 0) {
+        bytes = nbdkit_parse_size(value);
+        sizes[path_count - 1] = bytes < 0 ? 0 : (uint64_t)bytes;
+        return bytes < 0 ? -1 : 0;
     }
     if (strcmp(key, "dir") == 0 && !dir) {
         to = &dir;
@@ -52,8 +59,9 @@ static int config(const char *key, const char *value)
         to = &paths[path_count++];
         shared_count += shared;
     } else {
-        nbdkit_error("%s=%s: write dir=DIR once, then disk=PATH, then shared=PATH, up to %d times", key, value,
-                     DISK_MAX);
+        nbdkit_error("%s=%s: write dir=DIR once, then disk=PATH, then shared=PATH, up to %d times, each with bytes=SIZE "
+                     "behind it or not",
+                     key, value, DISK_MAX);
         return -1;
     }
     *to = nbdkit_absolute_path(value);
@@ -71,7 +79,7 @@ static int config_complete(void)
 static int get_ready(void)
 {
     struct errmsg e;
-    set = disk_set_open((const char *const *)paths, path_count, shared_count, &e);
+    set = disk_set_open((const char *const *)paths, sizes, path_count, shared_count, &e);
     if (!set)
         nbdkit_error("%s", e.text);
     return set ? 0 : -1;
@@ -279,6 +287,7 @@ static struct nbdkit_plugin plugin = {
     .config_help = "dir=DIR     (required) where control.sock is made\n"
                    "disk=PATH   (required) a file or a block device; again for each further disk\n"
                    "shared=PATH the same, of a disk that another host sees as well; after all others\n"
+                   "bytes=SIZE  only so much of the disk before it\n"
                    "holding=1   writes to those are held until an agent says otherwise",
     .load = load,
     .config = config,

@@ -35,7 +35,8 @@ struct disk_set {
 
 /* ---- making ---- */
 
-struct disk_set *disk_set_open(const char *const *paths, unsigned n, unsigned shared, struct errmsg *e)
+struct disk_set *disk_set_open(const char *const *paths, const uint64_t *bytes, unsigned n, unsigned shared,
+                               struct errmsg *e)
 {
     struct disk_set *s = calloc(1, sizeof *s);
     if (!s)
@@ -48,7 +49,7 @@ struct disk_set *disk_set_open(const char *const *paths, unsigned n, unsigned sh
     pthread_rwlockattr_destroy(&fair);
     for (unsigned i = 0; i < n; i++) {
         struct disk *d = &s->disks[i];
-        if (backing_open(&d->backing, paths[i], i >= n - shared, e) < 0) {
+        if (backing_open_part(&d->backing, paths[i], i >= n - shared, bytes ? bytes[i] : 0, e) < 0) {
             disk_set_close(s);
             return NULL;
         }

@@ -5,9 +5,10 @@
  * follows from block and number. The number that each block has is kept in memory. Now and then a thread writes zeroes,
  * discards, or flushes; what it had written before a flush counts as flushed from then on.
  *
- * TCP port 9: "stats" tells how much was flushed; "verify" stops the threads between two writes, reads everything and
- * counts the blocks that are not what memory says. A replica whose disk has one write less than its memory knows of, or
- * one more, is found by that; and a client that was told N flushed and later hears of less has found one too.
+ * TCP port 9: "stats" tells how much was flushed, and how large the disk is by now; "verify" stops the threads between
+ * two writes, reads everything and counts the blocks that are not what memory says. A replica whose disk has one write
+ * less than its memory knows of, or one more, is found by that; and a client that was told N flushed and later hears of
+ * less has found one too.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -151,7 +152,7 @@ static uint64_t count_wrong(struct writer *w)
 
 static int answer(int fd, const char *line)
 {
-    uint64_t wrong = 0, flushed = 0, operations = 0, errors = 0;
+    uint64_t wrong = 0, flushed = 0, operations = 0, errors = 0, bytes;
     unsigned long long n;
     bool verify = !strcmp(line, "verify");
     char out[256];
@@ -167,8 +168,11 @@ static int answer(int fd, const char *line)
     }
     for (int i = 0; i < WRITERS; i++)
         pthread_mutex_unlock(&writers[i].lock);
-    int length = snprintf(out, sizeof out, "{\"operations\":%llu,\"flushed\":%llu,\"io_errors\":%llu",
-                          (unsigned long long)operations, (unsigned long long)flushed, (unsigned long long)errors);
+    if (ioctl(disk, BLKGETSIZE64, &bytes))
+        bytes = 0;
+    int length = snprintf(out, sizeof out, "{\"operations\":%llu,\"flushed\":%llu,\"bytes\":%llu,\"io_errors\":%llu",
+                          (unsigned long long)operations, (unsigned long long)flushed, (unsigned long long)bytes,
+                          (unsigned long long)errors);
     length += snprintf(out + length, sizeof out - (size_t)length, verify ? ",\"blocks\":%llu,\"wrong\":%llu}\n" : "}\n",
                        (unsigned long long)blocks, (unsigned long long)wrong);
     return send(fd, out, (size_t)length, MSG_NOSIGNAL) == length ? 0 : -1;

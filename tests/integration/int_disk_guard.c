@@ -179,6 +179,71 @@ static void test_ended(void **state)
     assert_int_equal(access(lab.disk[0], F_OK), 0);
 }
 
+static void resize(uint64_t bytes)
+{
+    assert_int_equal(truncate(lab.disk[0], (off_t)bytes), 0);
+}
+
+static uint64_t served(void)
+{
+    struct disk_client *c = lab_connect(&lab);
+    uint64_t bytes = disk_bytes(c, 0);
+    disk_disconnect(c);
+    return bytes;
+}
+
+/* A store that was extended is told of. The disk stays as it is, for whoever connects and across a new server, until it
+ * is ordered to grow; then it has the room, and before that nobody could write behind its end. */
+static void test_growth(void **state)
+{
+    (void)state;
+    uint64_t disk, store;
+    assert_false(disk_guard_has_grown(guard, 0, &disk, &store));
+    assert_int_equal(disk_server_grow(lab.run, &error), -1);
+    assert_non_null(strstr(error.text, "no disk of the VM has grown"));
+    resize(2 * BYTES);
+    assert_true(news());
+    assert_true(disk_guard_has_grown(guard, 0, &disk, &store));
+    assert_true(disk == BYTES && store == 2 * BYTES);
+    assert_false(disk_guard_has_grown(guard, 1, &disk, &store));
+    assert_int_not_equal(guest(&lab, 0, "write -P 5 4M 4k\n"), 0);
+    kill(lab_server(&lab), SIGKILL);
+    assert_true(news());
+    assert_true(served() == BYTES);
+    assert_int_not_equal(guest(&lab, 0, "write -P 5 4M 4k\n"), 0);
+    while (!disk_guard_has_grown(guard, 0, &disk, &store)) /* still: the new one did not make it so */
+        news();
+    MUST(disk_server_grow(lab.run, &error));
+    assert_true(news());
+    assert_true(served() == 2 * BYTES);
+    assert_false(disk_guard_has_grown(guard, 0, &disk, &store));
+    assert_int_equal(guest(&lab, 0, "write -P 5 4M 4k\nread -P 5 4M 4k\n"), 0);
+}
+
+/* Of a size that no disk can have, or less than it has: said, and nothing becomes of it. */
+static void test_bad_growth(void **state)
+{
+    (void)state;
+    pid_t before = lab_server(&lab);
+    resize(2 * BYTES + 512);
+    assert_true(news());
+    assert_int_equal(disk_server_grow(lab.run, &error), -1);
+    assert_non_null(strstr(error.text, "make it a multiple of 4096"));
+    assert_int_equal(lab_server(&lab), before);
+    kill(before, SIGKILL); /* as that size is nobody's, a new server is not kept from its work by it */
+    assert_true(news());
+    assert_true(served() == BYTES);
+    resize(BYTES - 4096);
+    kill(lab_server(&lab), SIGKILL);
+    while (news())
+        ;
+    assert_non_null(strstr(error.text, "has shrunk"));
+    resize(BYTES);
+    while (!news())
+        ;
+    assert_true(served() == BYTES);
+}
+
 /* Who starts the server anew finds one that hangs, and does not wait for it for ever. */
 static void test_started_over_one_that_hangs(void **state)
 {
@@ -202,6 +267,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_two_guards, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_store, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ended, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_growth, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bad_growth, setup, teardown),
         cmocka_unit_test_setup_teardown(test_started_over_one_that_hangs, setup, teardown),
     };
     return cmocka_run_group_tests_name("disk_guard", tests, NULL, NULL);

@@ -49,7 +49,7 @@ static struct disk_set *open_set(void)
 {
     struct errmsg e = {""};
     const char *const list[] = {paths[0], paths[1]};
-    struct disk_set *s = disk_set_open(list, DISKS, 0, &e);
+    struct disk_set *s = disk_set_open(list, NULL, DISKS, 0, &e);
     if (!s || disk_set_start(s, false, &e) < 0)
         fail_msg("%s", e.text);
     return s;
@@ -271,7 +271,7 @@ static void test_flush_in_a_pause(void **state)
 static void assert_refused(const char *path, const char *because)
 {
     struct errmsg e = {""};
-    assert_null(disk_set_open(&path, 1, 0, &e));
+    assert_null(disk_set_open(&path, NULL, 1, 0, &e));
     if (!strstr(e.text, because) || !strstr(e.text, path))
         fail_msg("\"%s\" does not name %s and \"%s\"", e.text, path, because);
 }

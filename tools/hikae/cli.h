@@ -49,6 +49,7 @@ int cmd_fingerprint(struct cli *c);
 int cmd_peer(struct cli *c);
 int cmd_start(struct cli *c);
 int cmd_stop(struct cli *c);
+int cmd_grow(struct cli *c);
 int cmd_protect(struct cli *c);
 int cmd_unprotect(struct cli *c);
 int cmd_set(struct cli *c);

@@ -44,6 +44,11 @@ int cmd_start(struct cli *c)
     return simple(c, "start", AGENT_PRIMARY, "runs");
 }
 
+int cmd_grow(struct cli *c)
+{
+    return simple(c, "grow", AGENT_PRIMARY, "has its disks as large as their stores, and is protected anew");
+}
+
 int cmd_stop(struct cli *c)
 {
     return simple(c, "stop", AGENT_PRIMARY, "is being stopped, see `hikae status`");

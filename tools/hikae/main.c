@@ -60,6 +60,9 @@ static const struct command commands[] = {
      "here. Ctrl-C, or `hikae abort`, ends the move until the VM is handed over."},
     {"abort", cmd_abort, 1, 1, "", "abort VM",
      "Ends a switchover or migration that is under way; the VM goes on here."},
+    {"grow", cmd_grow, 1, 1, "", "grow VM",
+     "After the stores of its disks were extended on both hosts (lvextend, truncate): the running VM gets\n"
+     "the room. See hikae-disks(7)."},
     {"stop", cmd_stop, 1, 1, "", "stop VM", "Ends the VM and its protection; the replica does not take over."},
     {"upgrade", cmd_upgrade, 0, 1, "", "upgrade [VM]",
      "After the programs were replaced (a new package): lets each VM's agent process make way for one of the "

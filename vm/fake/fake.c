@@ -504,6 +504,13 @@ static int op_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
     return vm_blob_append(out, &vm->state, sizeof vm->state) < 0 ? errmsg_set(e, "out of memory") : 0;
 }
 
+/* It has no disks. */
+static int op_disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e)
+{
+    (void)vm, (void)bytes;
+    return errmsg_set(e, "there is no disk %u", disk);
+}
+
 static int op_disarm(struct vm *vm, struct errmsg *e)
 {
     (void)vm;
@@ -566,6 +573,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .dirty_running = op_dirty_running,
     .state_end = op_state_end,
     .resume = op_resume,
+    .disk_grown = op_disk_grown,
     .disarm = op_disarm,
     .replica_create = op_replica_create,
     .load = op_load,

@@ -262,6 +262,15 @@ void qemu_destroy(struct vm *vm)
     op_retire(vm, NULL);
 }
 
+/* QEMU's NBD client can't resize anything, but takes the size that the server told it when they last connected. */
+static int op_disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e)
+{
+    char arguments[96];
+    snprintf(arguments, sizeof arguments, "{\"node-name\":\"" TEMPLATE_DISK_ID "%u\",\"size\":%llu}", disk,
+             (unsigned long long)bytes);
+    return qmp_call(&vm->qmp, "block_resize", arguments, NULL, qmp_now_ms() + QEMU_DEADLINE_MS, e);
+}
+
 static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 {
     return vm_dirty_paused(&hikae_vm_ops, vm, out, e);
@@ -290,6 +299,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .dirty_running = op_dirty_running,
     .state_end = qemu_state_end,
     .resume = qemu_resume,
+    .disk_grown = op_disk_grown,
     .disarm = qemu_disarm,
     .replica_create = qemu_replica_create,
     .load = qemu_load,

@@ -284,6 +284,13 @@ static bool op_is_foreign(struct json_object *settings)
     return true;
 }
 
+/* It is started by xl, with disks of its own. */
+static int op_disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e)
+{
+    (void)vm, (void)bytes;
+    return errmsg_set(e, "disk %u of a Xen domain is not Hikae's", disk);
+}
+
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "xen",
@@ -307,6 +314,7 @@ __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .dirty_running = xen_dirty,
     .state_end = xen_state_end,
     .resume = xen_resume,
+    .disk_grown = op_disk_grown,
     .disarm = xen_disarm,
     .replica_create = xen_replica_create,
     .load = xen_load,
