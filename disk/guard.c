@@ -1,6 +1,7 @@
 #include "disk/guard.h"
 
 #include "common/log.h"
+#include "disk/kernel.h"
 #include "disk/server.h"
 #include "disk/server/backing.h"
 #include "disk/server_notes.h"
@@ -208,7 +209,8 @@ static bool start_again(struct disk_guard *g)
     forget(g);
     if (wait > 0 && is_stopped_within(g, (int)(wait / MS)))
         return true;
-    while (disk_server_restart(g->dir, g->listener, &e)) {
+    /* A hypervisor that has its disks from the kernel does not connect anew by itself. */
+    while (disk_server_restart(g->dir, g->listener, &e) || kernel_disks_reconnect(g->dir, &e)) {
         tell(g, &e);
         if (is_stopped_within(g, RETRY_MS))
             return true;

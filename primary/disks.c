@@ -11,6 +11,7 @@
 #include "disk/account_place.h"
 #include "disk/client.h"
 #include "disk/guard.h"
+#include "disk/kernel.h"
 #include "disk/server.h"
 #include "disk/shared.h"
 #include "disk/store.h"
@@ -190,13 +191,14 @@ static void end_guarding(struct worker *w)
     d->guard = NULL;
 }
 
-/* A server that hangs takes a while to be found out. */
+/* A server that hangs takes a while to be found out. A hypervisor that has its disks from the kernel does not connect
+ * anew by itself. */
 static int serve(struct worker *w, const char *dir, const char *const *paths, unsigned n, unsigned shared,
                  struct errmsg *e)
 {
     watched_allow(VM_SETUP_MS);
-    int result = disk_server_start_shared(dir, paths, n, shared, false, e) || connect_server(w, e) ||
-                         begin_guarding(w, dir, e)
+    int result = disk_server_start_shared(dir, paths, n, shared, false, e) || kernel_disks_reconnect(dir, e) ||
+                         connect_server(w, e) || begin_guarding(w, dir, e)
                      ? -1
                      : 0;
     watched_allow(0);
@@ -428,11 +430,12 @@ static void on_events(struct ev_loop *loop, ev_io *io, int events)
 }
 
 /* Lets go of an epoch's output: promise 1, and what the guest was told to be on its disk is there before anybody hears
- * of it. A flush that was answered in the pause that ended epoch e is known to the guest from epoch e + 1 on. */
+ * of it. A flush that was answered in the pause that ended epoch e may be known to the guest in epoch e already: it runs
+ * on for a moment after the pause was announced, on Xen until it has suspended itself. */
 void disks_release(struct worker *w, uint64_t epoch)
 {
     struct disks *d = &w->disks;
-    if (d->owed_since && epoch > d->owed_since && d->client && disk_owes_flush(d->client)) {
+    if (d->owed_since && epoch >= d->owed_since && d->client && disk_owes_flush(d->client)) {
         d->waiting = epoch;
         return;
     }

@@ -54,6 +54,8 @@ const char *disks_grow(struct worker *w)
     char dir[DISKS_DIR_MAX];
     if (!d->n)
         return "the VM has no disks of Hikae's";
+    if (w->ops->is_foreign(w->record.settings))
+        return "the disks of a VM that somebody else has started grow when it is started again";
     if (!w->vm || !d->client)
         return "the VM's disk server is just being started again: try again";
     if (move_forbids(w))

@@ -178,6 +178,8 @@ static int begin_vm(struct worker *w, struct errmsg *e)
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
+    if (runs && disks_find(w, e))
+        return -1;
     return network_open(w, e);
 }
 

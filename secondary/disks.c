@@ -3,6 +3,7 @@
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "disk/applier.h"
+#include "disk/kernel.h"
 #include "disk/server.h"
 #include "proto/check.h"
 #include "secondary/disks_changed.h"
@@ -277,6 +278,11 @@ int disks_open(struct worker *w, struct json_object *config, struct errmsg *e)
         disks_changed_open(&d->account, w, d->dir, d->stores, config, e) || start_applier(w, e))
         return -1;
     return 0;
+}
+
+int disks_attach(struct worker *w, struct errmsg *e)
+{
+    return w->disks ? kernel_disks_reconnect(w->disks->dir, e) : 0;
 }
 
 /* ---- telling ---- */

@@ -25,6 +25,9 @@ void disks_dir(char out[DISKS_DIR_MAX], const struct config *c, const char *vm);
 int disks_open(struct worker *w, struct json_object *config, struct errmsg *e);
 /* For vm_spec: valid as long as `d`. */
 const struct vm_disk *disks_exports(const struct disks *d, unsigned *count);
+/* The replica is made. If its disks come from the kernel (Xen) and it is one that another worker made, they are
+ * connected to the server of now. */
+int disks_attach(struct worker *w, struct errmsg *e);
 /* READY was said, and that they are told. */
 int disks_begin_telling(struct worker *w, struct errmsg *e);
 void disks_set_sync_rate(struct worker *w);      /* w->disk_sync_rate has changed */

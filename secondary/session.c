@@ -285,7 +285,7 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
         return -1;
     struct vm_spec spec = {.name = w->vm_name, .run_dir = w->run_dir, .settings = settings, .remains = remains};
     spec.disks = disks_exports(w->disks, &spec.disk_count);
-    if (w->ops->replica_create(&spec, &w->vm, e))
+    if (w->ops->replica_create(&spec, &w->vm, e) || disks_attach(w, e))
         return -1;
     clear_predecessor(w); /* this one may have begun with it */
     w->ops->info(w->vm, &w->info);

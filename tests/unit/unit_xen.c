@@ -1,6 +1,7 @@
 /* Unit tests of backend xen's pure parts: what another host says of a domain, the stream made of it, the dirty bitmap.
  */
 #include "vm/xen/bitmap.h"
+#include "vm/xen/name.h"
 #include "vm/xen/shape.h"
 #include "vm/xen/skeleton.h"
 #include "vm/xen/state.h"
@@ -41,6 +42,9 @@ static struct shape sample(void)
     s.specials[2] = 0xfefff;
     s.nics[0] =
         (struct shape_nic){.devid = 1, .mac = {0, 0x16, 0x3e, 1, 2, 3}, .bridge = "xenbr0", .openvswitch = true};
+    s.disk_count = 2;
+    strcpy(s.disks[0].vdev, "xvda");
+    strcpy(s.disks[1].vdev, "xvdb1");
     assert_int_equal(page_ranges_add(&s.ram, 0, 0xf0000), 0);
     assert_int_equal(page_ranges_add(&s.ram, 0x100000, 0x10000), 0);
     assert_int_equal(vm_blob_append(&s.cpuid, bytes, 48), 0);
@@ -71,6 +75,9 @@ static void test_shape_there_and_back(void **unused)
     assert_memory_equal(t.nics[0].mac, s.nics[0].mac, 6);
     assert_string_equal(t.nics[0].bridge, "xenbr0");
     assert_true(t.nics[0].openvswitch);
+    assert_int_equal(t.disk_count, 2);
+    assert_string_equal(t.disks[0].vdev, "xvda");
+    assert_string_equal(t.disks[1].vdev, "xvdb1");
     json_object_put(j);
     shape_free(&s);
     shape_free(&t);
@@ -81,6 +88,7 @@ static struct shape hvm_sample(void)
 {
     struct shape s = sample();
     s.is_hvm = true;
+    s.disk_count = 0;
     s.hvm = (struct shape_hvm){.transparent = true, .direct_boot = true, .hpet = true, .timer_mode = 1, .serials = 1};
     strcpy(s.hvm.cdroms[s.hvm.cdrom_count++], "hdc");
     strcpy(s.hvm.model, "7.2.22");
@@ -140,10 +148,33 @@ static void hvm_refused(const char *key, const char *value)
     json_object_put(j);
 }
 
+static void test_names(void **unused)
+{
+    (void)unused;
+    static const char *const wrong[] = {"", ":0", "web:", "web:10", "web:-1", "web:0:0", "../web", "web:x", "-web"};
+    char vm[XEN_VM_NAME_MAX], target[XEN_TARGET_MAX];
+    unsigned disk = 5;
+    assert_int_equal(xen_disk_target_parse("web", vm, &disk), 0);
+    assert_string_equal(vm, "web");
+    assert_int_equal(disk, 0);
+    xen_disk_target_format(target, "web-1.a", 7);
+    assert_int_equal(xen_disk_target_parse(target, vm, &disk), 0);
+    assert_string_equal(vm, "web-1.a");
+    assert_int_equal(disk, 7);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        if (xen_disk_target_parse(wrong[i], vm, &disk) == 0)
+            fail_msg("%s was taken", wrong[i]);
+    assert_true(xen_is_replica_name("web--hikae"));
+    assert_false(xen_is_replica_name("web"));
+    assert_false(xen_is_replica_name("--hikae"));
+    assert_false(xen_is_replica_name("web--hikae2"));
+}
+
 static void test_hvm_refuses(void **unused)
 {
     (void)unused;
     refused_of(hvm_sample(), "hvm", "{}");
+    refused_of(hvm_sample(), "disks", "[\"xvda\"]");
     hvm_refused("model", "\"7 -monitor stdio\"");
     hvm_refused("model", "\"\"");
     hvm_refused("serials", "5");
@@ -178,6 +209,14 @@ static void test_shape_refuses(void **unused)
     refused("nics", "[{\"devid\": 0, \"mac\": \"00:16:3e:01:02:03\", \"bridge\": \"br0;reboot\"}]");
     refused("nics", "[{\"devid\": 0, \"mac\": \"00:16:3e:01:02:03:04\", \"bridge\": \"br0\"}]");
     refused("nics", "[{\"devid\": 0, \"mac\": \"00:16:3e:01:02:03\", \"bridge\": \"../br0\"}]");
+    refused("disks", "[\"xvda\", \"xvda\"]");
+    refused("disks", "[\"hda\"]");
+    refused("disks", "[\"xvda100\"]");
+    refused("disks", "[\"xvda,script=/tmp/x\"]");
+    refused("disks", "[\"xvd\"]");
+    refused("disks", "[7]");
+    refused("disks", "{}");
+    refused("disks", "[\"xvda\",\"xvdb\",\"xvdc\",\"xvdd\",\"xvde\",\"xvdf\",\"xvdg\",\"xvdh\",\"xvdi\"]");
     refused("params", "[[1]]");
     refused("tsc_mode", "9");
 }
@@ -308,6 +347,7 @@ int main(void)
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_skeleton),
         cmocka_unit_test(test_bitmap),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,6 +35,15 @@ static libxl_device_disk *add_disk(libxl_domain_config *c, const char *vdev)
     return &c->disks[0];
 }
 
+static libxl_device_disk *add_served_disk(libxl_domain_config *c, const char *vdev, const char *script)
+{
+    libxl_device_disk *d = add_disk(c, vdev);
+    d->pdev_path = strdup("web:0");
+    d->script = strdup(script);
+    d->readwrite = 1;
+    return d;
+}
+
 static char **list(const char *a, const char *b, const char *c)
 {
     const char *words[] = {a, b, c};
@@ -51,6 +60,14 @@ static void test_accepted(void **unused)
     good(&c, LIBXL_DOMAIN_TYPE_PVH);
     assert_null(refuse_config(&c));
     c.nics[0].script = strdup("/etc/xen/scripts/vif-openvswitch");
+    assert_null(refuse_config(&c));
+    libxl_domain_config_dispose(&c);
+    good(&c, LIBXL_DOMAIN_TYPE_PVH);
+    add_served_disk(&c, "xvda", "block-hikae");
+    assert_null(refuse_config(&c));
+    libxl_domain_config_dispose(&c);
+    good(&c, LIBXL_DOMAIN_TYPE_PVH);
+    add_served_disk(&c, "xvda1", "/etc/xen/scripts/block-hikae"); /* as xl has noted it */
     assert_null(refuse_config(&c));
     libxl_domain_config_dispose(&c);
     good(&c, LIBXL_DOMAIN_TYPE_HVM);
@@ -83,8 +100,14 @@ static void test_of_both(void **unused)
     REFUSED(pvh, "balloon", c.b_info.target_memkb /= 2);
     REFUSED(pvh, "vCPUs", c.b_info.max_vcpus = 1000);
     REFUSED(pvh, "nested", libxl_defbool_set(&c.b_info.nested_hvm, true));
-    REFUSED(pvh, "disk", (void)add_disk(&c, "xvda"));
-    REFUSED(pvh, "disk", add_disk(&c, "xvdb")->is_cdrom = 1);
+    REFUSED(pvh, "does not serve", (void)add_disk(&c, "xvda"));
+    REFUSED(pvh, "does not serve", add_disk(&c, "xvdb")->is_cdrom = 1);
+    REFUSED(pvh, "does not serve", add_disk(&c, "xvda")->pdev_path = strdup("/dev/vg0/web"));
+    REFUSED(pvh, "does not serve", add_served_disk(&c, "xvda", "block-drbd"));
+    REFUSED(pvh, "can't write", add_served_disk(&c, "xvda", "block-hikae")->readwrite = 0);
+    REFUSED(pvh, "backend is not in dom0", add_served_disk(&c, "xvda", "block-hikae")->backend_domid = 3);
+    REFUSED(pvh, "xvda to xvdz", add_served_disk(&c, "sda", "block-hikae"));
+    REFUSED(pvh, "more than 8 disks", c.disks = calloc(9, sizeof *c.disks); c.num_disks = 9);
     REFUSED(pvh, "not in dom0", c.nics[0].backend_domid = 3);
     REFUSED(pvh, "vifname", c.nics[0].ifname = strdup("web0"));
     REFUSED(pvh, "vif-bridge", c.nics[0].script = strdup("/etc/xen/scripts/vif-nat"));
@@ -116,6 +139,7 @@ static void test_of_hvm(void **unused)
     REFUSED(hvm, "mmio_hole", c.b_info.u.hvm.mmio_hole_memkb = 1 << 20);
     REFUSED(hvm, "unknown model", (free(c.nics[0].model), c.nics[0].model = strdup("ne2k_isa")));
     REFUSED(hvm, "disk", (void)add_disk(&c, "hda"));
+    REFUSED(hvm, "PVH domains only", add_served_disk(&c, "xvda", "block-hikae"));
     REFUSED(hvm, "hda to hdd", add_disk(&c, "sda")->is_cdrom = 1);
     REFUSED(hvm, "cd-eject", (add_disk(&c, "hdc")->is_cdrom = 1, c.disks[0].pdev_path = strdup("/srv/a.iso")));
 }

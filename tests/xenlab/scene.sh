@@ -7,6 +7,8 @@ guest=g address=10.9.0.100 mac=00:16:3e:09:00:64
 mode=periodic interval=300 kind=pvh detect=20s load=(rate=300 batch_us=20000 beacon=200 beacon_to=10.9.0.254:7777)
 switch=bridge # or openvswitch: what the guest's interface is on
 grace=10s # of restart_grace: agents in an emulated dom0 take their time
+disk=0 # MB of the guest's second disk; its first one is its root then. Operations per second and thread on it:
+disk_rate=5
 patience=420 # seconds for anything to come about; the lab's machine may have other work
 work=$(mktemp -d)
 declare -a started=()
@@ -73,9 +75,11 @@ host_keys() {
 }
 
 host_configure() { # HOST
-    local peer
+    local peer disks=
     peer=$(other "$1")
     lab ssh "$1" "tar -C /etc -x" <"$work/$1.tar"
+    # Host a has disks that its section names, host b those that are made for a replica.
+    ((!disk || $1 != 1)) || disks="disk = /lab/disks/$guest-0.img /lab/disks/$guest-1.img"
     lab ssh "$1" "cat >/etc/hikae/hikae.conf" <<END
 [host]
 name = ${names[$1]}
@@ -96,6 +100,7 @@ backend = xen
 mode = $mode
 interval = $interval
 max_interval = $interval
+$disks
 END
 }
 
@@ -136,8 +141,10 @@ host_back() { # HOST fresh|reboot
         lab up "$1" >"$work/up.log" 2>&1
         lab deploy release "$1"
         host_configure "$1"
+        ((!disk)) || on "$1" "mkdir /lab/disks; truncate -s 64M /lab/disks/$guest-0.img; truncate -s ${disk}M /lab/disks/$guest-1.img"
     else
         lab reboot "$1" >"$work/up.log" 2>&1
+        check_store "$1"
     fi
     host_switch "$1"
     agents_start "$1"
@@ -155,7 +162,8 @@ hikae() { on "$1" "/opt/hikae/bin/hikae ${*:2}"; }      # HOST WORDS..
 # ---- the client ----
 
 client_begin() {
-    coproc CLIENT { exec "$here/lab" outside "$top/build/release/bin/lab-client" "$address" "$mac" lan.1 lan.2 2>"$work/client.log"; }
+    coproc CLIENT { exec "$here/lab" outside "$top/build/release/bin/lab-client" "$address" "$mac" lan.1 lan.2 $( ((!disk)) || echo disks) \
+        2>"$work/client.log"; }
     started+=("$CLIENT_PID")
     exec 7<&"${CLIENT[0]}" 8>&"${CLIENT[1]}"
 }
@@ -172,7 +180,7 @@ has_replies() { (($(replies) > $1)); }
 check_client() {
     local line key
     line=$(client report)
-    for key in client_errors memory_errors output_violations overlooked; do
+    for key in client_errors memory_errors output_violations overlooked disk_errors database_errors; do
         [[ $(field "$key" <<<"$line") == 0 ]] || fail "the client outside: $key: $line"
     done
 }
@@ -182,6 +190,31 @@ check_alive() {
     before=$(replies)
     wait_for "answers of the guest" has_replies $((before + 20))
     check_client
+}
+
+# The guest reads all that it has written, and knows what must be there.
+check_disks() {
+    local before
+    ((disk)) || return 0
+    before=$(client verify)
+    verified_at=$(field disk_verified <<<"$before") checked_at=$(field database_checked <<<"$before")
+    wait_for "the guest's word about its disks" has_read_disks
+    check_client
+}
+has_read_disks() {
+    local now
+    now=$(client report)
+    (($(field disk_verified <<<"$now") > verified_at && $(field database_checked <<<"$now") > checked_at))
+}
+
+# What the power loss of a host has left of the root's file system: by its journal it must become whole. On a copy.
+check_store() { # HOST
+    local image=/var/lib/hikae/images/$guest-0.img
+    ((disk)) || return 0
+    ((${1} != 1)) || image=/lab/disks/$guest-0.img
+    on "$1" "cp --sparse=always $image /tmp/fsck.img && { e2fsck -fp /tmp/fsck.img >/tmp/fsck.log 2>&1 || [ \$? = 1 ]; } &&
+        e2fsck -fn /tmp/fsck.img >>/tmp/fsck.log 2>&1; status=\$?; rm -f /tmp/fsck.img; [ \$status = 0 ] || cat /tmp/fsck.log; exit \$status" ||
+        fail "the file system on the disk that host $1 had when it was lost"
 }
 
 # ---- begin ----
@@ -194,6 +227,7 @@ scene_begin() {
     arbiter_begin
     hosts_prepare
     [[ $switch != openvswitch ]] || load+=(vif=bridge=ovsbr0,script=vif-openvswitch)
+    ((!disk)) || load+=("disk=$disk" "disk_rate=$disk_rate" "disk_blocks=$((disk * 256))")
     lab guest 1 "$guest" "$kind" "${load[@]}"
     client_begin
     wait_for "the guest's first answers" has_replies 20

@@ -284,11 +284,11 @@ static bool op_is_foreign(struct json_object *settings)
     return true;
 }
 
-/* It is started by xl, with disks of its own. */
+/* The kernel's NBD client, which it has its disks from, takes no other size while somebody has the device open. */
 static int op_disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct errmsg *e)
 {
     (void)vm, (void)bytes;
-    return errmsg_set(e, "disk %u of a Xen domain is not Hikae's", disk);
+    return errmsg_set(e, "disk %u of a Xen domain can't grow while that runs", disk);
 }
 
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {

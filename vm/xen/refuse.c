@@ -1,6 +1,7 @@
 #include "vm/xen/refuse.h"
 
 #include "vm/vm.h"
+#include "vm/xen/name.h"
 #include "vm/xen/shape.h"
 
 #include <libxl_utils.h>
@@ -52,10 +53,27 @@ static const char *refuse_build(const libxl_domain_build_info *b)
     return NULL;
 }
 
-static const char *refuse_disk(const libxl_device_disk *d, libxl_domain_type type)
+static const char *refuse_disk_of_pvh(const libxl_device_disk *d)
 {
-    if (type != LIBXL_DOMAIN_TYPE_HVM || !d->is_cdrom)
-        return "it has a disk, which Hikae does not replicate for Xen yet";
+    const char *script = d->script ? strrchr(d->script, '/') : NULL;
+    script = script ? script + 1 : d->script;
+    if (!script || strcmp(script, XEN_DISK_SCRIPT) != 0 || !d->pdev_path)
+        return "it has a disk that Hikae does not serve: write disk = [ 'vdev=xvda, access=rw, script=block-hikae, "
+               "target=VM' ], see hikae-disks(7)";
+    if (!d->readwrite || d->is_cdrom)
+        return "it has a disk that it can't write to (access=rw)";
+    if (d->backend_domid || d->backend_domname)
+        return "it has a disk whose backend is not in dom0";
+    if (!d->vdev || !shape_is_vdev(d->vdev))
+        return "it has a disk whose vdev is none of xvda to xvdz";
+    return NULL;
+}
+
+static const char *refuse_drive_of_hvm(const libxl_device_disk *d)
+{
+    if (!d->is_cdrom)
+        return "it is an HVM domain with a disk, which its device model writes to as well: disks are replicated of PVH "
+               "domains only";
     if (!d->vdev || !shape_is_cdrom(d->vdev))
         return "it has a CD-ROM drive that is none of hda to hdd";
     if (d->format != LIBXL_DISK_FORMAT_EMPTY && d->pdev_path && d->pdev_path[0])
@@ -95,8 +113,11 @@ static const char *refuse_devices(const libxl_domain_config *c)
         return "it has devices other than network interfaces (vfb, vkb, vtpm, p9, channel, usb ..)";
     if (c->num_nics > VM_MAX_NICS)
         return "it has more than 8 network interfaces";
+    if (c->num_disks > VM_MAX_DISKS)
+        return "it has more than 8 disks";
     for (int i = 0; !why && i < c->num_disks; i++)
-        why = refuse_disk(&c->disks[i], c->c_info.type);
+        why = c->c_info.type == LIBXL_DOMAIN_TYPE_HVM ? refuse_drive_of_hvm(&c->disks[i])
+                                                      : refuse_disk_of_pvh(&c->disks[i]);
     for (int i = 0; !why && i < c->num_nics; i++)
         why = refuse_nic(&c->nics[i]);
     return why;

@@ -55,7 +55,7 @@ static int fill_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
         n->model = s->nics[i].model[0] ? strdup(s->nics[i].model) : NULL;
         memcpy(n->mac, s->nics[i].mac, sizeof n->mac);
     }
-    return s->is_hvm ? hvm_config(vm, c, e) : 0;
+    return s->is_hvm ? hvm_config(vm, c, e) : disks_config(vm, c, e);
 }
 
 /* A stream in memory, for libxl's helper to read. */
@@ -160,10 +160,21 @@ static int use_local_bridge(struct shape *s, struct json_object *settings, struc
     return 0;
 }
 
+/* The domain's disks are all that its disk server has, and no others. */
+static int check_disks(const struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
+{
+    unsigned has = vm->shape.disk_count, served = spec->disk_count;
+    return has == served ? 0
+                         : errmsg_set(e,
+                                      "the domain of VM %s has %u disks, and its disk server %u: it must have all that "
+                                      "`disk` of [vm %s] names, target=%s:0 ..",
+                                      vm->name, has, served, vm->name, vm->name);
+}
+
 static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
 {
-    if (shape_from_json(&vm->shape, spec->settings, e) < 0 || use_local_bridge(&vm->shape, spec->settings, e) < 0 ||
-        check_host(vm, spec->remains != NULL, e) < 0)
+    if (shape_from_json(&vm->shape, spec->settings, e) < 0 || check_disks(vm, spec, e) < 0 ||
+        use_local_bridge(&vm->shape, spec->settings, e) < 0 || check_host(vm, spec->remains != NULL, e) < 0)
         return -1;
     char model[sizeof vm->shape.hvm.model];
     memcpy(model, vm->shape.hvm.model, sizeof model);

@@ -122,6 +122,9 @@ struct json_object *shape_to_json(const struct shape *s)
     json_object_object_add(j, "nics", list = json_object_new_array());
     for (unsigned i = 0; i < s->nic_count; i++)
         json_object_array_add(list, nic_to_json(&s->nics[i], s->is_hvm));
+    json_object_object_add(j, "disks", list = json_object_new_array());
+    for (unsigned i = 0; i < s->disk_count; i++)
+        json_object_array_add(list, json_object_new_string(s->disks[i].vdev));
     return j;
 }
 
@@ -336,6 +339,36 @@ static int get_nics(struct shape *s, struct json_object *j, struct errmsg *e)
     return 0;
 }
 
+bool shape_is_vdev(const char *name)
+{
+    if (strncmp(name, "xvd", 3) != 0 || name[3] < 'a' || name[3] > 'z')
+        return false;
+    size_t digits = strspn(name + 4, "0123456789");
+    return digits <= 2 && name[4 + digits] == '\0';
+}
+
+static bool has_vdev(const struct shape *s, const char *vdev)
+{
+    for (unsigned i = 0; i < s->disk_count; i++)
+        if (strcmp(s->disks[i].vdev, vdev) == 0)
+            return true;
+    return false;
+}
+
+static int get_disks(struct shape *s, struct json_object *j, struct errmsg *e)
+{
+    struct json_object *list = json_get_array(j, "disks");
+    if (!list || json_object_array_length(list) > (s->is_hvm ? 0 : VM_MAX_DISKS))
+        return wrong(e, "disks");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        const char *vdev = json_object_get_string(json_object_array_get_idx(list, i));
+        if (!vdev || !shape_is_vdev(vdev) || has_vdev(s, vdev))
+            return wrong(e, "disks");
+        snprintf(s->disks[s->disk_count++].vdev, sizeof s->disks[0].vdev, "%s", vdev);
+    }
+    return 0;
+}
+
 static int get_uuid(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     struct vm_blob uuid = {0};
@@ -372,7 +405,8 @@ int shape_from_json(struct shape *s, struct json_object *j, struct errmsg *e)
     s->vcpus = (unsigned)vcpus;
     return get_uuid(s, j, e) < 0 || get_bytes(j, "cpuid", CPUID_LEAF, &s->cpuid, e) < 0 ||
                    get_bytes(j, "msr", MSR_ENTRY, &s->msr, e) < 0 || get_bytes(j, "context", 1, &s->context, e) < 0 ||
-                   get_params(s, j, e) < 0 || get_ram(s, j, e) < 0 || get_specials(s, j, e) < 0 || get_nics(s, j, e) < 0
+                   get_params(s, j, e) < 0 || get_ram(s, j, e) < 0 || get_specials(s, j, e) < 0 ||
+                   get_nics(s, j, e) < 0 || get_disks(s, j, e) < 0
                ? -1
                : 0;
 }

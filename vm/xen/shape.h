@@ -34,6 +34,10 @@ struct shape_nic {
     bool emulated;    /* HVM: that is what the guest uses, not Xen's interface */
 };
 
+struct shape_disk { /* at the place of its number at the VM's disk server */
+    char vdev[8];   /* by what the guest knows it: xvda .. */
+};
+
 /* The machine of an HVM domain. */
 struct shape_hvm {
     bool transparent;  /* the guest has no drivers for Xen and knows nothing of checkpoints */
@@ -67,6 +71,8 @@ struct shape {
     unsigned special_count;
     struct shape_nic nics[VM_MAX_NICS];
     unsigned nic_count;
+    struct shape_disk disks[VM_MAX_DISKS];
+    unsigned disk_count;
     struct vm_blob cpuid, msr; /* arrays of xen_cpuid_leaf_t and xen_msr_entry_t */
     struct vm_blob context;    /* HVM context of some moment: what a replica is made with */
 };
@@ -82,6 +88,9 @@ bool shape_is_card(const char *name);
 
 /* Is this the name of an IDE drive, hda to hdd? */
 bool shape_is_cdrom(const char *name);
+
+/* Is this the name of a disk of Xen's own, xvda to xvdz, or of a part of one, xvda1? */
+bool shape_is_vdev(const char *name);
 
 /* A new object, owned by the caller; NULL: no memory. */
 struct json_object *shape_to_json(const struct shape *s);

@@ -10,6 +10,7 @@
  *   refuse.c      configurations that can't be checkpointed
  *   keep.c        a replica whose agent died, and who takes it over
  *   change.c      memory and devices that its admin changes meanwhile
+ *   disks.c       its disks, and a replica's; name.c: by which names they are known
  *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
  *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c; state.c
  */
@@ -20,6 +21,7 @@
 #include "vm/qmp/qmp.h"
 #include "vm/qmp/state.h"
 #include "vm/vm.h"
+#include "vm/xen/name.h"
 #include "vm/xen/shape.h"
 
 #include <libxl.h>
@@ -30,7 +32,6 @@
 #include <stdbool.h>
 
 enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, MODEL_PATH_MAX = 64 };
-#define XEN_REPLICA_SUFFIX "--hikae" /* of the domain's name, until it has taken over */
 
 struct xen_log { /* what the libraries have to say; the last error is for our own messages */
     xentoollog_logger vtable;
@@ -175,6 +176,12 @@ int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e);
 int hvm_read_guest(struct vm *vm, struct errmsg *e);
 /* What a replica's configuration has beyond a PVH domain's. Its strings are libxl's to free. */
 int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e);
+
+/* ---- disks.c ---- */
+/* Fills shape.disks from a PVH domain's configuration that is not refused. */
+int disks_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e);
+/* The disks of a replica's configuration. Its strings are libxl's to free. */
+int disks_config(const struct vm *vm, libxl_domain_config *c, struct errmsg *e);
 
 /* ---- model.c: each call waits for the answer unless said otherwise, VM_CALL_MS at most ---- */
 void model_init(struct vm *vm);

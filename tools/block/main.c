@@ -1,0 +1,179 @@
+/*
+ * hikae-block: what Xen's hotplug script block-hikae (beside this) needs of us: a disk of a VM as a block device of
+ * this host. The VM's disk server is started if this is its first disk here, and ended with the last one if no agent
+ * looks after the VM. Nobody types this; the words are those of the script.
+ *
+ *   hikae-block connect VM[:N] DOMID DOMAIN    prints the device
+ *   hikae-block disconnect VM[:N] DOMID DOMAIN
+ *   hikae-block users VM[:N]                   prints the numbers of the domains that have a device of it
+ *
+ * A replica's domain (VM--hikae) gets the disks that its agent serves already: their stores are the agent's alone until
+ * it takes over. Every other domain runs from them, and may not while they are a replica's.
+ */
+#include "common/config.h"
+#include "common/state.h"
+#include "disk/kernel.h"
+#include "disk/log.h"
+#include "disk/server.h"
+#include "disk/store.h"
+#include "vm/xen/name.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+struct order {
+    struct config *config;
+    char vm[64];
+    bool is_replica; /* of the domain */
+    struct kernel_disk disk;
+};
+
+/* ---- connect ---- */
+
+static int check_role(const struct order *o, struct errmsg *e)
+{
+    struct vm_record r;
+    int got = vm_record_load(o->config->state_dir, o->vm, &r, e);
+    int status = got < 0 ? -1 : 0;
+    if (got == 0 && strcmp(r.role, "standby") == 0)
+        errmsg_set(e, "this host holds a replica of VM %s for %s: to run it here, `hikae failover %s`", o->vm, r.peer,
+                   o->vm),
+            status = -1;
+    else if (got == 0 && (strcmp(r.role, "lost") == 0 || strcmp(r.role, "moved") == 0))
+        errmsg_set(e,
+                   "VM %s went on at %s, what its disks here hold is older: let it come back (`hikae migrate`), or, if "
+                   "it is to begin here from that, remove %s/vms/%s.json",
+                   o->vm, *r.peer ? r.peer : "another host", o->config->state_dir, o->vm),
+            status = -1;
+    vm_record_clear(&r);
+    return status;
+}
+
+/* They may have been a replica's until the host died. */
+static int serve(const struct order *o, struct errmsg *e)
+{
+    struct store_paths stores;
+    const char *paths[DISKS_MAX];
+    if (store_paths(o->config, o->vm, &stores, e) < 0)
+        return -1;
+    if (o->disk.disk >= stores.count)
+        return errmsg_set(e, "VM %s has %u disks on this host, there is no disk %u: name it, `disk = ` in [vm %s]",
+                          o->vm, stores.count, o->disk.disk, o->vm);
+    for (unsigned i = 0; i < stores.count; i++)
+        paths[i] = stores.at[i];
+    if (disk_server_exists(o->disk.dir)) /* with whatever stores it has: they are checked */
+        return disk_server_start(o->disk.dir, paths, stores.count, e);
+    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 ||
+                   disk_server_start(o->disk.dir, paths, stores.count, e) < 0
+               ? -1
+               : 0;
+}
+
+static int connect_disk(struct order *o, struct errmsg *e)
+{
+    if (!o->is_replica && (check_role(o, e) < 0 || serve(o, e) < 0))
+        return -1;
+    if (kernel_disk_disconnect(&o->disk, e) < 0) /* of this very domain: left by an attempt that failed */
+        return -1;
+    if (kernel_disk_connect(&o->disk, e) < 0)
+        return -1;
+    printf("/dev/nbd%u\n", o->disk.index);
+    return 0;
+}
+
+/* ---- disconnect ---- */
+
+/* An agent that looks after a running VM holds its lock. */
+static bool has_agent(const struct order *o)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/vms/%s.lock", o->config->run_dir, o->vm);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    bool has = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+    if (fd >= 0)
+        close(fd);
+    return has;
+}
+
+static int is_used(const struct kernel_disk *k, void *arg)
+{
+    const struct order *o = arg;
+    return k->domid != o->disk.domid; /* ours is on its way out */
+}
+
+/* Two disks of a domain go one after the other, and each finds that no other domain has one: to end the server while
+ * the second is still connected loses nothing, since its domain is gone. */
+static int disconnect_disk(struct order *o, struct errmsg *e)
+{
+    if (kernel_disk_disconnect(&o->disk, e) < 0)
+        return -1;
+    if (o->is_replica || has_agent(o) || kernel_disks(o->disk.dir, is_used, o))
+        return 0;
+    return disk_server_stop(o->disk.dir, e);
+}
+
+/* ---- users ---- */
+
+static int print_user(const struct kernel_disk *k, void *arg)
+{
+    const struct order *o = arg;
+    if (k->disk == o->disk.disk)
+        printf("%u\n", k->domid);
+    return 0;
+}
+
+/* ---- words ---- */
+
+static int read_target(struct order *o, const char *target, struct errmsg *e)
+{
+    if (xen_disk_target_parse(target, o->vm, &o->disk.disk) < 0 || o->disk.disk >= DISK_MAX)
+        return errmsg_set(e, "target=%s: write the VM's name, or VM:N for its disk N (0 to %d)", target, DISK_MAX - 1);
+    if (snprintf(o->disk.dir, sizeof o->disk.dir, "%s/disks/%s", o->config->run_dir, o->vm) >= (int)sizeof o->disk.dir)
+        return errmsg_set(e, "%s: choose a shorter run_dir", o->config->run_dir);
+    return 0;
+}
+
+static int read_domain(struct order *o, const char *domid, const char *name, struct errmsg *e)
+{
+    char *end;
+    unsigned long number = strtoul(domid, &end, 10);
+    if (*end || end == domid || number > UINT32_MAX)
+        return errmsg_set(e, "%s is no domain's number", domid);
+    o->disk.domid = (uint32_t)number;
+    o->is_replica = xen_is_replica_name(name);
+    return 0;
+}
+
+static int carry_out(struct order *o, int argc, char **argv, struct errmsg *e)
+{
+    const char *what = argc > 2 ? argv[1] : "";
+    bool of_domain = argc == 5;
+    const char *path = getenv("HIKAE_CONFIG");
+    o->config = config_load(path ? path : "/etc/hikae/hikae.conf", e);
+    if (!o->config || (argc > 2 && read_target(o, argv[2], e) < 0) ||
+        (of_domain && read_domain(o, argv[3], argv[4], e) < 0))
+        return -1;
+    if (of_domain && strcmp(what, "connect") == 0)
+        return connect_disk(o, e);
+    if (of_domain && strcmp(what, "disconnect") == 0)
+        return disconnect_disk(o, e);
+    if (argc == 3 && strcmp(what, "users") == 0)
+        return kernel_disks(o->disk.dir, print_user, o);
+    return errmsg_set(e, "connect|disconnect VM[:N] DOMID DOMAIN, or users VM[:N]: block-hikae knows how");
+}
+
+int main(int argc, char **argv)
+{
+    struct order order = {.config = NULL};
+    struct errmsg e;
+    int status = carry_out(&order, argc, argv, &e);
+    if (status < 0)
+        fprintf(stderr, "%s\n", e.text);
+    if (order.config)
+        config_free(order.config);
+    return status < 0;
+}
