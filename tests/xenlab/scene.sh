@@ -9,7 +9,7 @@ switch=bridge # or openvswitch: what the guest's interface is on
 grace=10s # of restart_grace: agents in an emulated dom0 take their time
 disk=0 # MB of the guest's second disk; its first one is its root then. Operations per second and thread on it:
 disk_rate=5
-patience=420 # seconds for anything to come about; the lab's machine may have other work
+patience=${HIKAE_LAB_PATIENCE:-420} # seconds for anything to come about; the lab's machine may have other work
 work=$(mktemp -d)
 declare -a started=()
 declare -A names=([1]=a [2]=b)

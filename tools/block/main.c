@@ -3,14 +3,15 @@
  * this host. The VM's disk server is started if this is its first disk here, and ended with the last one if no agent
  * looks after the VM. Nobody types this; the words are those of the script.
  *
- *   hikae-block connect VM[:N] DOMID DOMAIN    prints the device
+ *   hikae-block connect VM[:N] DOMID DOMAIN      prints the device, "MAJOR:MINOR NAME", the numbers in hexadecimal;
+ *                                                status 3: another domain has one, prints the domain's number
  *   hikae-block disconnect VM[:N] DOMID DOMAIN
- *   hikae-block users VM[:N]                   prints the numbers of the domains that have a device of it
  *
  * A replica's domain (VM--hikae) gets the disks that its agent serves already: their stores are the agent's alone until
  * it takes over. Every other domain runs from them, and may not while they are a replica's.
  */
 #include "common/config.h"
+#include "common/file.h"
 #include "common/state.h"
 #include "disk/kernel.h"
 #include "disk/log.h"
@@ -18,12 +19,17 @@
 #include "disk/store.h"
 #include "vm/xen/name.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
+
+enum { IN_USE = 3 };
 
 struct order {
     struct config *config;
@@ -73,16 +79,36 @@ static int serve(const struct order *o, struct errmsg *e)
                : 0;
 }
 
+static int print_device(const struct kernel_disk *k, struct errmsg *e)
+{
+    char path[32];
+    struct stat s;
+    snprintf(path, sizeof path, "/dev/nbd%u", k->index);
+    if (stat(path, &s) < 0)
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    printf("%x:%x %s\n", major(s.st_rdev), minor(s.st_rdev), path);
+    return 0;
+}
+
+static int find_other(const struct kernel_disk *k, void *arg)
+{
+    struct order *o = arg;
+    if (k->disk != o->disk.disk || k->domid == o->disk.domid)
+        return 0;
+    printf("%u\n", k->domid);
+    return IN_USE;
+}
+
+/* 0, IN_USE or -1 */
 static int connect_disk(struct order *o, struct errmsg *e)
 {
+    if (kernel_disks(o->disk.dir, find_other, o))
+        return IN_USE;
     if (!o->is_replica && (check_role(o, e) < 0 || serve(o, e) < 0))
         return -1;
     if (kernel_disk_disconnect(&o->disk, e) < 0) /* of this very domain: left by an attempt that failed */
         return -1;
-    if (kernel_disk_connect(&o->disk, e) < 0)
-        return -1;
-    printf("/dev/nbd%u\n", o->disk.index);
-    return 0;
+    return kernel_disk_connect(&o->disk, e) < 0 || print_device(&o->disk, e) < 0 ? -1 : 0;
 }
 
 /* ---- disconnect ---- */
@@ -116,16 +142,6 @@ static int disconnect_disk(struct order *o, struct errmsg *e)
     return disk_server_stop(o->disk.dir, e);
 }
 
-/* ---- users ---- */
-
-static int print_user(const struct kernel_disk *k, void *arg)
-{
-    const struct order *o = arg;
-    if (k->disk == o->disk.disk)
-        printf("%u\n", k->domid);
-    return 0;
-}
-
 /* ---- words ---- */
 
 static int read_target(struct order *o, const char *target, struct errmsg *e)
@@ -148,22 +164,28 @@ static int read_domain(struct order *o, const char *domid, const char *name, str
     return 0;
 }
 
+/* libxl calls for all disks of a domain at once; they take turns. The lock is this process's. */
+static int take_turn(const struct order *o, struct errmsg *e)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/disks", o->config->run_dir);
+    if (dir_make(path, 0700, e) < 0)
+        return -1;
+    snprintf(path, sizeof path, "%s/disks/%s.turn", o->config->run_dir, o->vm);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return fd >= 0 && flock(fd, LOCK_EX) == 0 ? 0 : errmsg_set(e, "%s: %s", path, strerror(errno));
+}
+
 static int carry_out(struct order *o, int argc, char **argv, struct errmsg *e)
 {
-    const char *what = argc > 2 ? argv[1] : "";
-    bool of_domain = argc == 5;
     const char *path = getenv("HIKAE_CONFIG");
+    bool connects = argc == 5 && strcmp(argv[1], "connect") == 0;
+    if (argc != 5 || (!connects && strcmp(argv[1], "disconnect") != 0))
+        return errmsg_set(e, "connect|disconnect VM[:N] DOMID DOMAIN: block-hikae knows how");
     o->config = config_load(path ? path : "/etc/hikae/hikae.conf", e);
-    if (!o->config || (argc > 2 && read_target(o, argv[2], e) < 0) ||
-        (of_domain && read_domain(o, argv[3], argv[4], e) < 0))
+    if (!o->config || read_target(o, argv[2], e) < 0 || read_domain(o, argv[3], argv[4], e) < 0 || take_turn(o, e) < 0)
         return -1;
-    if (of_domain && strcmp(what, "connect") == 0)
-        return connect_disk(o, e);
-    if (of_domain && strcmp(what, "disconnect") == 0)
-        return disconnect_disk(o, e);
-    if (argc == 3 && strcmp(what, "users") == 0)
-        return kernel_disks(o->disk.dir, print_user, o);
-    return errmsg_set(e, "connect|disconnect VM[:N] DOMID DOMAIN, or users VM[:N]: block-hikae knows how");
+    return connects ? connect_disk(o, e) : disconnect_disk(o, e);
 }
 
 int main(int argc, char **argv)
@@ -172,8 +194,8 @@ int main(int argc, char **argv)
     struct errmsg e;
     int status = carry_out(&order, argc, argv, &e);
     if (status < 0)
-        fprintf(stderr, "%s\n", e.text);
+        puts(e.text); /* stderr is for what the libraries log */
     if (order.config)
         config_free(order.config);
-    return status < 0;
+    return status < 0 ? 1 : status;
 }

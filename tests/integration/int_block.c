@@ -1,0 +1,149 @@
+/* int_block: hikae-block, as the hotplug script calls it: who gets a VM's disks, and when their server ends. What the
+ * kernel does then needs its module nbd: tests/xenlab. Here it is refused at the latest there. */
+#include "common/file.h"
+#include "common/state.h"
+#include "tests/integration/disk_harness.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { MIB = 1 << 20 };
+
+static struct lab lab;
+static char program[256];
+
+static void in_folder(char out[128], const char *name)
+{
+    snprintf(out, 128, "%s/%s", lab.dir, name);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    char path[128], text[1024];
+    lab_make(&lab, 2, 4 * MIB);
+    snprintf(lab.run, sizeof lab.run, "%s/r/disks/web", lab.dir); /* where the VM's server is */
+    in_folder(path, "hikae.conf");
+    snprintf(text, sizeof text,
+             "[host]\nname = a\nlisten = 127.0.0.1\nrun_dir = %s/r\nstate_dir = %s/s\narbiter = none\n"
+             "[vm web]\nbackend = xen\ndisk = %s %s\n",
+             lab.dir, lab.dir, lab.disk[0], lab.disk[1]);
+    MUST(file_write_atomic(path, text, strlen(text), 0600, &error));
+    return setenv("HIKAE_CONFIG", path, 1);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    lab_remove(&lab);
+    return 0;
+}
+
+static const char *block(const char *what, const char *target, const char *domain)
+{
+    static char text[2048];
+    char said[128];
+    in_folder(said, "block.said");
+    const char *const command[] = {program, what, target, "7", domain, NULL};
+    int status = run_wait(run_begin(NULL, said, command));
+    FILE *f = fopen(said, "r");
+    assert_non_null(f);
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+    if (status == 127)
+        fail_msg("%s can't be run", program);
+    return text;
+}
+
+static void refused(const char *target, const char *domain, const char *because)
+{
+    const char *said = block("connect", target, domain);
+    if (!strstr(said, because))
+        fail_msg("%s for %s: %s", target, domain, said);
+}
+
+static bool is_served(void)
+{
+    struct disk_client *c = disk_connect(lab.run, &error);
+    disk_disconnect(c);
+    return c;
+}
+
+static void note_role(const char *role)
+{
+    char state_dir[128];
+    struct vm_record r = {.name = "web", .backend = "xen", .peer = "b"};
+    in_folder(state_dir, "s");
+    snprintf(r.role, sizeof r.role, "%s", role);
+    MUST(vm_record_save(state_dir, &r, &error));
+}
+
+static void test_words(void **state)
+{
+    (void)state;
+    refused("../web", "web", "write the VM's name");
+    refused("web:8", "web", "0 to 7");
+    refused("web:2", "web", "has 2 disks on this host, there is no disk 2");
+    refused("other", "other", "has 0 disks");
+    assert_false(is_served());
+    assert_non_null(strstr(block("serve", "web", "web"), "connect|disconnect"));
+}
+
+/* Its disks are a replica's, or older than what went on elsewhere. */
+static void test_roles(void **state)
+{
+    (void)state;
+    note_role("standby");
+    refused("web", "web", "hikae failover web");
+    note_role("lost");
+    refused("web", "web", "went on at b");
+    note_role("moved");
+    refused("web", "web", "went on at b");
+    assert_false(is_served());
+    note_role("standby");
+    refused("web", "web--hikae", "No such file"); /* its agent does not serve them */
+    assert_false(is_served());
+}
+
+/* The server is there as soon as a domain wants a disk; only its agent, or the last domain's end, ends it. */
+static void test_server(void **state)
+{
+    (void)state;
+    char path[128];
+    note_role("running");
+    block("connect", "web:1", "web");
+    assert_true(is_served());
+    block("disconnect", "web:1", "web--hikae");
+    assert_true(is_served());
+    in_folder(path, "r/vms");
+    MUST(dir_make(path, 0700, &error));
+    in_folder(path, "r/vms/web.lock");
+    int agent = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(flock(agent, LOCK_EX), 0);
+    block("disconnect", "web:1", "web");
+    assert_true(is_served());
+    close(agent);
+    assert_string_equal(block("disconnect", "web:1", "web"), "");
+    assert_false(is_served());
+}
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_words, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_server, setup, teardown),
+    };
+    char *slash = strrchr(argv[0], '/');
+    snprintf(program, sizeof program, "%.*s/hikae-block", slash ? (int)(slash - argv[0]) : 1, slash ? argv[0] : ".");
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
