@@ -77,13 +77,19 @@ static bool is_served(void)
     return c;
 }
 
-static void note_role(const char *role)
+static void note_role_of(const char *role, const char *boot)
 {
     char state_dir[128];
     struct vm_record r = {.name = "web", .backend = "xen", .peer = "b"};
     in_folder(state_dir, "s");
     snprintf(r.role, sizeof r.role, "%s", role);
+    snprintf(r.boot, sizeof r.boot, "%s", boot);
     MUST(vm_record_save(state_dir, &r, &error));
+}
+
+static void note_role(const char *role)
+{
+    note_role_of(role, "");
 }
 
 static void test_words(void **state)
@@ -107,6 +113,8 @@ static void test_roles(void **state)
     refused("web", "web", "went on at b");
     note_role("moved");
     refused("web", "web", "went on at b");
+    note_role_of("running", "00000000-0000-0000-0000-000000000000");
+    refused("web", "web", "was rebooted");
     assert_false(is_served());
     note_role("standby");
     refused("web", "web--hikae", "No such file"); /* its agent does not serve them */

@@ -40,21 +40,36 @@ struct order {
 
 /* ---- connect ---- */
 
+static bool is_role(const struct vm_record *r, const char *role)
+{
+    return strcmp(r->role, role) == 0;
+}
+
+/* May a domain run here from these disks, by what is known of the VM? */
+static int check_record(const struct order *o, const struct vm_record *r, struct errmsg *e)
+{
+    const char *dir = o->config->state_dir;
+    if (is_role(r, "standby"))
+        return errmsg_set(e, "this host holds a replica of VM %s for %s: to run it here, `hikae failover %s`", o->vm,
+                          r->peer, o->vm);
+    if (is_role(r, "lost") || is_role(r, "moved"))
+        return errmsg_set(e,
+                          "VM %s went on at %s, what its disks here hold is older: let it come back (`hikae migrate`), "
+                          "or, if it is to begin here from that, remove %s/vms/%s.json",
+                          o->vm, *r->peer ? r->peer : "another host", dir, o->vm);
+    if (is_role(r, "running") && vm_record_is_of_other_boot(r))
+        return errmsg_set(e,
+                          "this host was rebooted since VM %s ran here, and its agent has not seen yet whether it went "
+                          "on elsewhere: start hikae-primary, or, if it did not for sure, remove %s/vms/%s.json",
+                          o->vm, dir, o->vm);
+    return 0;
+}
+
 static int check_role(const struct order *o, struct errmsg *e)
 {
     struct vm_record r;
     int got = vm_record_load(o->config->state_dir, o->vm, &r, e);
-    int status = got < 0 ? -1 : 0;
-    if (got == 0 && strcmp(r.role, "standby") == 0)
-        errmsg_set(e, "this host holds a replica of VM %s for %s: to run it here, `hikae failover %s`", o->vm, r.peer,
-                   o->vm),
-            status = -1;
-    else if (got == 0 && (strcmp(r.role, "lost") == 0 || strcmp(r.role, "moved") == 0))
-        errmsg_set(e,
-                   "VM %s went on at %s, what its disks here hold is older: let it come back (`hikae migrate`), or, if "
-                   "it is to begin here from that, remove %s/vms/%s.json",
-                   o->vm, *r.peer ? r.peer : "another host", o->config->state_dir, o->vm),
-            status = -1;
+    int status = got < 0 ? -1 : got == 0 ? check_record(o, &r, e) : 0;
     vm_record_clear(&r);
     return status;
 }
