@@ -13,6 +13,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "common/state.h"
+#include "disk/account_place.h"
 #include "disk/kernel.h"
 #include "disk/log.h"
 #include "disk/server.h"
@@ -74,11 +75,23 @@ static int check_role(const struct order *o, struct errmsg *e)
     return status;
 }
 
+/* What the server writes is noted, or nobody counts on what once was. */
+static int place_account(const struct order *o, const struct store_paths *stores, struct errmsg *e)
+{
+    struct errmsg why;
+    if (!account_place(o->config, o->vm, o->disk.dir, stores, &why))
+        return 0;
+    fprintf(stderr, "%s; re-syncs will compare all of the disks\n", why.text);
+    return account_remove(o->config, o->vm, e);
+}
+
 /* They may have been a replica's until the host died. */
 static int serve(const struct order *o, struct errmsg *e)
 {
     struct store_paths stores;
     const char *paths[DISKS_MAX];
+    if (config_vm(o->config, o->vm)->shared_count)
+        return errmsg_set(e, "[vm %s] has a shared_disk: Hikae does not hold those of Xen domains yet", o->vm);
     if (store_paths(o->config, o->vm, &stores, e) < 0)
         return -1;
     if (o->disk.disk >= stores.count)
@@ -88,7 +101,7 @@ static int serve(const struct order *o, struct errmsg *e)
         paths[i] = stores.at[i];
     if (disk_server_exists(o->disk.dir)) /* with whatever stores it has: they are checked */
         return disk_server_start(o->disk.dir, paths, stores.count, e);
-    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 ||
+    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 || place_account(o, &stores, e) < 0 ||
                    disk_server_start(o->disk.dir, paths, stores.count, e) < 0
                ? -1
                : 0;
