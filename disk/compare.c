@@ -16,22 +16,9 @@ struct comparing {
     const char *name;
     struct check_head head;
     int fd;
-    uint8_t *answer; /* with room for the most that there can be */
-    size_t n;
-    uint64_t run_from; /* of the last run in it */
-    uint32_t run_count;
+    struct checked answer;
     uint8_t chunk[CHUNK_BLOCKS * DISK_BLOCK_SIZE];
 };
-
-static void differs(struct comparing *c, uint64_t block)
-{
-    if (!c->run_count || c->run_from + c->run_count != block) {
-        c->run_from = block;
-        c->run_count = 0;
-        c->n += CHECK_RUN_SIZE;
-    }
-    check_run_write(c->answer + c->n - CHECK_RUN_SIZE, c->run_from, ++c->run_count);
-}
 
 static bool is_zero(const uint8_t *block)
 {
@@ -53,7 +40,7 @@ static void compare_chunk(struct comparing *c, uint64_t from, uint64_t count, co
     for (uint64_t i = 0; i < count; i++) {
         const uint8_t *digest = digests ? digests + i * PROTO_DIGEST_SIZE : NULL;
         if (!is_equal(c, c->chunk + i * DISK_BLOCK_SIZE, digest))
-            differs(c, from + i);
+            checked_differs(&c->answer, from + i);
     }
 }
 
@@ -73,7 +60,7 @@ static void compare_range(struct comparing *c, uint64_t from, uint64_t end, cons
             count = 1;
             if (read_chunk(c, from, 1)) {
                 log_warn("disk %s can't be read at block %" PRIu64 ": %s", c->name, from, strerror(errno));
-                differs(c, from);
+                checked_differs(&c->answer, from);
                 digests = digests ? digests + PROTO_DIGEST_SIZE : NULL;
                 continue;
             }
@@ -113,18 +100,16 @@ uint8_t *compare_blocks(int fd, const char *name, const struct check_head *head,
     c->name = name;
     c->head = *head;
     c->fd = fd;
-    c->n = CHECKED_HEAD_SIZE;
-    c->answer = malloc(CHECKED_HEAD_SIZE + (size_t)(head->end - at + 1) / 2 * CHECK_RUN_SIZE);
-    if (c->answer) {
-        checked_head_write(c->answer, head->number);
+    uint8_t *answer = malloc(checked_bound(head));
+    if (answer) {
+        checked_begin(&c->answer, answer, head);
         for (size_t offset = CHECK_HEAD_SIZE; check_next(payload, n, &offset, &run) > 0; at = run.from + run.count) {
             compare_zeroes(c, at, run.from);
             compare_range(c, run.from, run.from + run.count, run.digests);
         }
         compare_zeroes(c, at, c->head.end);
     }
-    uint8_t *answer = c->answer;
-    *answer_n = c->n;
+    *answer_n = c->answer.n;
     free(c);
     return answer;
 }

@@ -56,6 +56,19 @@ const uint8_t *delta_cache_get(struct delta_cache *c, uint64_t gfn)
     return c->pages + (size_t)(slot - 1) * PROTO_PAGE_SIZE;
 }
 
+const uint8_t *delta_cache_peek(const struct delta_cache *c, uint64_t gfn)
+{
+    uint32_t slot = c->slot_of[gfn];
+    return slot ? c->pages + (size_t)(slot - 1) * PROTO_PAGE_SIZE : NULL;
+}
+
+void delta_cache_forget(struct delta_cache *c, uint64_t gfn)
+{
+    if (c->slot_of[gfn])
+        c->slots[c->slot_of[gfn] - 1].used = false;
+    c->slot_of[gfn] = 0;
+}
+
 /* The clock's hand goes on until it finds a slot that nobody asked for since it last came by. */
 static uint32_t evict(struct delta_cache *c)
 {

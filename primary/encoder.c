@@ -97,6 +97,17 @@ int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t 
     return 0;
 }
 
+int encoder_page_anew(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page)
+{
+    delta_cache_forget(e->cache, gfn);
+    return encoder_page(e, epoch, gfn, page, true);
+}
+
+const uint8_t *encoder_last_sent(const struct encoder *e, uint64_t gfn)
+{
+    return delta_cache_peek(e->cache, gfn);
+}
+
 static int emit_pieces(struct encoder *e, uint64_t epoch, unsigned kind, enum blob_encoding encoding, size_t total,
                        const uint8_t *data, size_t n)
 {

@@ -15,6 +15,10 @@ void encoder_free(struct encoder *e);
 
 /* All return -1 when out of memory: the stream can't go on then. */
 int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, bool remember);
+/* The same, whatever the replica is believed to hold: the whole page. */
+int encoder_page_anew(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page);
+/* What was last sent of it, so far as that is remembered; else NULL. Valid until the next call. */
+const uint8_t *encoder_last_sent(const struct encoder *e, uint64_t gfn);
 int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct vm_blob *blob);
 /* What was written to a disk: `data` of any length, or zeroes. */
 int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data,

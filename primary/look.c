@@ -4,6 +4,7 @@
 #include "proto/regions.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@ void look_free(struct look *l)
         free(l->written[i].data);
     free(l->written);
     free(l->data);
+    free(l->notes);
     free(l);
 }
 
@@ -131,6 +133,49 @@ int look_write(struct look *l, const struct disk_write *w)
     return 0;
 }
 
+/* ---- memory ---- */
+
+/* The end of a hole that is worth a look of its own: then nothing of it is read or kept. Else `first`. */
+static uint64_t end_of_hole(const struct look *l, const struct page_set *populated)
+{
+    uint64_t data = page_set_next(populated, l->first, l->end);
+    return data == l->end || data >= l->first + LOOK_BLOCKS ? data : l->first;
+}
+
+static int copy_memory(struct look *l, const uint8_t *memory, const struct page_set *populated)
+{
+    l->data = calloc((size_t)(l->end - l->first), DISK_BLOCK_SIZE);
+    for (uint64_t gfn = l->first; l->data && gfn < l->end; gfn++)
+        if (page_set_has(populated, gfn))
+            memcpy(l->data + (gfn - l->first) * DISK_BLOCK_SIZE, memory + gfn * DISK_BLOCK_SIZE, DISK_BLOCK_SIZE);
+    return l->data ? 0 : -1;
+}
+
+int look_at_memory(struct look *l, const uint8_t *memory, const struct page_set *populated)
+{
+    uint64_t hole_end = end_of_hole(l, populated);
+    if (hole_end > l->first)
+        cut(l, hole_end, LOOK_HOLE_BLOCKS);
+    else
+        cut(l, l->end, LOOK_BLOCKS);
+    l->notes = calloc((size_t)(l->end - l->first), 1);
+    if (!l->notes)
+        return -1;
+    return hole_end > l->first ? 0 : copy_memory(l, memory, populated);
+}
+
+int look_page(struct look *l, uint64_t gfn, const uint8_t *page)
+{
+    if (l->disk != CHECK_MEMORY || gfn < l->first || gfn >= l->end)
+        return 0;
+    uint8_t *to = block_of(l, gfn);
+    if (!to)
+        return -1;
+    memcpy(to, page, DISK_BLOCK_SIZE);
+    l->notes[gfn - l->first] |= LOOK_DIRTY;
+    return 0;
+}
+
 /* ---- what it has come to ---- */
 
 static bool is_zero(const uint8_t *block)
@@ -166,6 +211,40 @@ static int run_of_written(const struct look *l, uint64_t *from, uint64_t *count,
 int look_run(const struct look *l, uint64_t *from, uint64_t *count, const uint8_t **data)
 {
     return l->data ? run_of_data(l, from, count, data) : run_of_written(l, from, count, data);
+}
+
+static const uint8_t *content(const struct look *l, uint64_t block)
+{
+    static const uint8_t zeroes[DISK_BLOCK_SIZE];
+    if (l->data)
+        return l->data + (block - l->first) * DISK_BLOCK_SIZE;
+    size_t at = place_of(l, block);
+    return at < l->n && l->written[at].number == block ? l->written[at].data : zeroes;
+}
+
+void look_note_sent(struct look *l, uint64_t gfn, const uint8_t *sent)
+{
+    const uint8_t *is = content(l, gfn);
+    uint8_t *note = &l->notes[gfn - l->first];
+    if (is_zero(is))
+        *note |= LOOK_ZEROES;
+    if (sent)
+        *note |= memcmp(is, sent, DISK_BLOCK_SIZE) ? LOOK_UNSENT : LOOK_AS_SENT;
+}
+
+void look_explain(unsigned notes, char out[LOOK_EXPLAIN_MAX])
+{
+    const char *why;
+    if (notes & LOOK_AS_SENT)
+        why = "it is what was last sent of it: lost on the way, or changed at the other host";
+    else if (!(notes & LOOK_UNSENT))
+        why = notes & LOOK_DIRTY ? "it was written to and sent in the epoch that was compared"
+                                 : "it was not written to lately, and what was last sent of it is not known any more";
+    else if (notes & LOOK_DIRTY)
+        why = "it was seen to be written to, but not sent";
+    else
+        why = "it changed since it was last sent, and was not seen to be written to, or not sent";
+    snprintf(out, LOOK_EXPLAIN_MAX, "%s%s", why, notes & LOOK_ZEROES ? "; all zeroes here" : "");
 }
 
 /* Most octets that its payload may have. */

@@ -2,6 +2,7 @@
 #include "common/token_bucket.h"
 #include "disk/client.h"
 #include "primary/encoder.h"
+#include "primary/looks.h"
 #include "proto/disk.h"
 #include "proto/page.h"
 
@@ -34,6 +35,7 @@ struct job {
     bool disks_only;    /* no round: the log of the disks up to the mark */
     struct look *look;  /* one to be taken; NULL: it was */
     uint64_t seed;
+    struct page_set *populated; /* with a look at memory; NULL: as it was */
     struct looked looked; /* number not 0: what came of it */
 };
 
@@ -48,9 +50,8 @@ struct pipeline {
     _Atomic uint64_t pages_done, pages_sent, disk_blocks_done, disk_sync_rate;
     /* the thread's: */
     struct token_bucket disk_sync;
-    bool is_broken;     /* what is left to do is let be */
-    struct look *looks; /* taken and not settled, oldest first */
-    uint64_t seed;      /* of their CHECKs */
+    bool is_broken; /* what is left to do is let be */
+    struct looks *looks;
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -69,6 +70,7 @@ static void job_free(struct job *j)
     page_ranges_free(&j->ranges);
     resync_span_free(j->span);
     look_free(j->look);
+    page_set_free(j->populated);
     free(j);
 }
 
@@ -104,7 +106,7 @@ static int encode_round(struct pipeline *p, const struct job *j)
         const struct page_range *r = &j->ranges.at[i];
         for (uint64_t gfn = r->first; gfn < r->first + r->count; gfn++) {
             memcpy(page, p->config.memory + gfn * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE);
-            if (encoder_page(p->encoder, j->epoch, gfn, page, !j->once))
+            if (encoder_page(p->encoder, j->epoch, gfn, page, !j->once) || looks_page(p->looks, gfn, page))
                 return -1;
             uint64_t done = atomic_fetch_add_explicit(&p->pages_done, 1, memory_order_relaxed);
             if (done % SPAN_PAGES == 0 && encoder_flush(p->encoder)) /* the replica takes these while we go on */
@@ -129,72 +131,17 @@ static void fail(struct pipeline *p, const char *what, int error)
 
 static int take_look(struct pipeline *p, struct job *j)
 {
-    struct look *l = j->look, **tail = &p->looks;
-    if (look_at(l, j->disk_fd))
+    struct look *l = j->look;
+    bool of_memory = l->disk == CHECK_MEMORY;
+    if (of_memory ? looks_take_memory(p->looks, l, p->config.memory, &j->populated) : look_at(l, j->disk_fd))
         return -1;
-    l->read_at = clock_now();
-    p->seed = j->seed;
     j->looked = (struct looked){l->number, l->first, l->end, l->disk, l->repair, !l->data, l->error};
     if (l->error)
         return 0;
-    while (*tail)
-        tail = &(*tail)->next;
-    *tail = l;
+    l->read_at = clock_now();
+    looks_add(p->looks, l, j->seed);
     j->look = NULL;
     return 0;
-}
-
-static int write_looks(struct pipeline *p, const struct disk_write *d)
-{
-    int result = 0;
-    for (struct look *l = p->looks; l && !result; l = l->next)
-        result = look_write(l, d);
-    return result;
-}
-
-static int repair(struct pipeline *p, uint64_t epoch, const struct look *l)
-{
-    uint64_t at = l->first, from = at, count;
-    const uint8_t *data;
-    int result = 0;
-    for (; !result && look_run(l, &from, &count, &data); at = from += count) {
-        result = encoder_disk_zeroes(p->encoder, epoch, l->disk, at * DISK_BLOCK_SIZE, (from - at) * DISK_BLOCK_SIZE);
-        if (!result)
-            result = encoder_disk(p->encoder, epoch, l->disk, from * DISK_BLOCK_SIZE, data, count * DISK_BLOCK_SIZE);
-    }
-    return result
-               ? result
-               : encoder_disk_zeroes(p->encoder, epoch, l->disk, at * DISK_BLOCK_SIZE, (l->end - at) * DISK_BLOCK_SIZE);
-}
-
-/* Is it what the disk holds at the end of that epoch? */
-static bool is_settled(const struct look *l, const struct capture *c)
-{
-    return l && l->read_at < c->times.paused_at;
-}
-
-static int repair_disks(struct pipeline *p, const struct capture *c)
-{
-    int result = 0;
-    for (const struct look *l = p->looks; !result && is_settled(l, c); l = l->next)
-        if (l->repair)
-            result = repair(p, c->epoch, l);
-    return result;
-}
-
-static int check_disks(struct pipeline *p, const struct capture *c)
-{
-    int result = 0;
-    while (!result && is_settled(p->looks, c)) {
-        struct look *l = p->looks;
-        size_t n;
-        uint8_t *payload = look_payload(l, p->seed, &n);
-        result = payload ? encoder_check(p->encoder, c->epoch, payload, n) : -1;
-        free(payload);
-        p->looks = l->next;
-        look_free(l);
-    }
-    return result;
 }
 
 /* ---- encoder thread: disks ---- */
@@ -214,7 +161,7 @@ static int encode_disks(struct pipeline *p, uint64_t epoch, uint64_t mark)
             result = encoder_disk(p->encoder, epoch, d.disk, d.offset, d.data, (uint32_t)d.length);
         else if (d.kind == DISK_ZERO)
             result = encoder_disk_zeroes(p->encoder, epoch, d.disk, d.offset, d.length);
-        if (result || write_looks(p, &d))
+        if (result || looks_write(p->looks, &d))
             return -1;
         disk_release(p->config.disks);
     }
@@ -389,7 +336,10 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
         sync_shared(p);
     if (p->is_broken)
         return 0;
-    if (repair_disks(p, c))
+    for (size_t i = 0; i < c->n; i++)
+        if (looks_page(p->looks, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE))
+            return -1;
+    if (looks_repair(p->looks, p->encoder, c))
         return -1;
     for (size_t i = 0; i < c->n; i++)
         if (encoder_page(p->encoder, j->epoch, c->gfns[i], c->pages + i * PROTO_PAGE_SIZE, true))
@@ -398,7 +348,7 @@ static int encode_epoch(struct pipeline *p, const struct job *j)
         return -1;
     if (encoder_blob(p->encoder, j->epoch, DEVICE_STATE, &c->state))
         return -1;
-    return encoder_commit(p->encoder, j->epoch) || check_disks(p, c) ? -1 : 0;
+    return encoder_commit(p->encoder, j->epoch) || looks_check(p->looks, p->encoder, c) ? -1 : 0;
 }
 
 static int encode_job(struct pipeline *p, struct job *j)
@@ -566,6 +516,20 @@ void pipeline_look(struct pipeline *p, int fd, uint64_t seed, struct look *look)
     submit(p, j);
 }
 
+void pipeline_look_memory(struct pipeline *p, uint64_t seed, struct look *look, struct page_set *populated)
+{
+    struct job *j = job_new(0);
+    j->look = look;
+    j->seed = seed;
+    j->populated = populated;
+    submit(p, j);
+}
+
+uint8_t *pipeline_notes(struct pipeline *p, uint64_t number)
+{
+    return looks_notes(p->looks, number);
+}
+
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial)
 {
     struct job *j = job_new(c->epoch);
@@ -616,7 +580,10 @@ struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config
 {
     struct pipeline *p = calloc(1, sizeof *p);
     struct encoder *encoder = p ? encoder_new(c, emit, p) : NULL;
-    if (!encoder) {
+    struct looks *looks = looks_new();
+    if (!encoder || !looks) {
+        encoder_free(encoder);
+        looks_free(looks);
         free(p);
         errmsg_set(e, "no memory for the encoder");
         return NULL;
@@ -627,6 +594,7 @@ struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config
     p->handlers = *h;
     p->arg = arg;
     p->encoder = encoder;
+    p->looks = looks;
     p->jobs_tail = &p->jobs;
     p->done_tail = &p->done;
     p->output_tail = &p->output;
@@ -643,6 +611,7 @@ struct pipeline *pipeline_new(struct ev_loop *loop, const struct pipeline_config
     if (!failed)
         return p;
     ev_async_stop(loop, &p->wake);
+    looks_free(looks);
     encoder_free(encoder);
     free(p);
     errmsg_set(e, "can't start the encoder's thread");
@@ -666,10 +635,7 @@ void pipeline_free(struct pipeline *p)
         next = j->next;
         job_free(j);
     }
-    for (struct look *l = p->looks, *next; l; l = next) {
-        next = l->next;
-        look_free(l);
-    }
+    looks_free(p->looks);
     encoder_free(p->encoder);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->changed);

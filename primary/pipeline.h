@@ -9,7 +9,7 @@
  *   pipeline_resync_disk(..) --->    the same of a disk
  *   pipeline_send_disk(..)  --->    DISK records of blocks of which it is known that they have to be sent
  *   pipeline_disks(mark)    --->    DISK records of what was written to the disks before
- *   pipeline_look(look)     --->    reads a piece of a disk; a CHECK record behind the next epoch that began after that
+ *   pipeline_look(look)     --->    reads a piece of a disk or of memory; a CHECK record behind the next epoch that began after that
  *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait, then the encoder
  * waits
  */
@@ -79,6 +79,13 @@ void pipeline_disks(struct pipeline *p, uint64_t epoch, uint64_t mark);
 /* Has a look (taken over) at a disk, whose store is read through fd (borrowed until `looked`). What it says is settled
  * by the epoch after, and told by a CHECK with that seed; one that repairs is also sent, as DISK, in that epoch. */
 void pipeline_look(struct pipeline *p, int fd, uint64_t seed, struct look *look);
+/* The same of the guest's memory (look->disk is CHECK_MEMORY); one that repairs is sent as PAGES. `populated`: what may
+ * hold something other than zeroes at this moment, taken over; NULL: what the last one said and what was captured
+ * since. */
+void pipeline_look_memory(struct pipeline *p, uint64_t seed, struct look *look, struct page_set *populated);
+/* What can be said of each page of that look: an enum look_note each, the caller's to free. Once, when its CHECK is
+ * out; NULL: nothing is known. */
+uint8_t *pipeline_notes(struct pipeline *p, uint64_t number);
 /* Encodes and closes an epoch; first what was written to the disks in it. `initial`: only with the first one, else
  * NULL; copied. */
 void pipeline_epoch(struct pipeline *p, struct capture *c, const struct vm_blob *initial);

@@ -2,10 +2,16 @@
 
 #include <stdlib.h>
 
+struct area {
+    unsigned disk;
+    uint64_t blocks;
+};
+
 struct verification {
-    struct disk_sizes sizes;
+    struct area areas[DISKS_MAX];
+    unsigned count;
     bool repair;
-    unsigned disk, unanswered; /* the disk that is compared; looks taken */
+    unsigned area, unanswered; /* the area that is compared; looks taken */
     uint64_t block;            /* the next one of it */
     struct verification_counts counts;
     struct verification_range ranges[VERIFICATION_RANGES_MAX];
@@ -14,15 +20,30 @@ struct verification {
     size_t first, end, capacity;
 };
 
+static void add_area(struct verification *v, unsigned disk, uint64_t blocks)
+{
+    v->areas[v->count++] = (struct area){disk, blocks};
+    v->counts.total += blocks;
+}
+
 struct verification *verification_new(const struct disk_sizes *sizes, bool repair)
 {
     struct verification *v = calloc(1, sizeof *v);
     if (!v)
         return NULL;
-    v->sizes = *sizes;
     v->repair = repair;
     for (unsigned i = 0; i < sizes->count; i++)
-        v->counts.total += sizes->bytes[i] / DISK_BLOCK_SIZE;
+        add_area(v, i, sizes->bytes[i] / DISK_BLOCK_SIZE);
+    return v;
+}
+
+struct verification *verification_new_of_memory(uint64_t pages, bool repair)
+{
+    struct verification *v = calloc(1, sizeof *v);
+    if (!v)
+        return NULL;
+    v->repair = repair;
+    add_area(v, CHECK_MEMORY, pages);
     return v;
 }
 
@@ -40,9 +61,9 @@ bool verification_next(const struct verification *v, struct verification_step *o
         *out = (struct verification_step){r->disk, r->first, r->first + r->count, true};
         return true;
     }
-    if (v->disk == v->sizes.count)
+    if (v->area == v->count)
         return false;
-    *out = (struct verification_step){v->disk, v->block, v->sizes.bytes[v->disk] / DISK_BLOCK_SIZE, false};
+    *out = (struct verification_step){v->areas[v->area].disk, v->block, v->areas[v->area].blocks, false};
     return true;
 }
 
@@ -58,8 +79,8 @@ void verification_looked(struct verification *v, const struct verification_step 
         return;
     }
     v->block = end;
-    if (end == v->sizes.bytes[v->disk] / DISK_BLOCK_SIZE) {
-        v->disk++;
+    if (end == v->areas[v->area].blocks) {
+        v->area++;
         v->block = 0;
     }
 }
@@ -85,23 +106,36 @@ static int repair_later(struct verification *v, const struct verification_range 
 static void name(struct verification *v, const struct verification_range *r)
 {
     struct verification_range *last = v->n ? &v->ranges[v->n - 1] : NULL;
-    if (last && last->disk == r->disk && last->first + last->count == r->first)
+    if (last && last->disk == r->disk && last->note == r->note && last->first + last->count == r->first)
         last->count += r->count;
     else if (v->n < VERIFICATION_RANGES_MAX)
         v->ranges[v->n++] = *r;
 }
 
+/* Cut where what is said of the blocks changes. */
+static void name_run(struct verification *v, const struct verification_step *step, const struct check_run *run,
+                     const uint8_t *notes)
+{
+    for (uint64_t from = run->from, end = from + run->count, at; from < end; from = at) {
+        struct verification_range r = {step->disk, from, 0, notes ? notes[from - step->first] : 0};
+        for (at = from + 1; at < end && (!notes || notes[at - step->first] == r.note);)
+            at++;
+        r.count = at - from;
+        name(v, &r);
+    }
+}
+
 int verification_answered(struct verification *v, const struct verification_step *step, const uint8_t *payload,
-                          size_t n)
+                          size_t n, const uint8_t *notes)
 {
     struct check_run run;
     uint64_t differing = 0, blocks = step->end - step->first;
     v->unanswered--;
     for (size_t at = CHECKED_HEAD_SIZE; checked_next(payload, n, &at, &run) > 0; differing += run.count) {
-        struct verification_range r = {step->disk, run.from, run.count};
+        const struct verification_range r = {step->disk, run.from, run.count, 0};
         if (step->repair)
             continue;
-        name(v, &r);
+        name_run(v, step, &run, notes);
         if (v->repair && repair_later(v, &r))
             return -1;
     }

@@ -1,8 +1,8 @@
 /*
- * verify: `hikae verify-disk`: both hosts' disks of a protected VM are compared while it runs. Which piece comes next
- * and what the answers come to is verification.h's; here looks go into the pipeline, which makes CHECK records of them
- * (look.h), and what the secondary answers comes back. A bounded number of looks is under way, so that neither epochs
- * nor the other host's disks wait for long.
+ * verify: `hikae verify-disk` and `hikae verify-memory`: both hosts' disks, or memory, of a protected VM are compared
+ * while it runs. Which piece comes next and what the answers come to is verification.h's; here looks go into the
+ * pipeline, which makes CHECK records of them (look.h), and what the secondary answers comes back. A bounded number of
+ * looks is under way, so that neither epochs nor the other host's disks wait for long.
  */
 #include "common/log.h"
 #include "disk/client.h"
@@ -29,6 +29,7 @@ struct asked {
 struct verify {
     struct verification *plan;
     bool running, looking;
+    bool of_memory; /* else of the disks */
     const char *result; /* NULL: none yet */
     char error[320];    /* of "failed" */
     uint64_t seed;
@@ -43,6 +44,11 @@ struct verify {
 };
 
 _Static_assert(LOOKS_MAX <= (int)CHECK_UNANSWERED_MAX, "the secondary allows so many");
+
+static const char *object(const struct verify *v)
+{
+    return v->of_memory ? "memory" : "disks";
+}
 
 static void close_stores(struct verify *v)
 {
@@ -63,9 +69,9 @@ static void finish(struct worker *w, const char *result, const char *error)
     snprintf(v->error, sizeof v->error, "%s", error);
     if (!v->looking)
         close_stores(v); /* else the pipeline reads one of them still */
-    log_info("comparing the disks with %s's: %s%s%s; %" PRIu64 " of %" PRIu64 " blocks compared, %" PRIu64
+    log_info("comparing the %s with %s's: %s%s%s; %" PRIu64 " of %" PRIu64 " blocks compared, %" PRIu64
              " differ, %" PRIu64 " repaired",
-             w->peer, result, *error ? ": " : "", error, c.compared, c.total, c.differing, c.repaired);
+             object(v), w->peer, result, *error ? ": " : "", error, c.compared, c.total, c.differing, c.repaired);
     report_now(w);
 }
 
@@ -76,10 +82,50 @@ static void hurry_epoch(struct worker *w)
     checkpoint_arm(w);
 }
 
+/* Answers have one order, but a disk may have been compared later than memory that was asked about after it. */
+static bool waits_for_older(const struct verify *v)
+{
+    return v->n && (v->asked[v->first].head.disk == CHECK_MEMORY) != v->of_memory;
+}
+
+/* What is read of the memory: to look at a page that was never touched might allocate it. NULL: that can't be known. */
+static struct page_set *find_populated(const struct worker *w)
+{
+    struct page_ranges ranges = {0};
+    struct page_set *set = NULL;
+    struct errmsg e;
+    if (!w->ops->populated(w->vm, &ranges, &e))
+        set = page_set_new(w->info.pages, &ranges);
+    else
+        log_warn("what of the VM's memory holds something is not known: %s", e.text);
+    page_ranges_free(&ranges);
+    return set;
+}
+
+/* -1: it can't be (that look is freed). */
+static int begin_look(struct worker *w, struct look *l)
+{
+    struct verify *v = w->verify;
+    struct pipeline *p = w->checkpoint.pipeline;
+    struct page_set *populated = NULL;
+    bool first = v->last + 1 == v->since;
+    if (v->of_memory && first && !(populated = find_populated(w))) { /* now: what changes from here on is captured */
+        look_free(l);
+        return -1;
+    }
+    v->last++;
+    v->looking = true;
+    if (v->of_memory)
+        pipeline_look_memory(p, v->seed, l, populated);
+    else
+        pipeline_look(p, v->fds[l->disk], v->seed, l);
+    return 0;
+}
+
 static void go_on(struct worker *w)
 {
     struct verify *v = w->verify;
-    if (!v->running || v->looking)
+    if (!v->running || v->looking || waits_for_older(v))
         return;
     if (verification_is_done(v->plan)) {
         struct verification_counts c;
@@ -92,13 +138,8 @@ static void go_on(struct worker *w)
         return;
     }
     struct look *l = look_new(v->last + 1, v->step.disk, v->step.first, v->step.end, v->step.repair);
-    if (!l) {
-        finish(w, "failed", "no memory");
-        return;
-    }
-    v->last++;
-    v->looking = true;
-    pipeline_look(w->checkpoint.pipeline, v->fds[v->step.disk], v->seed, l);
+    if (!l || begin_look(w, l))
+        finish(w, "failed", l ? "what of the VM's memory holds something can't be found out" : "no memory");
 }
 
 void verify_looked(struct worker *w, const struct looked *at)
@@ -139,11 +180,12 @@ int verify_answered(struct worker *w, const struct record *r, struct proto_error
     v->first = (v->first + 1) % LOOKS_MAX;
     v->n--;
     v->data_blocks -= a->is_hole ? 0 : h->end - h->first;
-    struct verification_step step = {h->disk, h->first, h->end, a->repair};
-    if (!v->running || h->number < v->since)
-        return 0; /* of one that was given up */
-    if (verification_answered(v->plan, &step, r->payload, r->length))
+    const struct verification_step step = {h->disk, h->first, h->end, a->repair};
+    uint8_t *notes = h->disk == CHECK_MEMORY ? pipeline_notes(w->checkpoint.pipeline, h->number) : NULL;
+    if (v->running && h->number >= v->since && /* not of one that was given up */
+        verification_answered(v->plan, &step, r->payload, r->length, notes))
         finish(w, "failed", "no memory for the list of what differs");
+    free(notes);
     go_on(w);
     return 0;
 }
@@ -156,18 +198,18 @@ static unsigned compared_disks(const struct worker *w)
     return w->disks.n - w->disks.shared.disks;
 }
 
-static const char *why_not(const struct worker *w)
+static const char *why_not(const struct worker *w, bool of_memory)
 {
-    if (!compared_disks(w))
+    if (!of_memory && !compared_disks(w))
         return "the VM has no disks that are replicated";
     if (w->state != PROTECTION_PROTECTED)
         return "the VM is not PROTECTED: there is no replica to compare with (see `hikae status`)";
     if (!w->session.knows_check)
-        return "the other host's release of Hikae can't compare disks: upgrade it";
+        return "the other host's release of Hikae can't compare: upgrade it";
     if (w->move.kind != MOVE_NONE)
         return "the VM is being moved";
     if (w->verify && (w->verify->running || w->verify->looking))
-        return "its disks are being compared already";
+        return "a comparison of its disks or its memory is under way already";
     return NULL;
 }
 
@@ -194,30 +236,40 @@ static struct verify *verify_new(void)
     return v;
 }
 
-const char *verify_begin(struct worker *w, bool repair)
+static struct verification *plan_disks(const struct worker *w, bool repair)
+{
+    struct disk_sizes sizes = {.count = compared_disks(w)};
+    for (unsigned i = 0; i < sizes.count; i++)
+        sizes.bytes[i] = w->disks.at[i].bytes;
+    return verification_new(&sizes, repair);
+}
+
+const char *verify_begin(struct worker *w, bool of_memory, bool repair)
 {
     static struct errmsg e;
-    const char *wrong = why_not(w);
-    struct disk_sizes sizes = {.count = compared_disks(w)};
+    const char *wrong = why_not(w, of_memory);
     if (wrong)
         return wrong;
     if (!w->verify)
         w->verify = verify_new();
     struct verify *v = w->verify;
-    for (unsigned i = 0; i < sizes.count; i++)
-        sizes.bytes[i] = w->disks.at[i].bytes;
-    struct verification *plan = verification_new(&sizes, repair);
-    if (!plan || getrandom(&v->seed, sizeof v->seed, 0) != (ssize_t)sizeof v->seed || open_stores(w, &e)) {
+    struct verification *plan = of_memory ? verification_new_of_memory(w->info.pages, repair) : plan_disks(w, repair);
+    if (!plan || getrandom(&v->seed, sizeof v->seed, 0) != (ssize_t)sizeof v->seed) {
         verification_free(plan);
-        return plan ? e.text : "no memory";
+        return "no memory";
     }
+    if (!of_memory && open_stores(w, &e)) {
+        verification_free(plan);
+        return e.text;
+    }
+    v->of_memory = of_memory;
     verification_free(v->plan);
     v->plan = plan;
     v->running = true;
     v->result = NULL;
     v->error[0] = 0;
     v->since = v->last + 1;
-    log_info("comparing the disks with %s's%s", w->peer, repair ? ", what differs is sent anew" : "");
+    log_info("comparing the %s with %s's%s", object(v), w->peer, repair ? ", what differs is sent anew" : "");
     go_on(w);
     return NULL;
 }
@@ -264,13 +316,19 @@ static void add_u64(struct json_object *j, const char *key, uint64_t v)
 static struct json_object *ranges(const struct verification *plan)
 {
     size_t n;
+    char why[LOOK_EXPLAIN_MAX];
     const struct verification_range *at = verification_ranges(plan, &n);
     struct json_object *all = json_object_new_array();
     for (size_t i = 0; i < n; i++) {
         struct json_object *j = json_object_new_object();
-        add_u64(j, "disk", at[i].disk);
+        if (at[i].disk != CHECK_MEMORY)
+            add_u64(j, "disk", at[i].disk);
         add_u64(j, "first", at[i].first);
         add_u64(j, "count", at[i].count);
+        if (at[i].disk == CHECK_MEMORY) {
+            look_explain(at[i].note, why);
+            json_object_object_add(j, "why", json_object_new_string(why));
+        }
         json_object_array_add(all, j);
     }
     return all;
@@ -284,6 +342,7 @@ void verify_report(const struct worker *w, struct json_object *status)
         return;
     struct json_object *j = json_object_new_object();
     verification_counts(v->plan, &c);
+    json_object_object_add(j, "of", json_object_new_string(object(v)));
     json_object_object_add(j, "result", json_object_new_string(v->running ? "running" : v->result));
     json_object_object_add(j, "error", json_object_new_string(v->error));
     add_u64(j, "block_bytes", DISK_BLOCK_SIZE);

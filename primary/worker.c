@@ -528,10 +528,10 @@ static const char *unprotect(struct worker *w)
     return NULL;
 }
 
-static const char *verify(struct worker *w, struct json_object *request)
+static const char *verify(struct worker *w, bool of_memory, struct json_object *request)
 {
     if (!json_get_bool(request, "abort", false))
-        return verify_begin(w, json_get_bool(request, "repair", false));
+        return verify_begin(w, of_memory, json_get_bool(request, "repair", false));
     verify_abort(w, "aborted by the admin");
     return NULL;
 }
@@ -565,8 +565,8 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         error = migrate(w, request);
     else if (!strcmp(command, "abort"))
         error = move_abort(w);
-    else if (!strcmp(command, "verify-disk"))
-        error = verify(w, request);
+    else if (!strcmp(command, "verify-disk") || !strcmp(command, "verify-memory"))
+        error = verify(w, !strcmp(command, "verify-memory"), request);
     else if (!strcmp(command, "grow"))
         error = disks_grow(w);
     else if (!strcmp(command, "stop"))

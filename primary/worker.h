@@ -212,7 +212,7 @@ struct worker {
     struct session session;
     struct checkpoint checkpoint;
     struct disks disks;
-    struct verify *verify; /* NULL: the disks were never compared */
+    struct verify *verify; /* NULL: nothing was ever compared */
     struct move move;
     struct metrics metrics;
 
@@ -333,8 +333,8 @@ void shared_cut(struct worker *w);
 bool shared_are_lost(const struct worker *w);
 void shared_end(struct worker *w);
 
-/* verify.c: comparing the disks with the replica's. The first returns what is wrong, or NULL. */
-const char *verify_begin(struct worker *w, bool repair);
+/* verify.c: comparing the disks, or the memory, with the replica's. The first returns what is wrong, or NULL. */
+const char *verify_begin(struct worker *w, bool of_memory, bool repair);
 void verify_abort(struct worker *w, const char *why); /* if one is under way */
 void verify_looked(struct worker *w, const struct looked *at);
 int verify_answered(struct worker *w, const struct record *r, struct proto_error *e); /* CHECKED; -1: a violation */

@@ -73,8 +73,8 @@ static int check_runs(struct cursor *c, const char *name, size_t digest, uint64_
     return 0;
 }
 
-int check_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes, uint64_t due, struct check_head *out,
-               struct proto_error *e)
+int check_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes, uint64_t pages, uint64_t due,
+               struct check_head *out, struct proto_error *e)
 {
     struct cursor c = {payload, n};
     uint16_t disk;
@@ -86,10 +86,10 @@ int check_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes,
         return proto_fail(e, "CHECK with reserved octets %012" PRIx64, reserved);
     if (out->number != due)
         return proto_fail(e, "CHECK number %" PRIu64 ", %" PRIu64 " is due", out->number, due);
-    if (disk >= sizes->count)
+    if (disk != CHECK_MEMORY && disk >= sizes->count)
         return proto_fail(e, "CHECK of disk %u of %u", disk, sizes->count);
     out->disk = disk;
-    uint64_t blocks = sizes->bytes[disk] / DISK_BLOCK_SIZE;
+    uint64_t blocks = disk == CHECK_MEMORY ? pages : sizes->bytes[disk] / DISK_BLOCK_SIZE;
     if (out->first >= out->end || out->end > blocks || out->end - out->first > CHECK_BLOCKS_MAX)
         return proto_fail(e, "CHECK of blocks %" PRIu64 " to %" PRIu64 " of %" PRIu64, out->first, out->end, blocks);
     return check_runs(&c, "CHECK", PROTO_DIGEST_SIZE, out->first, out->end, e);
@@ -104,4 +104,27 @@ int checked_read(const uint8_t *payload, size_t n, const struct check_head *aske
     if (number != asked->number)
         return proto_fail(e, "CHECKED number %" PRIu64 ", %" PRIu64 " is due", number, asked->number);
     return check_runs(&c, "CHECKED", 0, asked->first, asked->end, e);
+}
+
+/* ---- answering ---- */
+
+size_t checked_bound(const struct check_head *asked)
+{
+    return CHECKED_HEAD_SIZE + (size_t)(asked->end - asked->first + 1) / 2 * CHECK_RUN_SIZE;
+}
+
+void checked_begin(struct checked *c, uint8_t *payload, const struct check_head *asked)
+{
+    *c = (struct checked){.payload = payload, .n = CHECKED_HEAD_SIZE};
+    checked_head_write(payload, asked->number);
+}
+
+void checked_differs(struct checked *c, uint64_t block)
+{
+    if (!c->count || c->from + c->count != block) {
+        c->from = block;
+        c->count = 0;
+        c->n += CHECK_RUN_SIZE;
+    }
+    check_run_write(c->payload + c->n - CHECK_RUN_SIZE, c->from, ++c->count);
 }

@@ -5,7 +5,6 @@
 #include "disk/applier.h"
 #include "disk/kernel.h"
 #include "disk/server.h"
-#include "proto/check.h"
 #include "secondary/disks_changed.h"
 #include "secondary/disks_tell.h"
 #include "secondary/fence.h"
@@ -35,8 +34,7 @@ struct disks {
     bool serving;         /* the server was started for us */
     bool reading_paused;  /* the first epoch comes faster than the disks take it */
     bool sealing, failed; /* ordered; told to the worker */
-    uint64_t checks;      /* CHECKs that came */
-    unsigned unanswered;  /* of them */
+    unsigned unanswered;  /* CHECKs that came */
     uint8_t room[DISK_DATA_MAX];
 };
 
@@ -412,25 +410,21 @@ bool disks_let_ack(const struct worker *w, uint64_t epoch)
            (epoch == 1 ? d->progress.epoch >= 1 : d->progress.queued <= w->config->staging_bytes);
 }
 
-int disks_check(struct worker *w, const struct record *r, struct proto_error *e)
+const struct disk_sizes *disks_compared(const struct disks *d)
 {
-    struct disks *d = w->disks;
-    struct check_head head;
     static const struct disk_sizes none;
-    if (!d)
-        return check_read(r->payload, r->length, &none, 1, &head, e);
-    if (check_read(r->payload, r->length, stores_sizes(d->stores), d->checks + 1, &head, e))
-        return -1;
-    if (w->state != STANDBY_READY)
-        return 0; /* too late */
-    if (d->unanswered == CHECK_UNANSWERED_MAX) {
-        snprintf(e->text, sizeof e->text, "more than %d CHECKs without waiting for an answer", CHECK_UNANSWERED_MAX);
-        return -1;
-    }
-    d->checks++;
+    return d ? stores_sizes(d->stores) : &none;
+}
+
+unsigned disks_unanswered(const struct disks *d)
+{
+    return d ? d->unanswered : 0;
+}
+
+void disks_check(struct disks *d, const struct check_head *head, const struct record *r)
+{
     d->unanswered++;
-    applier_check(d->applier, &head, r->payload, r->length);
-    return 0;
+    applier_check(d->applier, head, r->payload, r->length);
 }
 
 int disks_note_durable(struct worker *w, uint64_t epoch, struct errmsg *e)

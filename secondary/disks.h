@@ -7,6 +7,7 @@
 #define HIKAE_SECONDARY_DISKS_H
 
 #include "common/errmsg.h"
+#include "proto/check.h"
 #include "proto/record.h"
 #include "secondary/replica.h"
 
@@ -44,8 +45,11 @@ bool disks_hold_reading(const struct worker *w);
 void disks_commit(struct worker *w);
 /* May this epoch be acknowledged now? If not, session_send_acks is called when it may be. */
 bool disks_let_ack(const struct worker *w, uint64_t epoch);
-/* A CHECK record: compared when w->epoch is in the disks, and answered. -1: a violation. */
-int disks_check(struct worker *w, const struct record *record, struct proto_error *e);
+/* Those that a CHECK may be of. */
+const struct disk_sizes *disks_compared(const struct disks *d);
+unsigned disks_unanswered(const struct disks *d); /* CHECKs */
+/* A CHECK of one: compared when the last committed epoch is in the disks, and answered. */
+void disks_check(struct disks *d, const struct check_head *head, const struct record *record);
 /* NOTE has said that what was written to shared disks up to that epoch is durable. -1 with `e`: a violation. */
 int disks_note_durable(struct worker *w, uint64_t epoch, struct errmsg *e);
 /* Is all that was committed to shared disks so? */

@@ -16,6 +16,7 @@ struct replica {
     uint64_t pages;
     bool first; /* no epoch is committed yet */
     struct staging *staging;
+    struct page_set *written; /* borrowed; NULL: nobody wants to know */
     struct blob_assembly coming[DEVICE_KINDS];
     struct vm_blob committed[DEVICE_KINDS];
 };
@@ -54,8 +55,11 @@ static void apply_pages(const uint8_t *payload, size_t n, void *arg)
     struct pages_entry entry;
     struct proto_error never; /* it has passed pages_check */
     size_t offset = 0;
-    while (pages_next(payload, n, &offset, &entry, &never) > 0)
+    while (pages_next(payload, n, &offset, &entry, &never) > 0) {
         page_apply(entry.encoding, entry.data, entry.length, r->memory + entry.gfn * VM_PAGE_SIZE);
+        if (r->written)
+            page_set_add(r->written, entry.gfn);
+    }
 }
 
 static enum replica_result refuse(struct errmsg *e, const struct proto_error *why)
@@ -157,6 +161,11 @@ void replica_abort(struct replica *r)
         r->coming[k].encoded.size = 0;
         r->coming[k].whole = false;
     }
+}
+
+void replica_note_pages(struct replica *r, struct page_set *written)
+{
+    r->written = written;
 }
 
 const struct vm_blob *replica_initial(const struct replica *r)

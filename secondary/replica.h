@@ -11,7 +11,7 @@
 
 #include "common/errmsg.h"
 #include "proto/record.h"
-#include "vm/vm.h"
+#include "vm/page_set.h"
 
 struct replica;
 
@@ -32,6 +32,8 @@ int replica_check(const struct replica *r, struct errmsg *e);
 int replica_commit(struct replica *r, struct errmsg *e);
 /* The primary is lost: what is not committed never was. */
 void replica_abort(struct replica *r);
+/* From here on the pages that are written to are added to `written` (borrowed). NULL: no more. */
+void replica_note_pages(struct replica *r, struct page_set *written);
 const struct vm_blob *replica_initial(const struct replica *r);
 const struct vm_blob *replica_state(const struct replica *r);
 uint64_t replica_staged_bytes(const struct replica *r);

@@ -54,6 +54,7 @@ void session_close(struct worker *w)
     ev_timer_stop(w->loop, &w->detector);
     tell_end(w);
     disks_end_telling(w);
+    check_end(w);
     w->acks.n = 0;
     if (w->link)
         link_free(w->link, 0);
@@ -538,7 +539,7 @@ static void on_record(struct worker *w, const struct record *r)
             on_commit(w, r);
         break;
     case RECORD_CHECK:
-        if (disks_check(w, r, &e))
+        if (check_take(w, r, &e))
             session_turn_away(w, BYE_PROTOCOL, e.text);
         break;
     case RECORD_HANDOVER:

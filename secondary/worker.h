@@ -67,6 +67,8 @@ struct worker {
     struct replica *replica;
     struct disks *disks;     /* NULL: the VM has none */
     uint64_t disk_sync_rate; /* by the primary's word: octets per second that are read of them to tell; 0: no limit */
+    uint64_t checks;             /* CHECKs that came */
+    struct page_set *populated;  /* since memory is compared: what may hold something; NULL: it was not */
     struct teller *teller;   /* NULL: the replica began empty, or all is told */
     ev_idle telling;
     bool keep; /* what is dropped: its memory is worth keeping */
@@ -113,6 +115,10 @@ int tell_init(struct worker *w, struct errmsg *e); /* once the replica is made *
 void tell_begin(struct worker *w);                 /* READY was said */
 void tell_on(struct worker *w);                    /* the connection has room again */
 void tell_end(struct worker *w);
+
+/* check.c: compares what the primary says that disks and memory hold. -1: a violation. */
+int check_take(struct worker *w, const struct record *r, struct proto_error *e);
+void check_end(struct worker *w);
 
 /* failover.c */
 void failover_read_register(struct worker *w, arbiter_callback *done);

@@ -1,10 +1,11 @@
 /*
- * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, as a BLOCKS, a CHECK, a
- * CHECKED and a CHANGED payload.
+ * fuzz_disk: any octets as a DISK payload, which is written to small disks if it is valid, as a BLOCKS, a CHECK (of
+ * memory: it is compared), a CHECKED and a CHANGED payload.
  * Then the octets as what a guest writes: encoded, they come back as they were.
  */
 #include "proto/changed.h"
 #include "sample.h"
+#include "secondary/compare_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,24 @@ static void as_telling(const uint8_t *data, size_t n)
             abort();
 }
 
+/* Whatever is claimed of it, the answer is one that a primary accepts. */
+static void compare(const struct check_head *head, const uint8_t *data, size_t n)
+{
+    static uint8_t memory[SAMPLE_PAGES * PROTO_PAGE_SIZE];
+    struct page_ranges some = {0};
+    size_t answer_n;
+    memory[5 * PROTO_PAGE_SIZE] = 1;
+    if (page_ranges_add(&some, 2, SAMPLE_PAGES / 2))
+        abort();
+    struct page_set *populated = page_set_new(SAMPLE_PAGES, &some);
+    uint8_t *answer = compare_memory(memory, populated, head, data, n, &answer_n);
+    if (!answer || answer_n > checked_bound(head) || checked_read(answer, answer_n, head, NULL))
+        abort();
+    free(answer);
+    page_set_free(populated);
+    page_ranges_free(&some);
+}
+
 static void as_check(const uint8_t *data, size_t n)
 {
     const struct check_head asked = {.number = n ? data[0] : 0, .first = 3, .end = 4000};
@@ -52,13 +71,15 @@ static void as_check(const uint8_t *data, size_t n)
     struct check_run run;
     struct proto_error e;
     uint64_t blocks = 0;
-    if (!check_read(data, n, &sample_disk_sizes, n ? data[0] : 0, &head, &e)) {
+    if (!check_read(data, n, &sample_disk_sizes, SAMPLE_PAGES, n ? data[0] : 0, &head, &e)) {
         for (size_t at = CHECK_HEAD_SIZE; check_next(data, n, &at, &run); blocks += run.count)
             if (run.from < head.first || run.from + run.count > head.end ||
                 run.digests + run.count * PROTO_DIGEST_SIZE > data + n)
                 abort();
         if (blocks > head.end - head.first)
             abort();
+        if (head.disk == CHECK_MEMORY)
+            compare(&head, data, n);
     }
     if (!checked_read(data, n, &asked, &e))
         for (size_t at = CHECKED_HEAD_SIZE; checked_next(data, n, &at, &run);)

@@ -1,7 +1,6 @@
 #include "tests/integration/disk_agents.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,8 +8,6 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
-
-char said[16384];
 
 static int open_disk(const struct host *h, const char *name)
 {
@@ -69,36 +66,4 @@ void guest_does(const struct host *h, const char *commands)
              "\"exit $?\"\n%s\nEND\n",
              h->dir, commands);
     assert_int_equal(hikae_end(popen(command, "r")), 0);
-}
-
-FILE *hikae_begin(const struct host *h, const char *arguments)
-{
-    char programs[512], command[1024];
-    agents_program_dir(programs, sizeof programs);
-    snprintf(command, sizeof command, "%s/hikae --config %s/hikae.conf %s 2>&1; echo \"exit $?\"", programs, h->dir,
-             arguments);
-    return popen(command, "r");
-}
-
-int hikae_end(FILE *f)
-{
-    assert_non_null(f);
-    said[fread(said, 1, sizeof said - 1, f)] = 0;
-    pclose(f); /* the harness may have reaped it: its status is in what it said */
-    char *end = strstr(said, "exit ");
-    assert_non_null(end);
-    *end = 0;
-    print_message("%s", said);
-    return atoi(end + 5);
-}
-
-int hikae(const struct host *h, const char *arguments)
-{
-    return hikae_end(hikae_begin(h, arguments));
-}
-
-void says(const char *part)
-{
-    if (!strstr(said, part))
-        fail_msg("\"%s\" does not say \"%s\"", said, part);
 }

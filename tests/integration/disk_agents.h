@@ -1,13 +1,11 @@
 /*
- * disk_agents: for the tests of both agents with a disk server on each side: the hosts' stores, a guest made of
- * qemu-io, and the command hikae.
+ * disk_agents: for the tests of both agents with a disk server on each side: the hosts' stores and a guest made of
+ * qemu-io.
  */
 #ifndef HIKAE_TESTS_DISK_AGENTS_H
 #define HIKAE_TESTS_DISK_AGENTS_H
 
-#include "tests/integration/agents.h"
-
-#include <stdio.h>
+#include "tests/integration/agents_command.h"
 
 enum { BLOCK = 4096 };
 
@@ -24,12 +22,5 @@ bool disks_equal(const struct agents *t);
 
 /* As the guest: commands of qemu-io to disk 0 of the VM that runs on `h`, separated by ';'. */
 void guest_does(const struct host *h, const char *commands);
-
-/* hikae with that host's configuration. Its exit status; what it said is in `said`. */
-extern char said[16384];
-FILE *hikae_begin(const struct host *h, const char *arguments);
-int hikae_end(FILE *f);
-int hikae(const struct host *h, const char *arguments);
-void says(const char *part); /* fails the test if `said` does not have it */
 
 #endif

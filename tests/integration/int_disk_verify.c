@@ -35,22 +35,22 @@ static void found_named_repaired(void **state)
     (void)state;
     struct agents *t = protect_with_disks();
     assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
-    says("203000 blocks of 4096 bytes compared, 0 differ");
+    hikae_says("203000 blocks of 4096 bytes compared, 0 differ");
 
     disk_put(&t->b, "0.img", FIRST_DATA + 77, 4711); /* among data */
     disk_put(&t->b, "0.img", 3, 4711);               /* in a hole */
     for (unsigned i = 0; i < 3; i++)
         disk_put(&t->b, "1.img", BLOCKS_1 - 3 + i, 4711); /* the last, and two in the hole before it */
     assert_int_equal(hikae(&t->a, "verify-disk web"), 1);
-    says("5 differ; --repair");
-    says("disk 0: block 3\n");
-    says("disk 0: block 1077\n");
-    says("disk 1: blocks 199997 to 199999\n");
+    hikae_says("5 differ; --repair");
+    hikae_says("disk 0: block 3\n");
+    hikae_says("disk 0: block 1077\n");
+    hikae_says("disk 1: blocks 199997 to 199999\n");
     assert_false(disk_equal(t, "0.img", FIRST_DATA + 77)); /* only looked at */
     assert_true(host_state_is(&t->a, PRIMARY, "PROTECTED"));
 
     assert_int_equal(hikae(&t->a, "verify-disk web --repair"), 1);
-    says("5 differ, 5 were repaired");
+    hikae_says("5 differ, 5 were repaired");
     assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
     assert_true(disk_equal(t, "0.img", FIRST_DATA + 77) && disk_equal(t, "0.img", 3));
     for (unsigned i = 0; i < 3; i++)
@@ -64,7 +64,7 @@ static void in_json(void **state)
     struct agents *t = protect_with_disks();
     disk_put(&t->b, "1.img", 17, 1);
     assert_int_equal(hikae(&t->a, "--json verify-disk web --repair"), 1);
-    struct json_object *j = json_tokener_parse(said), *r = json_get_array(j, "ranges");
+    struct json_object *j = json_tokener_parse(hikae_said()), *r = json_get_array(j, "ranges");
     assert_non_null(r);
     assert_string_equal(json_get_text(j, "result", ""), "differs");
     assert_int_equal(json_get_u64(j, "compared", 0), BLOCKS_0 + BLOCKS_1);
@@ -76,7 +76,7 @@ static void in_json(void **state)
     assert_int_equal(json_get_u64(json_object_array_get_idx(r, 0), "first", 0), 17);
     json_object_put(j);
     assert_int_equal(hikae(&t->a, "--json verify-disk web"), 0);
-    says("\"result\":\"equal\"");
+    hikae_says("\"result\":\"equal\"");
     agents_free(t);
 }
 
@@ -106,7 +106,7 @@ static void the_replica_is_lost(void **state)
     WAIT_FOR(host_log_has(&t->a, PRIMARY, "comparing the disks"));
     host_kill(&t->b);
     assert_int_equal(hikae_end(f), 2);
-    says("not compared: the protection has ended");
+    hikae_says("not compared: the protection has ended");
     host_start_both(&t->b);
     host_wait_state(&t->a, PRIMARY, "PROTECTED");
     assert_int_equal(hikae(&t->a, "verify-disk web"), 0); /* and again, on another connection */
@@ -123,12 +123,36 @@ static void refusals(void **state)
     assert_int_equal(hikae(&t->a, "verify-disk web --all"), 2);
     host_order(&t->a, PRIMARY, "{\"cmd\":\"unprotect\",\"vm\":\"web\"}");
     assert_int_equal(hikae(&t->a, "verify-disk web"), 2);
-    says("the VM is not PROTECTED");
+    hikae_says("the VM is not PROTECTED");
     agents_free(t);
     t = agents_new(&(struct agents_options){.vm = "pages = 24\n"});
     agents_protect(t);
     assert_int_equal(hikae(&t->a, "verify-disk web"), 2);
-    says("has no disks");
+    hikae_says("has no disks");
+    agents_free(t);
+}
+
+/* Disks and memory, one after the other over one connection; also when the first was given up on the way. */
+static void disks_and_memory_in_turn(void **state)
+{
+    (void)state;
+    struct agents *t = protect_with_disks();
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
+        assert_int_equal(hikae(&t->a, "verify-memory web"), 0);
+        hikae_says("24 pages of 4096 bytes compared, 0 differ");
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        kill(host_worker(&t->b, SECONDARY), SIGSTOP); /* so that it is not over before it is given up */
+        host_order(&t->a, PRIMARY, "{\"cmd\":\"verify-disk\",\"vm\":\"web\"}");
+        host_refuses(&t->a, PRIMARY, "is under way already", "{\"cmd\":\"verify-memory\",\"vm\":\"web\"}");
+        host_order(&t->a, PRIMARY, "{\"cmd\":\"verify-disk\",\"vm\":\"web\",\"abort\":true}");
+        kill(host_worker(&t->b, SECONDARY), SIGCONT);
+        assert_int_equal(hikae(&t->a, "verify-memory web"), 0);
+    }
+    assert_int_equal(hikae(&t->a, "verify-disk web"), 0);
+    assert_int_equal(host_log_count(&t->a, PRIMARY, "aborted by the admin"), 5);
+    assert_true(host_state_is(&t->a, PRIMARY, "PROTECTED"));
     agents_free(t);
 }
 
@@ -140,6 +164,7 @@ int main(void)
         cmocka_unit_test_teardown(from_the_other_side, agents_teardown),
         cmocka_unit_test_teardown(the_replica_is_lost, agents_teardown),
         cmocka_unit_test_teardown(refusals, agents_teardown),
+        cmocka_unit_test_teardown(disks_and_memory_in_turn, agents_teardown),
     };
     agents_enter_sandbox();
     return cmocka_run_group_tests(tests, NULL, NULL);

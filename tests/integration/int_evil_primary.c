@@ -288,6 +288,77 @@ static void second_greeting(void)
     flush_and_check("HELLO");
 }
 
+/* ---- comparing ---- */
+
+static uint8_t answer[64];
+static size_t answer_size;
+
+static void on_answer(struct evil *e, const struct record *r)
+{
+    (void)e;
+    if (r->type != RECORD_CHECKED)
+        return;
+    assert_in_range(r->length, 1, sizeof answer);
+    memcpy(answer, r->payload, r->length);
+    answer_size = r->length;
+}
+
+static size_t ask(uint64_t number)
+{
+    answer_size = 0;
+    sample_check_memory(f.s, 2, number);
+    flush();
+    EVIL_WAIT(f.e, answer_size || f.e->bye || f.e->closed);
+    assert_int_equal(answer[0], number);
+    return answer_size;
+}
+
+/* It says of its memory what is true, then what is not: the answer names just that page, and nothing comes of it. */
+static void memory_that_differs(void)
+{
+    struct check_run run;
+    size_t at = CHECKED_HEAD_SIZE;
+    standby();
+    f.e->on_record = on_answer;
+    assert_int_equal(ask(1), CHECKED_HEAD_SIZE);
+    f.s->memory[7 * PROTO_PAGE_SIZE + 5] ^= 1;
+    assert_int_equal(ask(2), CHECKED_HEAD_SIZE + CHECK_RUN_SIZE);
+    assert_true(checked_next(answer, answer_size, &at, &run) > 0 && run.from == 7 && run.count == 1);
+    f.s->memory[7 * PROTO_PAGE_SIZE + 5] ^= 1;
+    assert_int_equal(ask(3), CHECKED_HEAD_SIZE);
+    f.e->on_record = NULL;
+    send_epoch(3);
+}
+
+static void put_check(uint64_t end, unsigned disk)
+{
+    uint8_t payload[CHECK_HEAD_SIZE];
+    standby();
+    check_head_write(payload, &(struct check_head){.number = 1, .end = end, .disk = disk});
+    sample_record(f.s, RECORD_CHECK, 0, 2, payload, sizeof payload);
+}
+
+static void check_beyond_the_end(void)
+{
+    put_check(SAMPLE_PAGES + 1, CHECK_MEMORY);
+    flush_and_check("CHECK of blocks 0 to 25 of 24");
+}
+
+static void check_of_no_disk(void)
+{
+    put_check(1, 0);
+    flush_and_check("CHECK of disk 0 of 0");
+}
+
+static void check_twice(void)
+{
+    uint8_t again[RECORD_HEADER_SIZE + CHECK_HEAD_SIZE];
+    put_check(1, CHECK_MEMORY);
+    memcpy(again, f.s->data + f.s->n - sizeof again, sizeof again);
+    sample_octets(f.s, again, sizeof again);
+    flush_and_check("CHECK number 1, 2 is due");
+}
+
 /* ---- greetings ---- */
 
 static void refused(unsigned version, const char *vm, unsigned term, enum bye_reason reason, const char *says)
@@ -433,6 +504,10 @@ int main(void)
         EVIL(unknown_optional_record),
         EVIL(record_of_the_other_side),
         EVIL(second_greeting),
+        EVIL(memory_that_differs),
+        EVIL(check_beyond_the_end),
+        EVIL(check_of_no_disk),
+        EVIL(check_twice),
         EVIL(wrong_greetings),
         EVIL(epoch_before_its_time),
         EVIL(replica_that_can_not_be),

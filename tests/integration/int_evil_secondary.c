@@ -4,6 +4,7 @@
  * arbiter's word lets it go. Also what becomes of a VM whose agents die while the first epoch is on its way, which a
  * secondary that does not acknowledge makes last.
  */
+#include "proto/check.h"
 #include "tests/integration/evil.h"
 
 #include <signal.h>
@@ -16,7 +17,7 @@
 
 #include <cmocka.h>
 
-enum { HONEST_EPOCHS = 5, QUIET_MS = 400 };
+enum { HONEST_EPOCHS = 5, QUIET_MS = 400, PAGES = 512 };
 
 enum manner {
     WRONG_DIGEST,
@@ -45,6 +46,7 @@ struct fixture {
     uint8_t next[PROTO_DIGEST_SIZE];  /* of the first that is not acknowledged */
     double beat_at, heard_at;
     bool mute;
+    bool lies; /* it answers CHECK, and names a page that the VM does not have */
 };
 
 static struct fixture f;
@@ -52,7 +54,7 @@ static struct fixture f;
 static void greet(struct evil *e)
 {
     evil_json(e, RECORD_HELLO,
-              "{\"version\":1,\"features\":[],\"host\":\"b\",\"vm\":\"web\",\"term\":1,\"agent\":\"evil\"}");
+              "{\"version\":1,\"features\":[\"check\"],\"host\":\"b\",\"vm\":\"web\",\"term\":1,\"agent\":\"evil\"}");
 }
 
 static bool says_bye(struct evil *e, const struct record *r)
@@ -62,6 +64,14 @@ static bool says_bye(struct evil *e, const struct record *r)
         return false;
     evil_bye(e, BYE_TROUBLE, "evil has enough");
     return true;
+}
+
+static void answer_falsely(struct evil *e, const struct record *r)
+{
+    uint8_t payload[CHECKED_HEAD_SIZE + CHECK_RUN_SIZE];
+    memcpy(payload, r->payload, CHECKED_HEAD_SIZE); /* its number is right */
+    check_run_write(payload + CHECKED_HEAD_SIZE, PAGES, 1);
+    evil_record(e, RECORD_CHECKED, 0, 0, payload, sizeof payload);
 }
 
 static void on_record(struct evil *e, const struct record *r)
@@ -79,6 +89,8 @@ static void on_record(struct evil *e, const struct record *r)
         evil_json(e, RECORD_READY, "{\"pages\":512}");
     else if (r->type == RECORD_COMMIT && r->epoch <= f.honest)
         evil_ack(e, r->epoch, e->digest);
+    else if (r->type == RECORD_CHECK && f.lies)
+        answer_falsely(e, r);
 }
 
 /* As evil_serve, with signs of life. */
@@ -338,6 +350,22 @@ static void an_ack_to_one_that_was_silent(void **state)
     tear_down();
 }
 
+/* What it says of a comparison is checked as all else is. */
+static void a_check_answered_falsely(void **state)
+{
+    (void)state;
+    if (!agents_have_sandbox())
+        skip();
+    set_up(UINT64_MAX, -1);
+    f.lies = true;
+    SERVE_UNTIL(host_state_is(f.a, PRIMARY, "PROTECTED"));
+    host_order(f.a, PRIMARY, "{\"cmd\":\"verify-memory\",\"vm\":\"web\"}");
+    SERVE_UNTIL(f.e->bye);
+    assert_int_equal(f.e->bye, BYE_PROTOCOL);
+    assert_non_null(strstr(f.e->bye_text, "CHECKED: a run of 1 from 512"));
+    tear_down();
+}
+
 /* ---- the first epoch is on its way ---- */
 
 enum victim { WORKER, SUPERVISOR, BOTH, VM };
@@ -412,6 +440,7 @@ int main(void)
         cmocka_unit_test_teardown(heartbeats_without_acks, agents_teardown),
         cmocka_unit_test_teardown(an_ack_that_waited_too_long, agents_teardown),
         cmocka_unit_test_teardown(an_ack_to_one_that_was_silent, agents_teardown),
+        cmocka_unit_test_teardown(a_check_answered_falsely, agents_teardown),
         CASE(dies_when_sealed, victim, WORKER),
         CASE(dies_when_sealed, victim, SUPERVISOR),
         CASE(dies_when_sealed, victim, BOTH),

@@ -153,7 +153,7 @@ static int take(struct replay *r, const struct record *record, struct proto_erro
     case RECORD_DEVICE:
         return take_piece(r, record, e);
     case RECORD_CHECK:
-        return check_read(record->payload, record->length, &sample_disk_sizes, ++r->checks, &head, e);
+        return check_read(record->payload, record->length, &sample_disk_sizes, r->pages, ++r->checks, &head, e);
     case RECORD_COMMIT:
         r->in_epoch = false;
         commit(r);

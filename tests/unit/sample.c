@@ -206,11 +206,29 @@ void sample_check(struct sample *s, uint64_t epoch, uint64_t number)
     sample_record(s, RECORD_CHECK, 0, epoch, payload, sizeof payload);
 }
 
+void sample_check_memory(struct sample *s, uint64_t epoch, uint64_t number)
+{
+    static const uint8_t zeroes[PROTO_PAGE_SIZE];
+    uint8_t payload[CHECK_HEAD_SIZE + SAMPLE_PAGES * (CHECK_RUN_SIZE + PROTO_DIGEST_SIZE)], *at = payload;
+    check_head_write(
+        at, &(struct check_head){.number = number, .seed = epoch, .end = SAMPLE_PAGES, .disk = CHECK_MEMORY});
+    at += CHECK_HEAD_SIZE;
+    for (unsigned i = 0; i < SAMPLE_PAGES; i++) {
+        const uint8_t *page = s->memory + i * PROTO_PAGE_SIZE;
+        if (!memcmp(page, zeroes, sizeof zeroes))
+            continue;
+        check_run_write(at, i, 1);
+        region_digest(epoch, page, PROTO_PAGE_SIZE, at + CHECK_RUN_SIZE);
+        at += CHECK_RUN_SIZE + PROTO_DIGEST_SIZE;
+    }
+    sample_record(s, RECORD_CHECK, 0, epoch, payload, (size_t)(at - payload));
+}
+
 void sample_whole(struct sample *s)
 {
     uint8_t bye[4 + PROTO_REASON_MAX];
     sample_begin(s);
     for (uint64_t epoch = 1; epoch <= SAMPLE_EPOCHS; epoch++)
-        sample_epoch(s, epoch), sample_check(s, epoch, epoch);
+        sample_epoch(s, epoch), sample_check(s, epoch, 2 * epoch - 1), sample_check_memory(s, epoch, 2 * epoch);
     sample_record(s, RECORD_BYE, 0, 0, bye, bye_write(bye, BYE_UNPROTECT, "done"));
 }

@@ -40,7 +40,9 @@ void sample_begin(struct sample *s);
 void sample_epoch(struct sample *s, uint64_t epoch);
 /* A CHECK of all of disk 1, after that epoch. */
 void sample_check(struct sample *s, uint64_t epoch, uint64_t number);
-/* HELLO CONFIG, SAMPLE_EPOCHS epochs with a CHECK after each, BYE. */
+/* The same of all of the memory. */
+void sample_check_memory(struct sample *s, uint64_t epoch, uint64_t number);
+/* HELLO CONFIG, SAMPLE_EPOCHS epochs with a CHECK of each kind after each, BYE. */
 void sample_whole(struct sample *s);
 
 /* A small generator of reproducible noise. */

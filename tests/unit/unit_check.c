@@ -8,6 +8,8 @@
 
 #include <cmocka.h>
 
+enum { PAGES = 300 };
+
 static const struct disk_sizes sizes = {2, {(uint64_t)100000 * DISK_BLOCK_SIZE, 50 * DISK_BLOCK_SIZE}};
 static uint8_t payload[4096];
 static struct check_head head;
@@ -30,7 +32,7 @@ static size_t put_check(void)
 
 static void refuses(size_t n, uint64_t due, const char *says)
 {
-    assert_int_equal(check_read(payload, n, &sizes, due, &head, &e), -1);
+    assert_int_equal(check_read(payload, n, &sizes, PAGES, due, &head, &e), -1);
     if (!strstr(e.text, says))
         fail_msg("\"%s\", not \"%s\"", e.text, says);
 }
@@ -40,14 +42,14 @@ static void there_and_back(void **state)
     (void)state;
     struct check_run run;
     size_t n = put_check(), at = CHECK_HEAD_SIZE;
-    assert_int_equal(check_read(payload, n, &sizes, 3, &head, &e), 0);
+    assert_int_equal(check_read(payload, n, &sizes, PAGES, 3, &head, &e), 0);
     assert_true(head.number == 3 && head.seed == 99 && head.first == 10 && head.end == 20 && head.disk == 1);
     assert_int_equal(check_next(payload, n, &at, &run), 1);
     assert_true(run.from == 10 && run.count == 2 && run.digests == payload + CHECK_HEAD_SIZE + CHECK_RUN_SIZE);
     assert_int_equal(check_next(payload, n, &at, &run), 1);
     assert_true(run.from == 15 && run.count == 5);
     assert_int_equal(check_next(payload, n, &at, &run), 0);
-    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, 3, &head, &e), 0); /* all zeroes */
+    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, PAGES, 3, &head, &e), 0); /* all zeroes */
 }
 
 static void damaged_checks(void **state)
@@ -56,7 +58,7 @@ static void damaged_checks(void **state)
     size_t n = put_check();
     for (size_t cut = 0; cut < n; cut++)
         if (cut != CHECK_HEAD_SIZE && cut != CHECK_HEAD_SIZE + CHECK_RUN_SIZE + 2 * PROTO_DIGEST_SIZE)
-            assert_int_equal(check_read(payload, cut, &sizes, 3, &head, &e), -1);
+            assert_int_equal(check_read(payload, cut, &sizes, PAGES, 3, &head, &e), -1);
     refuses(n, 4, "4 is due");
     payload[32] = 2;
     refuses(n, 3, "disk 2 of 2");
@@ -71,7 +73,48 @@ static void damaged_checks(void **state)
     check_head_write(payload, &(struct check_head){.number = 3, .end = CHECK_BLOCKS_MAX + 1});
     refuses(CHECK_HEAD_SIZE, 3, "of 100000");
     check_head_write(payload, &(struct check_head){.number = 3, .end = CHECK_BLOCKS_MAX});
-    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, 3, &head, &e), 0);
+    assert_int_equal(check_read(payload, CHECK_HEAD_SIZE, &sizes, PAGES, 3, &head, &e), 0);
+}
+
+static void of_memory(void **state)
+{
+    (void)state;
+    struct check_head h = {.number = 3, .seed = 99, .first = PAGES - 2, .end = PAGES, .disk = CHECK_MEMORY};
+    check_head_write(payload, &h);
+    size_t n = put_run(CHECK_HEAD_SIZE, PAGES - 1, 1);
+    assert_int_equal(check_read(payload, n, &sizes, PAGES, 3, &head, &e), 0);
+    assert_true(head.disk == CHECK_MEMORY && head.end == PAGES);
+    assert_int_equal(check_read(payload, n, &(struct disk_sizes){0}, PAGES, 3, &head, &e), 0);
+    h.end = PAGES + 1;
+    check_head_write(payload, &h);
+    refuses(n, 3, "of 300");
+    h.disk = CHECK_MEMORY - 1;
+    check_head_write(payload, &h);
+    refuses(n, 3, "disk 65534 of 2");
+}
+
+/* Blocks become runs; there is room for the worst. */
+static void writing_answers(void **state)
+{
+    (void)state;
+    const struct check_head asked = {.number = 5, .first = 10, .end = 21};
+    struct checked c;
+    struct check_run run;
+    size_t at = CHECKED_HEAD_SIZE;
+    checked_begin(&c, payload, &asked);
+    assert_int_equal(c.n, CHECKED_HEAD_SIZE);
+    for (uint64_t block = 10; block < 21; block += 2)
+        checked_differs(&c, block);
+    assert_int_equal(c.n, checked_bound(&asked));
+    assert_int_equal(checked_read(payload, c.n, &asked, &e), 0);
+    checked_begin(&c, payload, &asked);
+    for (uint64_t block = 12; block < 17; block++)
+        if (block != 15)
+            checked_differs(&c, block);
+    assert_int_equal(checked_read(payload, c.n, &asked, &e), 0);
+    assert_true(checked_next(payload, c.n, &at, &run) && run.from == 12 && run.count == 3);
+    assert_true(checked_next(payload, c.n, &at, &run) && run.from == 16 && run.count == 1);
+    assert_int_equal(checked_next(payload, c.n, &at, &run), 0);
 }
 
 static void damaged_runs(void **state)
@@ -189,8 +232,14 @@ static void generations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back), cmocka_unit_test(damaged_checks),  cmocka_unit_test(damaged_runs),
-        cmocka_unit_test(answers),        cmocka_unit_test(changed_is_told), cmocka_unit_test(damaged_changes),
+        cmocka_unit_test(there_and_back),
+        cmocka_unit_test(damaged_checks),
+        cmocka_unit_test(damaged_runs),
+        cmocka_unit_test(answers),
+        cmocka_unit_test(of_memory),
+        cmocka_unit_test(writing_answers),
+        cmocka_unit_test(changed_is_told),
+        cmocka_unit_test(damaged_changes),
         cmocka_unit_test(generations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -100,6 +100,33 @@ static void test_no_room(void **state)
     delta_cache_free(c);
 }
 
+/* To look does not keep a page; what is forgotten is so, and its place is used again. */
+static void test_peek_and_forget(void **state)
+{
+    (void)state;
+    struct delta_cache *c = delta_cache_new(100, 4 * PROTO_PAGE_SIZE);
+    for (uint64_t gfn = 0; gfn < 4; gfn++)
+        put(c, gfn, 1);
+    assert_null(delta_cache_peek(c, 9));
+    assert_ptr_equal(delta_cache_peek(c, 2), delta_cache_get(c, 2));
+    delta_cache_forget(c, 2);
+    delta_cache_forget(c, 2);
+    delta_cache_forget(c, 50);
+    assert_null(delta_cache_get(c, 2));
+    put(c, 2, 7);
+    expect(c, 2, 7);
+    for (uint64_t gfn = 10; gfn < 30; gfn++) {
+        expect(c, 2, 7);
+        for (uint64_t i = 0; i < 4; i++)
+            (void)delta_cache_peek(c, i);
+        put(c, gfn, 1);
+    }
+    expect(c, 2, 7);
+    for (uint64_t gfn = 0; gfn < 2; gfn++)
+        assert_null(delta_cache_get(c, gfn));
+    delta_cache_free(c);
+}
+
 static void test_random(void **state)
 {
     (void)state;
@@ -126,7 +153,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_put_get), cmocka_unit_test(test_bounded), cmocka_unit_test(test_clock),
-        cmocka_unit_test(test_no_room), cmocka_unit_test(test_random),
+        cmocka_unit_test(test_no_room), cmocka_unit_test(test_random),  cmocka_unit_test(test_peek_and_forget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

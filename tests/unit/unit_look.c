@@ -55,7 +55,7 @@ static int answer(const struct look *l, int fd, struct check_run *runs, int most
     int count = 0;
     uint8_t *payload = look_payload(l, sample_random(&seed), &n);
     assert_non_null(payload);
-    if (check_read(payload, n, &sizes, l->number, &head, &e))
+    if (check_read(payload, n, &sizes, 0, l->number, &head, &e))
         fail_msg("%s", e.text);
     uint8_t *said = compare_blocks(fd, "disk", &head, payload, n, &answer_n);
     assert_non_null(said);

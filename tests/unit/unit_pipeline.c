@@ -7,6 +7,7 @@
 #include "proto/page.h"
 #include "sample.h"
 #include "secondary/block_teller.h"
+#include "secondary/compare_memory.h"
 #include "secondary/replica.h"
 #include "secondary/teller.h"
 
@@ -31,6 +32,7 @@ struct rig {
     uint64_t seed;
     bool deaf; /* takes no output */
     unsigned rounds, captured, commits, looks, checks, writes;
+    unsigned differing; /* pages, by the CHECKs of memory that came */
     struct looked looked; /* the last one */
     uint64_t last_captured;
     size_t chunks;
@@ -38,6 +40,26 @@ struct rig {
     struct stream_check *check;
     struct replica *replica;
 };
+
+static void compare(struct rig *g, const struct record *r)
+{
+    static const struct disk_sizes sizes = {1, {4000 * DISK_BLOCK_SIZE}};
+    struct page_ranges all = {0};
+    struct check_head head;
+    struct check_run run;
+    size_t n;
+    assert_int_equal(check_read(r->payload, r->length, &sizes, PAGES, g->checks, &head, NULL), 0);
+    if (head.disk != CHECK_MEMORY)
+        return;
+    assert_int_equal(page_ranges_add(&all, 0, PAGES), 0);
+    struct page_set *populated = page_set_new(PAGES, &all);
+    uint8_t *said = compare_memory(g->memory, populated, &head, r->payload, r->length, &n);
+    for (size_t at = CHECKED_HEAD_SIZE; checked_next(said, n, &at, &run) > 0;)
+        g->differing += run.count;
+    free(said);
+    page_set_free(populated);
+    page_ranges_free(&all);
+}
 
 static void receive(struct rig *g, const struct record *r)
 {
@@ -51,6 +73,7 @@ static void receive(struct rig *g, const struct record *r)
             fail_msg("%s", e.text);
     } else if (r->type == RECORD_CHECK) {
         g->checks++;
+        compare(g, r);
     } else if (r->type == RECORD_DISK) {
         g->writes++;
     } else if (r->type == RECORD_PAGES || r->type == RECORD_DEVICE) {
@@ -310,6 +333,88 @@ static void test_looks(void **state)
     close(fd);
 }
 
+/* Has a look from `at` to the end, of which all is populated. Returns where it ended. */
+static uint64_t look_on(struct rig *g, uint64_t number, uint64_t at, bool repair)
+{
+    struct page_ranges all = {0};
+    assert_int_equal(page_ranges_add(&all, 0, PAGES), 0);
+    struct page_set *populated = at ? NULL : page_set_new(PAGES, &all);
+    page_ranges_free(&all);
+    pipeline_look_memory(g->pipeline, number, look_new(number, CHECK_MEMORY, at, PAGES, repair), populated);
+    assert_true(run_until(g, &g->looks, (unsigned)number));
+    assert_true(g->looked.number == number && g->looked.first == at && g->looked.end > at && !g->looked.is_hole);
+    return g->looked.end;
+}
+
+static uint64_t look_at_all(struct rig *g, uint64_t number, bool repair)
+{
+    for (uint64_t at = 0; at < PAGES; number++)
+        at = look_on(g, number, at, repair);
+    return number;
+}
+
+/* Memory: what is damaged is told and repaired, with the epoch that settles the look. */
+static void test_looks_at_memory(void **state)
+{
+    (void)state;
+    enum { DAMAGED = 5 };
+    struct rig g;
+    struct vm_blob initial = {0};
+    begin(&g);
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    submit_round(&g, 0, PAGES, true);
+    struct page_ranges one = {0};
+    assert_int_equal(page_ranges_add(&one, PAGES / 2, 1), 0); /* which it leaves out */
+    pipeline_round(g.pipeline, 1, &one, false);
+    put_look_epoch(&g, 1, 1, &initial);
+    uint64_t next = look_at_all(&g, 1, false);
+    put_look_epoch(&g, 2, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, (unsigned)next - 1));
+    assert_int_equal(g.differing, 0);
+    for (unsigned i = 0; i < DAMAGED; i++)
+        g.memory[(size_t)(100 + 300 * i) * PROTO_PAGE_SIZE + 77] ^= 4;
+    next = look_at_all(&g, next, false);
+    put_look_epoch(&g, 3, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, (unsigned)next - 1));
+    assert_in_range(g.differing, DAMAGED - 1, DAMAGED); /* an epoch may have one of them */
+    next = look_at_all(&g, next, true);
+    put_look_epoch(&g, 4, clock_now(), NULL);
+    assert_true(run_until(&g, &g.checks, (unsigned)next - 1));
+    assert_in_range(g.differing, DAMAGED - 1, DAMAGED);
+    assert_memory_equal(g.memory, g.guest, OCTETS);
+    free(pipeline_notes(g.pipeline, next - 1));
+    assert_null(pipeline_notes(g.pipeline, next - 1));
+    vm_blob_free(&initial);
+    end(&g);
+}
+
+/* The last epoch of a move has its pages in a round before it: what was looked at to be repaired must not undo them. */
+static void test_look_before_the_last_epoch(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct vm_blob initial = {0};
+    begin(&g);
+    assert_int_equal(vm_blob_append(&initial, "initial", 7), 0);
+    submit_round(&g, 0, PAGES, true);
+    struct page_ranges dirty = {0};
+    assert_int_equal(page_ranges_add(&dirty, PAGES / 2, 1), 0);
+    pipeline_round(g.pipeline, 1, &dirty, false);
+    put_look_epoch(&g, 1, 1, &initial);
+    look_on(&g, 1, 0, true);
+    memset(g.guest + 9 * PROTO_PAGE_SIZE, 9, PROTO_PAGE_SIZE); /* since */
+    assert_int_equal(page_ranges_add(&dirty, 9, 1), 0);
+    struct capture *last = capture_make(&g, 2, 0);
+    last->times.paused_at = clock_now();
+    pipeline_round(g.pipeline, 2, &dirty, true);
+    pipeline_epoch(g.pipeline, last, NULL);
+    assert_true(run_until(&g, &g.checks, 1));
+    assert_int_equal(g.differing, 0);
+    assert_memory_equal(g.memory, g.guest, OCTETS);
+    vm_blob_free(&initial);
+    end(&g);
+}
+
 /* A disk that nothing is known of at the other side. */
 static int submit_disk(struct rig *g, uint64_t bytes)
 {
@@ -491,6 +596,8 @@ int main(void)
         cmocka_unit_test(test_disk_sync_rate),
         cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_blocks_rate),
+        cmocka_unit_test(test_looks_at_memory),
+        cmocka_unit_test(test_look_before_the_last_epoch),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_free_in_the_middle),
     };

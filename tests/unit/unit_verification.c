@@ -44,7 +44,7 @@ static void answer_first(struct other *o, struct verification *v)
         b = end - 1;
     }
     memmove(o->asked, o->asked + 1, --o->n * sizeof *o->asked);
-    assert_int_equal(verification_answered(v, &s, payload, n), 0);
+    assert_int_equal(verification_answered(v, &s, payload, n, NULL), 0);
 }
 
 /* Looks of random length, answers of random delay. */
@@ -150,12 +150,48 @@ static void repaired(void **state)
     }
 }
 
+/* Of memory: one area, and ranges are cut where another thing is said of the pages. */
+static void memory_with_notes(void **state)
+{
+    (void)state;
+    enum { PAGES = 10 };
+    static const uint8_t notes[PAGES] = {1, 1, 2, 2, 2, 4, 4, 4, 4, 4};
+    static const struct verification_range expected[] = {
+        {CHECK_MEMORY, 1, 1, 1}, {CHECK_MEMORY, 2, 2, 2}, {CHECK_MEMORY, 8, 4, 4}};
+    uint8_t payload[CHECKED_HEAD_SIZE + 2 * CHECK_RUN_SIZE];
+    struct verification_step s;
+    size_t n;
+    struct verification *v = verification_new_of_memory(2 * PAGES, false);
+    assert_true(verification_next(v, &s));
+    assert_true(s.disk == CHECK_MEMORY && s.first == 0 && s.end == 2 * PAGES && !s.repair);
+    verification_looked(v, &s, PAGES);
+    s.end = PAGES;
+    checked_head_write(payload, 1);
+    check_run_write(payload + CHECKED_HEAD_SIZE, 1, 3);
+    check_run_write(payload + CHECKED_HEAD_SIZE + CHECK_RUN_SIZE, 8, 2);
+    assert_int_equal(verification_answered(v, &s, payload, sizeof payload, notes), 0);
+    assert_true(verification_next(v, &s));
+    assert_int_equal(s.first, PAGES);
+    verification_looked(v, &s, s.end);
+    assert_false(verification_is_done(v));
+    check_run_write(payload + CHECKED_HEAD_SIZE, PAGES, 2); /* it goes on there, and the same is said */
+    assert_int_equal(verification_answered(v, &s, payload, CHECKED_HEAD_SIZE + CHECK_RUN_SIZE, notes + 5), 0);
+    assert_true(verification_is_done(v));
+    const struct verification_range *r = verification_ranges(v, &n);
+    assert_int_equal(n, 3);
+    for (size_t i = 0; i < n; i++)
+        assert_true(r[i].disk == expected[i].disk && r[i].first == expected[i].first &&
+                    r[i].count == expected[i].count && r[i].note == expected[i].note);
+    verification_free(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_equal),
         cmocka_unit_test(named_and_left),
         cmocka_unit_test(repaired),
+        cmocka_unit_test(memory_with_notes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -127,6 +127,13 @@ static void put_check(struct sample *s, size_t at, uint8_t octet, uint32_t less)
     s->data[begin - RECORD_HEADER_SIZE + 4] -= (uint8_t)less;
 }
 
+static void put_memory_check(struct sample *s, size_t at, uint8_t octet)
+{
+    size_t begin = s->n + RECORD_HEADER_SIZE;
+    sample_check_memory(s, 1, 1);
+    s->data[begin + at] = octet;
+}
+
 static void put_bye(struct sample *s, unsigned reason)
 {
     uint8_t payload[4] = {(uint8_t)reason};
@@ -358,6 +365,12 @@ static void damage(struct sample *s, unsigned which)
     case 65: /* from a secondary */
         sample_record(s, RECORD_CHECKED, 0, 0, "01234567", 8);
         break;
+    case 66: /* of memory that is not there; of the number before that which means memory */
+        put_memory_check(s, 24, SAMPLE_PAGES + 1);
+        break;
+    case 67:
+        put_check(s, 33, 0xff, 0);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
         put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
@@ -366,7 +379,7 @@ static void damage(struct sample *s, unsigned which)
     }
 }
 
-enum { DAMAGES = 67 };
+enum { DAMAGES = 69 };
 
 static void test_each_violation(void **state)
 {

@@ -1,6 +1,7 @@
 /*
  * unit_vm: the helpers of vm/: lists of pages, buffers, the loader's refusals.
  */
+#include "vm/page_set.h"
 #include "vm/vm.h"
 
 #include <stdlib.h>
@@ -60,6 +61,32 @@ static void blobs_grow(void **arg)
     assert_int_equal(b.size + b.capacity, 0);
 }
 
+static void sets_of_pages(void **arg)
+{
+    (void)arg;
+    struct page_ranges r = {0};
+    assert_int_equal(page_ranges_add(&r, 3, 2), 0);
+    assert_int_equal(page_ranges_add(&r, 62, 5), 0);
+    assert_int_equal(page_ranges_add(&r, 299, 9), 0); /* the last ones are not of this VM */
+    struct page_set *s = page_set_new(300, &r);
+    page_ranges_free(&r);
+    page_set_add(s, 191);
+    static const uint64_t in[] = {3, 4, 62, 63, 64, 65, 66, 191, 299};
+    uint64_t at = 0;
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++, at++) {
+        at = page_set_next(s, at, 300);
+        assert_int_equal(at, in[i]);
+        assert_true(page_set_has(s, at));
+    }
+    assert_int_equal(at, 300);
+    assert_int_equal(page_set_next(s, 67, 191), 191); /* none before the end */
+    assert_int_equal(page_set_next(s, 67, 150), 150);
+    assert_int_equal(page_set_next(s, 5, 5), 5);
+    assert_false(page_set_has(s, 5) || page_set_has(s, 61) || page_set_has(s, 67) || page_set_has(s, 298));
+    page_set_free(s);
+    page_set_free(NULL);
+}
+
 static void loader_says_what_is_wrong(void **arg)
 {
     (void)arg;
@@ -78,6 +105,7 @@ int main(void)
         cmocka_unit_test(neighbours_join),
         cmocka_unit_test(ranges_grow),
         cmocka_unit_test(blobs_grow),
+        cmocka_unit_test(sets_of_pages),
         cmocka_unit_test(loader_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,5 +60,6 @@ int cmd_abort(struct cli *c);
 int cmd_status(struct cli *c);
 int cmd_upgrade(struct cli *c);
 int cmd_verify_disk(struct cli *c);
+int cmd_verify_memory(struct cli *c);
 
 #endif

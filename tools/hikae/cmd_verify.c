@@ -1,4 +1,4 @@
-/* verify-disk: the order, then how far it has come, and the verdict. Ctrl-C ends it. */
+/* verify-disk, verify-memory: the order, then how far it has come, and the verdict. Ctrl-C ends it. */
 #include "common/jsonget.h"
 #include "tools/hikae/cli.h"
 
@@ -11,6 +11,14 @@
 
 enum { ORDER_MS = 30000, ASK_MS = 5000, POLL_MS = 100, NAMED_MAX = 20 };
 enum { EXIT_EQUAL = 0, EXIT_DIFFERS = 1, EXIT_NOT_DONE = 2 };
+
+/* What is compared, and how it is called. */
+struct object {
+    const char *command, *plural, *unit, *equal;
+};
+static const struct object disks = {"verify-disk", "disks", "blocks", "both hosts' disks are equal"},
+                           memory = {"verify-memory", "memory", "pages", "both hosts' memory is equal"};
+static const struct object *object;
 
 static volatile sig_atomic_t interrupted;
 
@@ -32,7 +40,7 @@ static struct json_object *ask(struct cli *c, const char *command, const char *f
 
 static int not_done(const struct cli *c, const char *why)
 {
-    cli_fail("%s: its disks were not compared: %s", c->argv[0], why);
+    cli_fail("%s: %s not compared: %s", c->argv[0], object == &disks ? "its disks were" : "its memory was", why);
     return EXIT_NOT_DONE;
 }
 
@@ -46,7 +54,11 @@ static unsigned long long number(struct json_object *j, const char *key)
 static void print_range(struct json_object *r)
 {
     unsigned long long first = number(r, "first"), count = number(r, "count");
-    if (count == 1)
+    if (object == &memory && count == 1)
+        printf("  gfn %llx: %s\n", first, json_get_text(r, "why", ""));
+    else if (object == &memory)
+        printf("  gfn %llx to %llx: %s\n", first, first + count - 1, json_get_text(r, "why", ""));
+    else if (count == 1)
         printf("  disk %llu: block %llu\n", number(r, "disk"), first);
     else
         printf("  disk %llu: blocks %llu to %llu\n", number(r, "disk"), first, first + count - 1);
@@ -78,10 +90,12 @@ static int say(struct cli *c, struct json_object *verify)
         return not_done(c, json_get_text(verify, "error", "?"));
     if (c->json)
         return equal ? EXIT_EQUAL : EXIT_DIFFERS;
-    printf("%s: %llu blocks of %llu bytes compared, %llu differ%s", c->argv[0], number(verify, "compared"),
-           number(verify, "block_bytes"), number(verify, "differing"), equal ? ": both hosts' disks are equal\n" : "");
-    if (equal)
+    printf("%s: %llu %s of %llu bytes compared, %llu differ", c->argv[0], number(verify, "compared"), object->unit,
+           number(verify, "block_bytes"), number(verify, "differing"));
+    if (equal) {
+        printf(": %s\n", object->equal);
         return EXIT_EQUAL;
+    }
     unsigned long long repaired = number(verify, "repaired"), left = number(verify, "unrepaired");
     if (repaired || left)
         printf(", %llu were repaired", repaired);
@@ -101,8 +115,8 @@ static void show_progress(struct cli *c, struct json_object *verify, int *shown)
     if (c->json || percent == *shown)
         return;
     if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\r%s: %d %% of %llu MiB compared, %llu blocks differ ", c->argv[0], percent, total >> 8,
-                number(verify, "differing"));
+        fprintf(stderr, "\r%s: %d %% of %llu MiB compared, %llu %s differ ", c->argv[0], percent, total >> 8,
+                number(verify, "differing"), object->unit);
     else if (percent / 10 != *shown / 10 || *shown < 0)
         fprintf(stderr, "%s: %d %% of %llu MiB compared\n", c->argv[0], percent, total >> 8);
     *shown = percent;
@@ -117,7 +131,7 @@ static int look(struct cli *c, int *shown)
     struct json_object *vm = vm_in_status(reply, "vms", c->argv[0]), *verify = vm ? json_get(vm, "verify") : NULL;
     if (!reply) {
         code = not_done(c, e.text);
-    } else if (!verify) {
+    } else if (!verify || strcmp(json_get_text(verify, "of", ""), object->plural)) {
         code = not_done(c, "the VM's agent was restarted meanwhile");
     } else {
         show_progress(c, verify, shown);
@@ -139,24 +153,35 @@ static int follow(struct cli *c)
         struct errmsg e;
         if (interrupted && !aborting) {
             aborting = true;
-            json_object_put(ask(c, "verify-disk", "abort", ASK_MS, &e));
+            json_object_put(ask(c, object->command, "abort", ASK_MS, &e));
         }
         poll(NULL, 0, POLL_MS);
     }
     return code;
 }
 
-int cmd_verify_disk(struct cli *c)
+static int verify(struct cli *c, const struct object *what)
 {
     struct errmsg e;
+    object = what;
     if (!config_name_is_valid(c->argv[0]))
-        return cli_usage("verify-disk", "'%s' is no VM name", c->argv[0]);
+        return cli_usage(object->command, "'%s' is no VM name", c->argv[0]);
     if (!cli_config(c))
         return EXIT_NOT_DONE;
-    struct json_object *reply = ask(c, "verify-disk", c->repair ? "repair" : NULL, ORDER_MS, &e);
+    struct json_object *reply = ask(c, object->command, c->repair ? "repair" : NULL, ORDER_MS, &e);
     if (!reply)
         return not_done(c, e.text);
     json_object_put(reply);
     signal(SIGINT, on_interrupt);
     return follow(c);
+}
+
+int cmd_verify_disk(struct cli *c)
+{
+    return verify(c, &disks);
+}
+
+int cmd_verify_memory(struct cli *c)
+{
+    return verify(c, &memory);
 }

@@ -75,6 +75,10 @@ static const struct command commands[] = {
      "sends anew what differs. Exit codes: 0 all are equal, 1 some differed, 2 wrong use, or it could not be done. "
      "Ctrl-C\n"
      "ends it."},
+    {"verify-memory", cmd_verify_memory, 1, 1, "R", "verify-memory VM [--repair]",
+     "The same of its memory: each page of the replica that is not what the VM's is at the end of an epoch was missed "
+     "by\n"
+     "the tracking of changes, or damaged. Says what is known of each. Exit codes as of verify-disk."},
     {0},
 };
 

@@ -195,17 +195,19 @@ bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct ta
 
 /* ---- check ---- */
 
-bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t due, struct complaint *c)
+bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, uint64_t due,
+                    struct complaint *c)
 {
-    enum { CHECK_HEAD = 40, RUN_HEAD = 8, DIGEST = 16, BLOCK = 4096, BLOCKS_MOST = 65536 };
+    enum { CHECK_HEAD = 40, RUN_HEAD = 8, DIGEST = 16, BLOCK = 4096, BLOCKS_MOST = 65536, MEMORY = 0xffff };
     uint64_t number = little(at, 8), first = little(at + 16, 8), end = little(at + 24, 8), disk = little(at + 32, 2);
     if (number != due)
         return complain(c, "CHECK number %" PRIu64 ", due is %" PRIu64, number, due);
     if (little(at + 34, 6))
         return complain(c, "CHECK with reserved octets");
-    if (disk >= d->count)
+    if (disk != MEMORY && disk >= d->count)
         return complain(c, "CHECK: disk %" PRIu64 " of %u", disk, d->count);
-    if (first >= end || end > d->octets[disk] / BLOCK || end - first > BLOCKS_MOST)
+    uint64_t blocks = disk == MEMORY ? pages : d->octets[disk] / BLOCK;
+    if (first >= end || end > blocks || end - first > BLOCKS_MOST)
         return complain(c, "CHECK of blocks %" PRIu64 " to %" PRIu64, first, end);
     for (size_t run = CHECK_HEAD; run < n;) {
         if (n - run < RUN_HEAD)

@@ -359,7 +359,7 @@ static bool known_record(struct walk *w, const struct head *h, const uint8_t *re
     case COMMIT:
         return commit(w, payload, c);
     case CHECK:
-        return check_is_valid(payload, h->length, &w->v->disks, ++w->checks, c);
+        return check_is_valid(payload, h->length, &w->v->disks, w->v->pages, ++w->checks, c);
     case BYE:
         w->ended = true;
         return bye_is_valid(payload, c);

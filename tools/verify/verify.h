@@ -55,8 +55,9 @@ struct disks {              /* of CONFIG */
 /* Checks a DISK payload and adds to `t`. */
 bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct tally *t, struct complaint *c);
 
-/* Checks a CHECK payload, whose number must be `due`. */
-bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t due, struct complaint *c);
+/* Checks a CHECK payload, whose number must be `due`; pages: of the guest. */
+bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, uint64_t due,
+                    struct complaint *c);
 
 struct blob { /* a device blob of one kind */
     uint8_t *data;
