@@ -6,6 +6,7 @@
 #include "tests/integration/disk_harness.h"
 #include "vm/process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -71,6 +72,18 @@ static bool is_silent(int ms)
     return poll(&p, 1, ms) == 0;
 }
 
+/* Until a guest that writes ones is connected: before, nobody tries again for it. */
+static void wait_for_guest(void)
+{
+    uint8_t octet = 0;
+    int fd = open(lab.disk[0], O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    while (pread(fd, &octet, 1, 0) == 1 && !octet)
+        usleep(1000);
+    close(fd);
+    assert_int_equal(octet, 1);
+}
+
 /* Killed again and again while a guest writes: none of its requests fails, and all of it is there. */
 static void test_killed(void **state)
 {
@@ -78,6 +91,7 @@ static void test_killed(void **state)
     pid_t writer = guest_begin(&lab, 0,
                                "aio_write -q -P 1 0 1M\naio_flush\nsleep 300\naio_write -q -P 2 1M 1M\naio_flush\n"
                                "sleep 1500\naio_write -q -P 3 2M 1M\naio_flush\nread -P 3 2M 1M\n");
+    wait_for_guest();
     for (unsigned i = 0; i < 3; i++) {
         pid_t before = lab_server(&lab);
         struct disk_client *c = lab_connect(&lab);
