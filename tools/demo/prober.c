@@ -25,7 +25,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IN_FLIGHT = 1 << 14, LINE_BYTES = 1024, RETRY_MS = 250, STATS_MS = 500, PUT_MS = 20, DEAD_MS = 10000 };
+enum {
+    IN_FLIGHT = 1 << 14,
+    LINE_BYTES = 1024,
+    RETRY_MS = 250,
+    STATS_MS = 500,
+    PUT_MS = 20,
+    DEAD_MS = 10000,
+    READ_MS = 60000
+};
 
 struct connection {
     int fd; /* -1: none */
@@ -103,11 +111,12 @@ static void connection_lost(struct prober *p, struct connection *c)
 
 /* A connection that never gets an answer (the guest still boots) is soon tried anew. One that had answers is given all
  * the time that a failover may take: two ends that no longer agree on what was said do not reset it, they are silent
- * for ever. */
+ * for ever. A guest that reads all of a disk says nothing meanwhile, and on a busy machine that takes its time. */
 static void connection_tend(struct prober *p, struct connection *c)
 {
     int64_t now = now_ms();
-    bool silent = c->answered ? now - c->heard >= p->dead_ms : now - c->tried >= RETRY_MS;
+    bool reads = c == &p->disk || c == &p->database;
+    bool silent = c->answered ? now - c->heard >= (reads ? READ_MS : p->dead_ms) : now - c->tried >= RETRY_MS;
     if (c->fd >= 0 && silent)
         connection_lost(p, c);
     if (c->fd < 0 && now - c->tried >= RETRY_MS)
