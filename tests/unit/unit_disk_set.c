@@ -45,14 +45,19 @@ static int remove_files(void **state)
     return rmdir(folder);
 }
 
-static struct disk_set *open_set(void)
+static struct disk_set *open_with(unsigned shared)
 {
     struct errmsg e = {""};
     const char *const list[] = {paths[0], paths[1]};
-    struct disk_set *s = disk_set_open(list, NULL, DISKS, 0, &e);
+    struct disk_set *s = disk_set_open(list, NULL, DISKS, shared, &e);
     if (!s || disk_set_start(s, false, &e) < 0)
         fail_msg("%s", e.text);
     return s;
+}
+
+static struct disk_set *open_set(void)
+{
+    return open_with(0);
 }
 
 /* Tracks; the reader's side of the log is returned. */
@@ -142,31 +147,99 @@ static void replay_until_done(struct write_log *reader, uint8_t (*copy)[BYTES], 
     replay(reader, copy);
 }
 
-static void test_overlapping_writes(void **state)
+static void begin_writing(struct writer writers[WRITERS], struct disk_set *s, atomic_uint *busy)
 {
-    (void)state;
-    struct disk_set *s = open_set();
-    atomic_uint busy = WRITERS;
-    struct writer writers[WRITERS];
-    static uint8_t copy[DISKS][BYTES], store[BYTES];
-    for (unsigned i = 0; i < WRITERS; i++) { /* they have begun before anyone tracks */
-        writers[i] = (struct writer){.set = s, .seed = i + 1, .busy = &busy};
+    *busy = WRITERS;
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct writer){.set = s, .seed = i + 1, .busy = busy};
         pthread_create(&writers[i].thread, NULL, write_anywhere, &writers[i]);
     }
-    usleep(5000);
-    struct write_log *reader = track(s, 1 << 20, 64 << 20); /* all of it would fit: a slow machine breaks nothing */
-    for (unsigned d = 0; d < DISKS; d++)                    /* the first sync: what is there, while it changes */
-        read_store(s, d, copy[d]);
-    replay_until_done(reader, copy, &busy);
+}
+
+static void end_writing(struct writer writers[WRITERS])
+{
     for (unsigned i = 0; i < WRITERS; i++) {
         void *failed;
         pthread_join(writers[i].thread, &failed);
         assert_null(failed);
     }
+}
+
+static void test_overlapping_writes(void **state)
+{
+    (void)state;
+    struct disk_set *s = open_set();
+    atomic_uint busy;
+    struct writer writers[WRITERS];
+    static uint8_t copy[DISKS][BYTES], store[BYTES];
+    begin_writing(writers, s, &busy); /* they have begun before anyone tracks */
+    usleep(5000);
+    struct write_log *reader = track(s, 1 << 20, 64 << 20); /* all of it would fit: a slow machine breaks nothing */
+    for (unsigned d = 0; d < DISKS; d++)                    /* the first sync: what is there, while it changes */
+        read_store(s, d, copy[d]);
+    replay_until_done(reader, copy, &busy);
+    end_writing(writers);
     replay(reader, copy);
     for (unsigned d = 0; d < DISKS; d++) {
         read_store(s, d, store);
         assert_memory_equal(store, copy[d], BYTES);
+    }
+    write_log_free(reader);
+    disk_set_close(s);
+}
+
+/* ---- shared disks ---- */
+
+static bool file_is(unsigned disk, const uint8_t *what)
+{
+    static uint8_t is[BYTES];
+    int fd = open(paths[disk], O_RDONLY | O_CLOEXEC);
+    assert_int_equal(pread(fd, is, BYTES, 0), BYTES);
+    close(fd);
+    return memcmp(is, what, BYTES) == 0;
+}
+
+static void let_out(struct disk_set *s)
+{
+    while (!disk_set_let_out(s))
+        usleep(1000);
+}
+
+static void write_until_done(struct disk_set *s, struct write_log *reader, uint8_t (*copy)[BYTES], bool release)
+{
+    atomic_uint busy;
+    struct writer writers[WRITERS];
+    begin_writing(writers, s, &busy);
+    while (atomic_load(&busy) > 0) {
+        replay(reader, copy);
+        if (release)
+            disk_set_release(s, write_log_head(reader));
+        usleep(500);
+    }
+    end_writing(writers);
+    replay(reader, copy);
+}
+
+/* Whoever writes how: what is read is what the log says, and so is the disk in the end, and not before it is let out;
+ * also when some of it goes out all the time. */
+static void test_shared(void **state)
+{
+    (void)state;
+    static uint8_t copy[DISKS][BYTES], before[BYTES], seen[BYTES];
+    struct disk_set *s = open_with(1);
+    struct write_log *reader = track(s, 64 << 20, 64 << 20);
+    for (unsigned d = 0; d < DISKS; d++)
+        read_store(s, d, copy[d]);
+    memcpy(before, copy[1], BYTES);
+    for (unsigned round = 0; round < 2; round++) {
+        write_log_set_holding(reader, true);
+        write_until_done(s, reader, copy, round > 0);
+        read_store(s, 1, seen);
+        assert_memory_equal(seen, copy[1], BYTES);
+        assert_true(round > 0 || file_is(1, before));
+        assert_true(file_is(0, copy[0])); /* the other one is not shared */
+        let_out(s);
+        assert_true(file_is(1, copy[1]));
     }
     write_log_free(reader);
     disk_set_close(s);
@@ -313,7 +386,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlapping_writes), cmocka_unit_test(test_track),    cmocka_unit_test(test_tracker_gone),
+        cmocka_unit_test(test_overlapping_writes), cmocka_unit_test(test_track),
+        cmocka_unit_test(test_tracker_gone),       cmocka_unit_test(test_shared),
         cmocka_unit_test(test_flush_in_a_pause),   cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);

@@ -421,8 +421,8 @@ static void test_each_config(void **state)
         "[{\"bytes\":4096,\"shared\":1}]",
         "[{\"bytes\":4096,\"shared\":true,\"identity\":7}]",
         "[{\"bytes\":4096,\"shared\":true},{\"bytes\":4096}]",
-        "[{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},"
-        "{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096}]"};
+        ("[{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},"
+         "{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096},{\"bytes\":4096}]")};
     for (size_t i = 0; i <= sizeof disks / sizeof disks[0]; i++) {
         bool good = i == sizeof disks / sizeof disks[0];
         struct sample *s = sample_new();
