@@ -44,6 +44,7 @@ struct fixture {
     int bye_at;                       /* enum bye_at; -1: not */
     uint8_t first[PROTO_DIGEST_SIZE]; /* digest of epoch 1 */
     uint8_t next[PROTO_DIGEST_SIZE];  /* of the first that is not acknowledged */
+    const char *ready;                /* what READY says; NULL: what it should */
     double beat_at, heard_at;
     bool mute;
     bool lies; /* it answers CHECK, and names a page that the VM does not have */
@@ -86,7 +87,7 @@ static void on_record(struct evil *e, const struct record *r)
     if (r->type == RECORD_HELLO)
         greet(e);
     else if (r->type == RECORD_CONFIG)
-        evil_json(e, RECORD_READY, "{\"pages\":512}");
+        evil_json(e, RECORD_READY, f.ready ? f.ready : "{\"pages\":512}");
     else if (r->type == RECORD_COMMIT && r->epoch <= f.honest)
         evil_ack(e, r->epoch, e->digest);
     else if (r->type == RECORD_CHECK && f.lies)
@@ -243,6 +244,17 @@ static void bye_is_said(void **state)
     SERVE_UNTIL(host_state_is(f.a, PRIMARY, "CONNECTING"));
     if (at != AT_FIRST_COMMIT && at != AT_FIRST_PAGES)
         assert_int_equal(host_number(f.a, PRIMARY, "term"), 1);
+    host_wait_running(f.a);
+    tear_down();
+}
+
+/* Blocks that it need not be sent, of a generation that this host did not name. */
+static void another_generation(void **state)
+{
+    (void)state;
+    set_up(0, -1);
+    f.ready = "{\"pages\":512,\"disks\":true,\"changed\":true}";
+    SERVE_UNTIL(host_log_has(f.a, PRIMARY, "of a generation that was not asked for"));
     host_wait_running(f.a);
     tear_down();
 }
@@ -436,6 +448,7 @@ int main(void)
         CASE(bye_is_said, bye_at, AT_CONFIG),
         CASE(bye_is_said, bye_at, AT_FIRST_PAGES),
         CASE(bye_is_said, bye_at, AT_FIRST_COMMIT),
+        cmocka_unit_test_teardown(another_generation, agents_teardown),
         cmocka_unit_test_teardown(silence_after_ready, agents_teardown),
         cmocka_unit_test_teardown(heartbeats_without_acks, agents_teardown),
         cmocka_unit_test_teardown(an_ack_that_waited_too_long, agents_teardown),

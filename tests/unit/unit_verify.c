@@ -371,6 +371,9 @@ static void damage(struct sample *s, unsigned which)
     case 67:
         put_check(s, 33, 0xff, 0);
         break;
+    case 68:
+        sample_record(s, RECORD_CHANGED, 0, 0, "0123456789abcdef", 16);
+        break;
     default: /* the last of them: reserved octets of COMMIT */
         put_piece(s, DEVICE_STATE, BLOB_RAW, 4, 4, 0, 4);
         sample_commit(s, 2);
@@ -379,7 +382,7 @@ static void damage(struct sample *s, unsigned which)
     }
 }
 
-enum { DAMAGES = 69 };
+enum { DAMAGES = 70 };
 
 static void test_each_violation(void **state)
 {
