@@ -26,7 +26,7 @@ struct look_block;
 
 struct look {
     struct look *next;
-    uint64_t number; /* of its CHECK */
+    uint64_t number;     /* of its CHECK */
     unsigned disk;       /* or CHECK_MEMORY */
     uint64_t first, end; /* blocks; `end` may shrink in look_at */
     bool repair;         /* what is there is also sent */

@@ -36,7 +36,7 @@ struct job {
     struct look *look;  /* one to be taken; NULL: it was */
     uint64_t seed;
     struct page_set *populated; /* with a look at memory; NULL: as it was */
-    struct looked looked; /* number not 0: what came of it */
+    struct looked looked;       /* number not 0: what came of it */
 };
 
 struct pipeline {

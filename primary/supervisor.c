@@ -297,9 +297,8 @@ static int ensure_worker(struct supervisor *s, struct control_conn *c, const cha
 
 static void on_message(struct control_conn *c, struct json_object *m, void *arg)
 {
-    static const char *const known[] = {"start",      "protect", "unprotect", "set",     "stop",
-                                        "switchover", "migrate", "abort",     "upgrade", "verify-disk",
-                                        "verify-memory", "grow"};
+    static const char *const known[] = {"start",   "protect", "unprotect", "set",         "stop",          "switchover",
+                                        "migrate", "abort",   "upgrade",   "verify-disk", "verify-memory", "grow"};
     struct supervisor *s = arg;
     if (roster_message(s->roster, c, m))
         return;

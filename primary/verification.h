@@ -43,8 +43,8 @@ void verification_free(struct verification *v);                                 
 bool verification_next(const struct verification *v, struct verification_step *out);
 /* That was looked at, up to `end`. */
 void verification_looked(struct verification *v, const struct verification_step *step, uint64_t end);
-/* A valid CHECKED about a step of which [first, end) was looked at. notes: what is to be said of each of these blocks if
- * it differs; NULL: nothing (0). -1: no memory. */
+/* A valid CHECKED about a step of which [first, end) was looked at. notes: what is to be said of each of these blocks
+ * if it differs; NULL: nothing (0). -1: no memory. */
 int verification_answered(struct verification *v, const struct verification_step *step, const uint8_t *payload,
                           size_t n, const uint8_t *notes);
 

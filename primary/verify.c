@@ -29,7 +29,7 @@ struct asked {
 struct verify {
     struct verification *plan;
     bool running, looking;
-    bool of_memory; /* else of the disks */
+    bool of_memory;     /* else of the disks */
     const char *result; /* NULL: none yet */
     char error[320];    /* of "failed" */
     uint64_t seed;

@@ -274,7 +274,7 @@ void session_close(struct worker *w);
 void session_keep_alive(void *worker);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
-void session_note_durable(struct worker *w, uint64_t epoch);                           /* on the shared disks */
+void session_note_durable(struct worker *w, uint64_t epoch); /* on the shared disks */
 void session_note_disk_sync_rate(struct worker *w);
 void session_hand_over(struct worker *w, uint64_t epoch, struct json_object *payload); /* takes the payload over */
 
@@ -310,7 +310,7 @@ void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowled
 void disks_flushed(struct worker *w);
 uint64_t disks_sync_rate(const struct worker *w);          /* octets per second; 0: no limit */
 void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
-void disks_stop(struct worker *w);                     /* the stream has ended, and with it the pipeline */
+void disks_stop(struct worker *w);                         /* the stream has ended, and with it the pipeline */
 
 /* shared.c: disks that another host sees as well. Without any all of it does nothing. */
 void shared_init(struct worker *w);

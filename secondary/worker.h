@@ -67,9 +67,9 @@ struct worker {
     struct replica *replica;
     struct disks *disks;     /* NULL: the VM has none */
     uint64_t disk_sync_rate; /* by the primary's word: octets per second that are read of them to tell; 0: no limit */
-    uint64_t checks;             /* CHECKs that came */
-    struct page_set *populated;  /* since memory is compared: what may hold something; NULL: it was not */
-    struct teller *teller;   /* NULL: the replica began empty, or all is told */
+    uint64_t checks;         /* CHECKs that came */
+    struct page_set *populated; /* since memory is compared: what may hold something; NULL: it was not */
+    struct teller *teller;      /* NULL: the replica began empty, or all is told */
     ev_idle telling;
     bool keep; /* what is dropped: its memory is worth keeping */
     struct vm_record record;

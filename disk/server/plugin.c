@@ -59,9 +59,10 @@ static int config(const char *key, const char *value)
         to = &paths[path_count++];
         shared_count += shared;
     } else {
-        nbdkit_error("%s=%s: write dir=DIR once, then disk=PATH, then shared=PATH, up to %d times, each with bytes=SIZE "
-                     "behind it or not",
-                     key, value, DISK_MAX);
+        nbdkit_error(
+            "%s=%s: write dir=DIR once, then disk=PATH, then shared=PATH, up to %d times, each with bytes=SIZE "
+            "behind it or not",
+            key, value, DISK_MAX);
         return -1;
     }
     *to = nbdkit_absolute_path(value);

@@ -26,8 +26,8 @@
 
 struct disk_set;
 
-/* Opens all stores or none; the last `shared` of them are shared. bytes: of each the first so many are the disk, 0: all;
- * NULL: all of all. NULL with `e`. Starts no thread. */
+/* Opens all stores or none; the last `shared` of them are shared. bytes: of each the first so many are the disk, 0:
+ * all; NULL: all of all. NULL with `e`. Starts no thread. */
 struct disk_set *disk_set_open(const char *const *paths, const uint64_t *bytes, unsigned n, unsigned shared,
                                struct errmsg *e);
 /* Starts its threads (after the process has forked for the last time). holding: the shared disks' writes are held from

@@ -210,8 +210,8 @@ void sample_check_memory(struct sample *s, uint64_t epoch, uint64_t number)
 {
     static const uint8_t zeroes[PROTO_PAGE_SIZE];
     uint8_t payload[CHECK_HEAD_SIZE + SAMPLE_PAGES * (CHECK_RUN_SIZE + PROTO_DIGEST_SIZE)], *at = payload;
-    check_head_write(
-        at, &(struct check_head){.number = number, .seed = epoch, .end = SAMPLE_PAGES, .disk = CHECK_MEMORY});
+    check_head_write(at,
+                     &(struct check_head){.number = number, .seed = epoch, .end = SAMPLE_PAGES, .disk = CHECK_MEMORY});
     at += CHECK_HEAD_SIZE;
     for (unsigned i = 0; i < SAMPLE_PAGES; i++) {
         const uint8_t *page = s->memory + i * PROTO_PAGE_SIZE;

@@ -232,15 +232,9 @@ static void generations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),
-        cmocka_unit_test(damaged_checks),
-        cmocka_unit_test(damaged_runs),
-        cmocka_unit_test(answers),
-        cmocka_unit_test(of_memory),
-        cmocka_unit_test(writing_answers),
-        cmocka_unit_test(changed_is_told),
-        cmocka_unit_test(damaged_changes),
-        cmocka_unit_test(generations),
+        cmocka_unit_test(there_and_back),  cmocka_unit_test(damaged_checks),  cmocka_unit_test(damaged_runs),
+        cmocka_unit_test(answers),         cmocka_unit_test(of_memory),       cmocka_unit_test(writing_answers),
+        cmocka_unit_test(changed_is_told), cmocka_unit_test(damaged_changes), cmocka_unit_test(generations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

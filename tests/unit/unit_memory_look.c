@@ -191,8 +191,7 @@ static struct rig *begin(uint64_t seed, uint64_t cache_pages)
     g->seed = seed;
     g->guest = calloc(1, OCTETS);
     g->memory = calloc(1, OCTETS);
-    struct pipeline_config c = {
-        .pages = PAGES, .memory = g->guest, .delta_cache_bytes = cache_pages * PROTO_PAGE_SIZE};
+    struct pipeline_config c = {.pages = PAGES, .memory = g->guest, .delta_cache_bytes = cache_pages * PROTO_PAGE_SIZE};
     g->encoder = encoder_new(&c, on_chunk, g);
     g->looks = looks_new();
     g->framer = framer_new();

@@ -32,7 +32,7 @@ struct rig {
     uint64_t seed;
     bool deaf; /* takes no output */
     unsigned rounds, captured, commits, looks, checks, writes;
-    unsigned differing; /* pages, by the CHECKs of memory that came */
+    unsigned differing;   /* pages, by the CHECKs of memory that came */
     struct looked looked; /* the last one */
     uint64_t last_captured;
     size_t chunks;
@@ -590,16 +590,11 @@ static void test_free_in_the_middle(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_resync),
-        cmocka_unit_test(test_looks),
-        cmocka_unit_test(test_disk_sync_rate),
-        cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_blocks_rate),
-        cmocka_unit_test(test_looks_at_memory),
-        cmocka_unit_test(test_look_before_the_last_epoch),
-        cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_free_in_the_middle),
+        cmocka_unit_test(test_stream),          cmocka_unit_test(test_resync),
+        cmocka_unit_test(test_looks),           cmocka_unit_test(test_disk_sync_rate),
+        cmocka_unit_test(test_blocks),          cmocka_unit_test(test_blocks_rate),
+        cmocka_unit_test(test_looks_at_memory), cmocka_unit_test(test_look_before_the_last_epoch),
+        cmocka_unit_test(test_back_pressure),   cmocka_unit_test(test_free_in_the_middle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
