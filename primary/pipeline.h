@@ -9,9 +9,9 @@
  *   pipeline_resync_disk(..) --->    the same of a disk
  *   pipeline_send_disk(..)  --->    DISK records of blocks of which it is known that they have to be sent
  *   pipeline_disks(mark)    --->    DISK records of what was written to the disks before
- *   pipeline_look(look)     --->    reads a piece of a disk or of memory; a CHECK record behind the next epoch that
- * began after that output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait,
- * then the encoder waits
+ *   pipeline_look(look)     --->    a look at a piece of a disk or of memory: a CHECK behind the next epoch begun later
+ *   output handler          <---    chunks of whole records; at most PIPELINE_OUTPUT_MAX bytes wait for it, then the
+ *                                   encoder waits
  */
 #ifndef HIKAE_PRIMARY_PIPELINE_H
 #define HIKAE_PRIMARY_PIPELINE_H

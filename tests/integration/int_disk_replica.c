@@ -486,6 +486,31 @@ static void compared_at_its_epoch(void **state)
     tear_down();
 }
 
+/* Answers have one order: memory may be asked about when all about disks is answered, not before. */
+static void memory_after_disks(void **state)
+{
+    (void)state;
+    set_up("restart_grace = 10s\ndetect = 30s\n", "");
+    f.e->on_record = on_answer;
+    host_start(f.b, SECONDARY);
+    ready();
+    commit_epochs(1, 2);
+    assert_int_equal(check(2, 1), 0);
+    unsigned before = answers;
+    sample_check_memory(f.s, 2, 2);
+    sample_check(f.s, 2, 3);
+    flush();
+    EVIL_WAIT(f.e, answers == before + 2 || f.e->bye || f.e->closed);
+    assert_true(answer[0] == 3 && answer_n == CHECKED_HEAD_SIZE);
+    sample_check(f.s, 2, 4);
+    sample_check_memory(f.s, 2, 5);
+    flush();
+    EVIL_WAIT(f.e, f.e->bye);
+    assert_int_equal(f.e->bye, BYE_PROTOCOL);
+    assert_non_null(strstr(f.e->bye_text, "CHECK of memory while one of a disk is unanswered"));
+    tear_down();
+}
+
 /* A disk that CONFIG does not have, or no disk at all. */
 static void writes_nowhere(void **state)
 {
@@ -634,6 +659,7 @@ int main(void)
         cmocka_unit_test_teardown(the_worker_is_lost, agents_teardown),
         cmocka_unit_test_teardown(refusals, agents_teardown),
         cmocka_unit_test_teardown(compared_at_its_epoch, agents_teardown),
+        cmocka_unit_test_teardown(memory_after_disks, agents_teardown),
         cmocka_unit_test_teardown(writes_nowhere, agents_teardown),
         cmocka_unit_test_teardown(spool_is_full, agents_teardown),
         cmocka_unit_test_teardown(much_at_once, agents_teardown),
