@@ -94,7 +94,7 @@ int shared_begin_holding(struct worker *w, struct errmsg *e)
         return 0;
     if (disk_server_note_holding(dir, true, e))
         return -1;
-    if (disk_is_whole(w->disks.client))
+    if (w->disks.client && disk_is_whole(w->disks.client))
         return 0;
     note_holding(w, false); /* it held nothing yet: another one may take its place */
     return errmsg_set(e, "the VM's disk server has ended");

@@ -1,5 +1,6 @@
 /* int_disk_shared: a real nbdkit with a shared disk. What is held is not on the disk, and is what the guest reads; what
  * is let out is; who dies lets nothing out. */
+#include "disk/guard.h"
 #include "tests/integration/disk_harness.h"
 
 #include <poll.h>
@@ -189,6 +190,50 @@ static void test_server_dies_holding(void **state)
     disk_disconnect(c);
 }
 
+static bool vm_stands_still(void)
+{
+    return true;
+}
+
+static bool news(struct disk_guard *g, int ms)
+{
+    struct pollfd p = {.fd = disk_guard_fd(g), .events = POLLIN};
+    assert_int_equal(poll(&p, 1, ms), 1);
+    return disk_guard_news(g, &error);
+}
+
+/* Nor does its guard start another one; while nothing is held it does. One that holds is given time to answer, whatever
+ * waits for it, and is not ended to make it larger. */
+static void test_guard(void **state)
+{
+    (void)state;
+    static const struct watch_bounds bounds = {.pause_ms = 100, .worker_ms = 3600000};
+    struct disk_client *c = begin(BYTES);
+    struct disk_guard *g = disk_guard_start(lab.run, &bounds, vm_stands_still, &error);
+    assert_non_null(g);
+    kill(lab_server(&lab), SIGKILL);
+    assert_true(news(g, 30000));
+    disk_disconnect(c);
+    c = lab_connect(&lab);
+    assert_int_equal(disk_shared(c), 1);
+    MUST(disk_server_note_holding(lab.run, true, &error));
+    assert_int_equal(disk_server_grow(lab.run, &error), -1);
+    assert_non_null(strstr(error.text, "unprotect the VM"));
+    pid_t server = lab_server(&lab);
+    kill(server, SIGSTOP);
+    usleep(1500000);
+    kill(server, SIGCONT);
+    assert_int_equal(lab_server(&lab), server);
+    assert_true(disk_is_whole(c));
+    kill(server, SIGKILL);
+    while (news(g, 30000)) /* of before */
+        ;
+    assert_non_null(strstr(error.text, "the VM can't go on"));
+    assert_true(disk_server_has_lost_writes(lab.run));
+    disk_disconnect(c);
+    disk_guard_stop(g);
+}
+
 /* Both hosts have it open; a VM to which it is not shared can't. */
 static void test_two_hosts(void **state)
 {
@@ -246,6 +291,7 @@ int main(void)
         cmocka_unit_test_teardown(test_ended, teardown),
         cmocka_unit_test_teardown(test_holding_from_the_start, teardown),
         cmocka_unit_test_teardown(test_server_dies_holding, teardown),
+        cmocka_unit_test_teardown(test_guard, teardown),
         cmocka_unit_test_teardown(test_two_hosts, teardown),
         cmocka_unit_test_teardown(test_full, teardown),
     };

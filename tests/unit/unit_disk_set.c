@@ -1,4 +1,6 @@
 /* Unit tests of disk/server/set.h on real files: store and log are of one order, whoever writes how. */
+#include "disk/account_file.h"
+#include "disk/server/noter.h"
 #include "disk/server/set.h"
 #include "sample.h"
 
@@ -383,12 +385,46 @@ static void test_refusals(void **state)
     disk_set_close(open_set());
 }
 
+/* Who keeps an account notes what is written to the VM's own disks. The other host has the shared one as well. */
+static void test_account_without_shared(void **state)
+{
+    (void)state;
+    static const uint8_t generation[ACCOUNT_ID] = {1}, block[4096];
+    char path[64], link[64];
+    struct errmsg e = {""};
+    struct stat s;
+    struct noter *noter;
+    assert_int_equal(stat(paths[0], &s), 0);
+    struct account_disks own = {.count = 1, .at = {{.bytes = BYTES, .device = s.st_dev, .inode = s.st_ino}}};
+    snprintf(path, sizeof path, "%s/real", folder);
+    snprintf(link, sizeof link, "%s/account", folder);
+    struct account_file *f = account_file_open(path, &own, &e);
+    assert_non_null(f);
+    assert_int_equal(account_begin(account_of(f), generation), 0);
+    assert_int_equal(symlink(path, link), 0);
+    struct disk_set *set = open_with(1);
+    assert_int_equal(noter_start(&noter, folder, set, &e), 0);
+    assert_non_null(noter);
+    disk_set_note_in(set, noter);
+    assert_int_equal(disk_set_write(set, 1, block, sizeof block, 0, false), 0);
+    assert_int_equal(account_blocks(account_of(f)), 0);
+    assert_int_equal(disk_set_write(set, 0, block, sizeof block, 0, false), 0);
+    assert_int_equal(disk_set_zero(set, 0, sizeof block, 7 * sizeof block, false, false), 0);
+    assert_int_equal(account_blocks(account_of(f)), 2);
+    noter_stop(noter);
+    disk_set_close(set);
+    account_file_close(f);
+    unlink(link);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlapping_writes), cmocka_unit_test(test_track),
-        cmocka_unit_test(test_tracker_gone),       cmocka_unit_test(test_shared),
-        cmocka_unit_test(test_flush_in_a_pause),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_overlapping_writes),     cmocka_unit_test(test_track),
+        cmocka_unit_test(test_tracker_gone),           cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_flush_in_a_pause),       cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_account_without_shared),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
 }
