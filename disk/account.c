@@ -367,6 +367,25 @@ uint64_t account_blocks(const struct account *a)
     return n;
 }
 
+int account_close_stores(struct account *a, const int64_t modified[DISK_MAX])
+{
+    memcpy(a->header->modified, modified, sizeof a->header->modified);
+    a->header->closed = 1;
+    return account_sync_header(a);
+}
+
+int account_open_stores(struct account *a)
+{
+    a->header->closed = 0;
+    return account_sync_header(a);
+}
+
+bool account_is_closed(const struct account *a, int64_t modified[DISK_MAX])
+{
+    memcpy(modified, a->header->modified, sizeof a->header->modified);
+    return a->header->closed;
+}
+
 int account_marker(const struct account *a)
 {
     return __atomic_load_n(&a->header->marker, __ATOMIC_SEQ_CST);

@@ -66,6 +66,14 @@ bool account_is_forgotten(struct account *a);
 int account_next(const struct account *a, unsigned disk, uint64_t *first, uint64_t *count);
 uint64_t account_blocks(const struct account *a); /* noted, of all disks */
 
+/* The stores are let go of, in order: when each was last modified (ns; of a block device 0). */
+int account_close_stores(struct account *a, const int64_t modified[DISK_MAX]);
+/* They are about to be written to, or may be. */
+int account_open_stores(struct account *a);
+/* true: nobody has had them since account_close_stores, as far as it is known here, and then they were modified then.
+ */
+bool account_is_closed(const struct account *a, int64_t modified[DISK_MAX]);
+
 /* The process that marks, as it says (marker.h); 0: none. */
 int account_marker(const struct account *a);
 

@@ -18,10 +18,12 @@ struct account_header { /* its first 512 octets: written by a medium whole or no
     uint8_t boot[ACCOUNT_ID];
     uint32_t current; /* the set that notes go to */
     int32_t marker;   /* pid */
-    uint32_t count, reserved;
+    uint32_t count;
+    uint32_t closed; /* the stores are nobody's, since they were as `modified` says */
     struct {
         uint64_t bytes, device, inode;
     } disks[DISK_MAX];
+    int64_t modified[DISK_MAX];
 };
 _Static_assert(sizeof(struct account_header) <= 512, "one sector");
 

@@ -2,6 +2,7 @@
 
 #include "common/config.h"
 #include "common/file.h"
+#include "common/log.h"
 #include "disk/server/backing.h"
 #include "disk/socket.h"
 #include "disk/store_record.h"
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int identify(const struct store_paths *paths, struct account_disks *d, struct errmsg *e)
@@ -56,6 +58,36 @@ int account_place(const struct config *c, const char *vm, const char *dir, const
     if (make(c, vm, paths, path, e) || dir_make(dir, 0700, e))
         return -1;
     return !realpath(path, there) || symlink(there, link) ? errmsg_set(e, "%s: %s", link, strerror(errno)) : 0;
+}
+
+static bool is_changed(const struct account *a, const struct store_paths *paths)
+{
+    int64_t then[DISK_MAX];
+    bool changed = false, closed = account_is_closed(a, then);
+    for (unsigned i = 0; i < paths->count && closed && !changed; i++) {
+        struct stat s;
+        changed = stat(paths->at[i], &s) ||
+                  (S_ISREG(s.st_mode) && (int64_t)s.st_mtim.tv_sec * 1000000000 + s.st_mtim.tv_nsec != then[i]);
+    }
+    return changed;
+}
+
+int account_distrust_changed(const struct config *c, const char *vm, const struct store_paths *paths, struct errmsg *e)
+{
+    struct account_disks d;
+    char path[STORE_PATH_MAX];
+    if (store_state_path(path, c, vm, "account", e) || identify(paths, &d, e))
+        return -1;
+    struct account_file *f = account_file_open(path, &d, e);
+    if (!f)
+        return -1;
+    uint8_t generation[ACCOUNT_ID];
+    bool changed = account_generation(account_of(f), generation) && is_changed(account_of(f), paths);
+    int result = changed && account_begin(account_of(f), NULL) ? errmsg_set(e, "%s: %s", path, strerror(errno)) : 0;
+    account_file_close(f);
+    if (changed)
+        log_warn("disk %s was changed since the VM ran from it: the next sync compares all of the disks", paths->at[0]);
+    return result;
 }
 
 struct account_file *account_served(const struct config *c, const char *vm, const char *dir, struct errmsg *e)

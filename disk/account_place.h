@@ -12,6 +12,9 @@
  * note in. On failure it notes nothing; -1 with `e`. */
 int account_place(const struct config *c, const char *vm, const char *dir, const struct store_paths *paths,
                   struct errmsg *e);
+/* Before a VM is started from its stores: were they changed since its disk server ended in order? Then they are of no
+ * generation any more. What was not ended in order is not looked at. After account_place. */
+int account_distrust_changed(const struct config *c, const char *vm, const struct store_paths *paths, struct errmsg *e);
 /* The account in which the server that runs in `dir` notes what it writes. NULL with `e`: there is none. */
 struct account_file *account_served(const struct config *c, const char *vm, const char *dir, struct errmsg *e);
 /* Nobody counts on it any more. No server runs. */

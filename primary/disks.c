@@ -228,8 +228,12 @@ int disks_start(struct worker *w, struct errmsg *e)
         return -1;
     shared_drop(w->config, w->name);
     struct errmsg why;
-    if (stores.count && account_place(w->config, w->name, dir, &stores, &why))
+    if (stores.count && (account_place(w->config, w->name, dir, &stores, &why) ||
+                         account_distrust_changed(w->config, w->name, &stores, &why))) {
         log_warn("%s", why.text);
+        if (account_remove(w->config, w->name, e))
+            return -1;
+    }
     return serve(w, dir, paths, n, shared, e);
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 enum { TIDY_S = 10 };
 
 struct noter {
+    const struct disk_set *set;
     struct account_file *file;
     struct marker *marker;
     unsigned disks; /* that are in it: the first ones; what is shared is the other host's as well */
@@ -52,9 +54,25 @@ static struct account_disks disks_of(const struct disk_set *set)
     return d;
 }
 
+/* Who starts the VM again looks whether they have been changed since. */
+static void let_go(struct noter *n)
+{
+    int64_t modified[DISK_MAX] = {0};
+    for (unsigned i = 0; i < n->disks; i++) {
+        const struct backing *b = disk_set_backing(n->set, i);
+        struct stat s;
+        if (fstat(b->fd, &s))
+            return;
+        modified[i] = b->is_device ? 0 : (int64_t)s.st_mtim.tv_sec * 1000000000 + s.st_mtim.tv_nsec;
+    }
+    (void)account_close_stores(account_of(n->file), modified); /* not durable: then nobody relies on it */
+}
+
 static int start(struct noter *n, const char *path, const struct account_disks *d, struct errmsg *e)
 {
     n->file = account_file_open(path, d, e);
+    if (n->file && account_open_stores(account_of(n->file)))
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
     n->marker = n->file ? marker_new(account_of(n->file), (int)getpid()) : NULL;
     if (!n->file)
         return -1;
@@ -82,6 +100,7 @@ int noter_start(struct noter **out, const char *dir, const struct disk_set *set,
     struct noter *n = calloc(1, sizeof *n);
     if (!n)
         abort();
+    n->set = set;
     n->disks = d.count;
     pthread_mutex_init(&n->lock, NULL);
     pthread_cond_init(&n->end, NULL);
@@ -102,6 +121,7 @@ void noter_stop(struct noter *n)
     pthread_cond_signal(&n->end);
     pthread_mutex_unlock(&n->lock);
     pthread_join(n->thread, NULL);
+    let_go(n);
     free_noter(n);
 }
 

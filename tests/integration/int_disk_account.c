@@ -260,6 +260,26 @@ static void not_to_be_relied_on(void **state)
     agents_free(t);
 }
 
+/* Somebody mounts a disk while the VM is stopped: that is seen, and no account has it. */
+static void changed_by_hand(void **state)
+{
+    (void)state;
+    struct agents *t = protect_with_disks();
+    for (unsigned by_hand = 0; by_hand < 2; by_hand++) {
+        guest_does(&t->a, "write -q -P 7 0 40k");
+        host_order(&t->a, PRIMARY, "{\"cmd\":\"stop\",\"vm\":\"web\"}");
+        WAIT_FOR(!host_worker(&t->a, PRIMARY) && !host_worker(&t->b, SECONDARY));
+        if (by_hand)
+            disk_put(&t->a, "0.img", 5000, 4711);
+        host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+        host_wait_state(&t->a, PRIMARY, "PROTECTED");
+        assert_int_equal(host_log_count(&t->a, PRIMARY, NOTED), 2); /* the first time, of two disks */
+        assert_true(host_log_has(&t->a, PRIMARY, "0.img was changed since the VM ran from it") == by_hand);
+        assert_true(disks_equal(t));
+    }
+    agents_free(t);
+}
+
 /* The disk server is killed at any instant of a guest's writing, and started again. */
 static void the_server_is_killed(void **state)
 {
@@ -315,6 +335,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(rolled_to_the_new_truth, agents_teardown),
         cmocka_unit_test_teardown(after_a_reboot, agents_teardown),
         cmocka_unit_test_teardown(not_to_be_relied_on, agents_teardown),
+        cmocka_unit_test_teardown(changed_by_hand, agents_teardown),
         cmocka_unit_test_teardown(the_server_is_killed, agents_teardown),
         cmocka_unit_test_teardown(interrupted, agents_teardown),
     };

@@ -79,7 +79,8 @@ static int check_role(const struct order *o, struct errmsg *e)
 static int place_account(const struct order *o, const struct store_paths *stores, struct errmsg *e)
 {
     struct errmsg why;
-    if (!account_place(o->config, o->vm, o->disk.dir, stores, &why))
+    if (!account_place(o->config, o->vm, o->disk.dir, stores, &why) &&
+        !account_distrust_changed(o->config, o->vm, stores, &why))
         return 0;
     fprintf(stderr, "%s; re-syncs will compare all of the disks\n", why.text);
     return account_remove(o->config, o->vm, e);
