@@ -131,16 +131,12 @@ static int find_vm(struct worker *w, struct errmsg *e)
                            .waits_arg = w};
     struct errmsg of_disks, second;
     int disks = disks_find(w, &of_disks);
-    if (w->ops->attach(&spec, &w->vm, e))
-        return -1;
-    if (shared_are_lost(w)) {
-        char path[REMAINS_PATH_MAX];
-        w->ops->retire(w->vm, *w->peer ? remains_of(w, path) : NULL);
-        w->vm = NULL;
+    if (shared_are_lost(w)) /* its hypervisor may wait for them, and answer nobody */
         return errmsg_set(e,
                           "the VM can't go on: its disk server has ended with writes to shared disks that were not let "
                           "out yet");
-    }
+    if (w->ops->attach(&spec, &w->vm, e))
+        return -1;
     watch_vm(w);
     if (disks)
         *e = of_disks;
@@ -720,6 +716,7 @@ static int begin(struct worker *w, struct errmsg *e)
     char path[REMAINS_PATH_MAX];
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
     spec.remains = *w->peer ? remains_of(w, path) : NULL; /* it may have been taken over */
+    spec.doomed = shared_are_lost(w);
     bool foreign = w->ops->is_foreign(w->record.settings), rebooted = vm_record_is_of_other_boot(&w->record);
     if (w->vm || (w->ops->clear(&spec, &second) && !(foreign && rebooted)))
         return -1; /* it is there but can't be taken: it is tried again */

@@ -530,6 +530,25 @@ static void hung_qemu(void **arg)
     remove_folder(dir);
 }
 
+/* One that can't go on is ended by its files alone, whatever it waits for; any other is let be. */
+static void doomed_qemu(void **arg)
+{
+    (void)arg;
+    char *dir = make_folder();
+    struct vm_info info;
+    struct vm_spec spec = {.name = "t", .run_dir = dir};
+    struct vm *vm = launch(dir, "256M");
+    ops->info(vm, &info);
+    ops->detach(vm);
+    kill(info.pid, SIGSTOP);
+    assert_int_equal(ops->clear(&spec, &error), 1);
+    assert_int_not_equal(process_start_time(info.pid), 0);
+    spec.doomed = true;
+    assert_int_equal(ops->clear(&spec, &error), 0);
+    assert_int_equal(process_start_time(info.pid), 0);
+    remove_folder(dir);
+}
+
 static void settings_refusals(void **arg)
 {
     (void)arg;
@@ -579,6 +598,7 @@ int main(void)
         cmocka_unit_test(reboots_after_failover),
         cmocka_unit_test(guest_ends_by_itself),
         cmocka_unit_test(hung_qemu),
+        cmocka_unit_test(doomed_qemu),
         cmocka_unit_test(foreign_refusals),
         cmocka_unit_test(settings_refusals),
     };

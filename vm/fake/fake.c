@@ -382,7 +382,7 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     if (!vm)
         return -1;
     bool alive = map_machine(vm, 0, e) == 0 && is_alive(vm->machine);
-    if (alive && !vm->machine->replica) {
+    if (alive && !vm->machine->replica && !spec->doomed) {
         op_detach(vm);
         return 1;
     }

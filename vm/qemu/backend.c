@@ -229,8 +229,8 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
 {
     struct facts f;
     int known = facts_read(spec->run_dir, &f, e);
-    bool alive = known == 1 && facts_alive(&f), may_run = alive && !f.replica, ended = !alive;
-    if (alive && f.replica) {
+    bool alive = known == 1 && facts_alive(&f), may_run = alive && !f.replica && !spec->doomed, ended = !alive;
+    if (alive && !may_run) {
         int pidfd = (int)syscall(SYS_pidfd_open, f.pid, 0);
         if (pidfd >= 0 && facts_alive(&f)) /* looked at again: the pid was not given to another process meanwhile */
             ended = kill_and_wait(pidfd);
