@@ -449,7 +449,7 @@ static void set(struct worker *w, struct json_object *request)
     worker_save_record(w, "running");
 }
 
-static const char *check_set(struct json_object *request)
+static const char *check_set(const struct worker *w, struct json_object *request)
 {
     const char *mode = json_get_text(request, "mode", "periodic");
     uint64_t interval = json_get_u64(request, "interval_ms", 1);
@@ -458,6 +458,8 @@ static const char *check_set(struct json_object *request)
         return "mode is periodic or on-output";
     if (config_parse_isolated(json_get_text(request, "isolated", "freeze"), &isolated))
         return "isolated is freeze or open";
+    if (isolated == ISOLATED_OPEN && w->disks.shared.disks)
+        return "the VM has a shared disk, which two hosts might write to if isolated were open: it stays freeze";
     return interval < 1 || interval > 10000 ? "interval is 1 to 10000 ms" : NULL;
 }
 
@@ -567,7 +569,7 @@ static void on_request(struct control_conn *c, struct json_object *request, void
         error = disks_grow(w);
     else if (!strcmp(command, "stop"))
         worker_event(w, EVENT_VM_SHUT_DOWN, "by the admin");
-    else if (!strcmp(command, "set") && !(error = check_set(request)))
+    else if (!strcmp(command, "set") && !(error = check_set(w, request)))
         set(w, request);
     w->reply_to = id;
     report_now(w); /* first: who asks for the status after the answer sees what he ordered */
