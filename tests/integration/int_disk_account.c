@@ -260,18 +260,29 @@ static void not_to_be_relied_on(void **state)
     agents_free(t);
 }
 
+/* The worker that has ended the VM may be on its way out still. */
+static bool protects(const struct host *h)
+{
+    struct json_object *reply = host_ask(h, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+    bool ok = json_get_bool(reply, "ok", false);
+    json_object_put(reply);
+    return ok;
+}
+
 /* Somebody mounts a disk while the VM is stopped: that is seen, and no account has it. */
 static void changed_by_hand(void **state)
 {
     (void)state;
     struct agents *t = protect_with_disks();
+    pid_t servers[4];
     for (unsigned by_hand = 0; by_hand < 2; by_hand++) {
         guest_does(&t->a, "write -q -P 7 0 40k");
         host_order(&t->a, PRIMARY, "{\"cmd\":\"stop\",\"vm\":\"web\"}");
         WAIT_FOR(!host_worker(&t->a, PRIMARY) && !host_worker(&t->b, SECONDARY));
+        WAIT_FOR(!host_processes(&t->a, "hikae-disk.so", servers, 4));
         if (by_hand)
             disk_put(&t->a, "0.img", 5000, 4711);
-        host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+        WAIT_FOR(protects(&t->a));
         host_wait_state(&t->a, PRIMARY, "PROTECTED");
         assert_int_equal(host_log_count(&t->a, PRIMARY, NOTED), 2); /* the first time, of two disks */
         assert_true(host_log_has(&t->a, PRIMARY, "0.img was changed since the VM ran from it") == by_hand);

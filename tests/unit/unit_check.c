@@ -193,10 +193,9 @@ static void damaged_changes(void **state)
 {
     (void)state;
     static const struct {
-        unsigned disk;
         uint64_t end, from;
-        uint32_t count;
-    } bad[] = {{2, 10, 0, 1}, {1, 0, 0, 0}, {1, 51, 0, 1}, {1, 10, 10, 1}, {1, 10, 9, 2}, {1, 10, 3, 0}};
+        uint32_t count, disk;
+    } bad[] = {{10, 0, 1, 2}, {0, 0, 0, 1}, {51, 0, 1, 1}, {10, 10, 1, 1}, {10, 9, 2, 1}, {10, 3, 0, 1}};
     struct changed_told told;
     unsigned disk;
     changed_told_init(&told, &sizes);
