@@ -6,6 +6,7 @@
 #include "tests/integration/disk_harness.h"
 #include "vm/process.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -13,6 +14,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -72,16 +74,30 @@ static bool is_silent(int ms)
     return poll(&p, 1, ms) == 0;
 }
 
-/* Until a guest that writes ones is connected: before, nobody tries again for it. */
-static void wait_for_guest(void)
+/* Returns when all its threads stand still: one that is on its way may answer yet. */
+static void stop(pid_t pid)
 {
-    uint8_t octet = 0;
-    int fd = open(lab.disk[0], O_RDONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    while (pread(fd, &octet, 1, 0) == 1 && !octet)
-        usleep(1000);
-    close(fd);
-    assert_int_equal(octet, 1);
+    char path[64];
+    kill(pid, SIGSTOP);
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    for (bool moves = true; moves;) {
+        DIR *tasks = opendir(path);
+        assert_non_null(tasks);
+        moves = false;
+        for (struct dirent *d; (d = readdir(tasks));)
+            moves |= *d->d_name != '.' && !process_is_stopped(atoi(d->d_name));
+        closedir(tasks);
+    }
+}
+
+/* It has begun: from here on it connects again, before it would give up. */
+static void wait_for_octet(uint8_t octet)
+{
+    for (uint8_t is = 0; is != octet; usleep(1000)) {
+        int fd = open(lab.disk[0], O_RDONLY | O_CLOEXEC);
+        assert_int_equal(pread(fd, &is, 1, 0), 1);
+        close(fd);
+    }
 }
 
 /* Killed again and again while a guest writes: none of its requests fails, and all of it is there. */
@@ -91,7 +107,7 @@ static void test_killed(void **state)
     pid_t writer = guest_begin(&lab, 0,
                                "aio_write -q -P 1 0 1M\naio_flush\nsleep 300\naio_write -q -P 2 1M 1M\naio_flush\n"
                                "sleep 1500\naio_write -q -P 3 2M 1M\naio_flush\nread -P 3 2M 1M\n");
-    wait_for_guest();
+    wait_for_octet(1);
     for (unsigned i = 0; i < 3; i++) {
         pid_t before = lab_server(&lab);
         struct disk_client *c = lab_connect(&lab);
@@ -122,7 +138,7 @@ static void test_stopped(void **state)
 {
     (void)state;
     pid_t before = lab_server(&lab);
-    kill(before, SIGSTOP);
+    stop(before);
     expect_replaced(before);
 }
 
@@ -130,7 +146,7 @@ static void test_stopped_in_a_pause(void **state)
 {
     (void)state;
     pid_t before = lab_server(&lab);
-    kill(before, SIGSTOP);
+    stop(before);
     vm_is_paused = true;
     expect_replaced(before);
 }
@@ -274,9 +290,7 @@ static void test_started_over_one_that_hangs(void **state)
     disk_guard_stop(guard);
     guard = NULL;
     pid_t before = lab_server(&lab);
-    kill(before, SIGSTOP);
-    while (!process_is_stopped(before)) /* it may answer until then */
-        usleep(1000);
+    stop(before);
     lab_start(&lab);
     assert_int_not_equal(lab_server(&lab), before);
     assert_int_equal(process_start_time(before), 0);
