@@ -95,8 +95,19 @@ static bool write_range(struct writer *w, uint64_t first, uint64_t n)
     return true;
 }
 
+/* Not what follows from what it has done so far: a guest that goes on from an earlier moment must do something else
+ * than it did then, or it would itself write over what was written too early. */
+static void stir(struct writer *w)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    w->random ^= (uint64_t)now.tv_nsec << 24;
+    w->random += !w->random; /* it would stay 0 */
+}
+
 static bool operate(struct writer *w)
 {
+    stir(w);
     uint64_t kind = below(w, 100), n = 1 + below(w, MOST_BLOCKS), first = below(w, w->blocks - n);
     if (kind < 5) {
         if (fdatasync(disk))
