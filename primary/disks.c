@@ -197,6 +197,8 @@ static int serve(struct worker *w, const char *dir, const char *const *paths, un
                  struct errmsg *e)
 {
     watched_allow(VM_SETUP_MS);
+    end_guarding(w); /* of one that was found, of a VM that was not */
+    hang_up(w);
     int result = disk_server_start_shared(dir, paths, n, shared, false, e) || kernel_disks_reconnect(dir, e) ||
                          connect_server(w, e) || begin_guarding(w, dir, e)
                      ? -1

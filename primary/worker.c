@@ -722,6 +722,7 @@ static int begin(struct worker *w, struct errmsg *e)
     bool foreign = w->ops->is_foreign(w->record.settings), rebooted = vm_record_is_of_other_boot(&w->record);
     if (w->vm || (w->ops->clear(&spec, &second) && !(foreign && rebooted)))
         return -1; /* it is there but can't be taken: it is tried again */
+    disks_end(w);  /* nobody's now, but who starts the VM anew, or a replica, needs the stores */
     if (rebooted && !foreign) {
         prepare_cold_boot(w);
         return 0;
