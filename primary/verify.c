@@ -125,8 +125,12 @@ static int begin_look(struct worker *w, struct look *l)
 static void go_on(struct worker *w)
 {
     struct verify *v = w->verify;
-    if (!v->running || v->looking || waits_for_older(v))
+    if (!v->running || v->looking)
         return;
+    if (waits_for_older(v)) {
+        hurry_epoch(w);
+        return;
+    }
     if (verification_is_done(v->plan)) {
         struct verification_counts c;
         verification_counts(v->plan, &c);
@@ -316,7 +320,6 @@ static void add_u64(struct json_object *j, const char *key, uint64_t v)
 static struct json_object *ranges(const struct verification *plan)
 {
     size_t n;
-    char why[LOOK_EXPLAIN_MAX];
     const struct verification_range *at = verification_ranges(plan, &n);
     struct json_object *all = json_object_new_array();
     for (size_t i = 0; i < n; i++) {
@@ -325,11 +328,26 @@ static struct json_object *ranges(const struct verification *plan)
             add_u64(j, "disk", at[i].disk);
         add_u64(j, "first", at[i].first);
         add_u64(j, "count", at[i].count);
-        if (at[i].disk == CHECK_MEMORY) {
-            look_explain(at[i].note, why);
-            json_object_object_add(j, "why", json_object_new_string(why));
-        }
+        if (at[i].disk == CHECK_MEMORY)
+            add_u64(j, "note", at[i].note);
         json_object_array_add(all, j);
+    }
+    return all;
+}
+
+/* What the notes mean, once each: a report goes out ten times a second. */
+static struct json_object *notes(const struct verification *plan)
+{
+    size_t n;
+    char key[12], why[LOOK_EXPLAIN_MAX];
+    const struct verification_range *at = verification_ranges(plan, &n);
+    struct json_object *all = json_object_new_object();
+    for (size_t i = 0; i < n; i++) {
+        if (i && at[i].note == at[i - 1].note)
+            continue;
+        snprintf(key, sizeof key, "%u", at[i].note);
+        look_explain(at[i].note, why);
+        json_object_object_add(all, key, json_object_new_string(why));
     }
     return all;
 }
@@ -352,5 +370,7 @@ void verify_report(const struct worker *w, struct json_object *status)
     add_u64(j, "repaired", c.repaired);
     add_u64(j, "unrepaired", c.left);
     json_object_object_add(j, "ranges", ranges(v->plan));
+    if (v->of_memory)
+        json_object_object_add(j, "notes", notes(v->plan));
     json_object_object_add(status, "verify", j);
 }

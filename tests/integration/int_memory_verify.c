@@ -132,7 +132,8 @@ static void in_json(void **state)
     struct json_object *one = json_object_array_get_idx(r, 0);
     assert_int_equal(json_get_u64(one, "first", 0), 200);
     assert_int_equal(json_get_u64(one, "count", 0), 1);
-    assert_non_null(strstr(json_get_text(one, "why", ""), "what was last sent"));
+    assert_int_equal(json_get_u64(one, "note", 0), 4);
+    assert_non_null(strstr(json_get_text(json_get(j, "notes"), "4", ""), "what was last sent"));
     json_object_put(j);
     agents_free(t);
 }
@@ -160,8 +161,9 @@ static void left_out(void **state)
     json_object_put(j);
 
     agents_write_config(t, &(struct agents_options){.vm = VM});
+    unsigned before = host_log_count(&t->a, PRIMARY, "-> PROTECTED");
     kill(host_worker(&t->a, PRIMARY), SIGKILL);
-    host_wait_state(&t->a, PRIMARY, "CONNECTING");
+    WAIT_FOR(host_log_count(&t->a, PRIMARY, "-> PROTECTED") > before);
     host_wait_state(&t->a, PRIMARY, "PROTECTED");
     assert_int_equal(hikae(&t->a, "verify-memory web"), 0);
     agents_free(t);

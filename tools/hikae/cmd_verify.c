@@ -51,13 +51,20 @@ static unsigned long long number(struct json_object *j, const char *key)
 
 /* ---- the verdict ---- */
 
-static void print_range(struct json_object *r)
+static const char *why(struct json_object *verify, struct json_object *range)
+{
+    char key[24];
+    snprintf(key, sizeof key, "%llu", number(range, "note"));
+    return json_get_text(json_get(verify, "notes"), key, "");
+}
+
+static void print_range(struct json_object *verify, struct json_object *r)
 {
     unsigned long long first = number(r, "first"), count = number(r, "count");
     if (object == &memory && count == 1)
-        printf("  gfn %llx: %s\n", first, json_get_text(r, "why", ""));
+        printf("  gfn %llx: %s\n", first, why(verify, r));
     else if (object == &memory)
-        printf("  gfn %llx to %llx: %s\n", first, first + count - 1, json_get_text(r, "why", ""));
+        printf("  gfn %llx to %llx: %s\n", first, first + count - 1, why(verify, r));
     else if (count == 1)
         printf("  disk %llu: block %llu\n", number(r, "disk"), first);
     else
@@ -69,7 +76,7 @@ static void print_ranges(struct json_object *verify)
     struct json_object *all = json_get_array(verify, "ranges");
     size_t n = all ? json_object_array_length(all) : 0;
     for (size_t i = 0; i < n && i < NAMED_MAX; i++)
-        print_range(json_object_array_get_idx(all, i));
+        print_range(verify, json_object_array_get_idx(all, i));
     if (n > NAMED_MAX)
         printf("  and more: --json has them\n");
 }
