@@ -161,9 +161,13 @@ static void left_out(void **state)
     json_object_put(j);
 
     agents_write_config(t, &(struct agents_options){.vm = VM});
-    unsigned before = host_log_count(&t->a, PRIMARY, "-> PROTECTED");
-    kill(host_worker(&t->a, PRIMARY), SIGKILL);
-    WAIT_FOR(host_log_count(&t->a, PRIMARY, "-> PROTECTED") > before);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"unprotect\",\"vm\":\"web\"}"); /* else b would take it over */
+    pid_t worker = host_worker(&t->a, PRIMARY);
+    kill(worker, SIGKILL);
+    WAIT_FOR(host_worker(&t->a, PRIMARY) && host_worker(&t->a, PRIMARY) != worker);
+    host_wait_log(&t->a, PRIMARY, "ended unexpectedly");
+    host_wait_state(&t->a, PRIMARY, "UNPROTECTED");
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
     host_wait_state(&t->a, PRIMARY, "PROTECTED");
     assert_int_equal(hikae(&t->a, "verify-memory web"), 0);
     agents_free(t);
