@@ -263,14 +263,14 @@ static void secondary_stands_still(void **state)
     agents_free(t);
 }
 
-/* Its supervisor would end it first if it happened to stand still in a pause: see int_watchdog. */
+/* Nor does its supervisor end it, as it would one that stands still in a pause: see int_watchdog. */
 static void primary_stands_still(void **state)
 {
     (void)state;
     if (!agents_have_sandbox())
         skip();
-    struct agents *t =
-        agents_new(&(struct agents_options){.vm = WITH_FRAMES, .host = "detect = 2s\nworker_bound = 0\n"});
+    struct agents *t = agents_new(
+        &(struct agents_options){.vm = WITH_FRAMES, .host = "detect = 2s\nworker_bound = 0\npause_bound = 0\n"});
     struct observer *o = observer_new();
     agents_protect(t);
     wait_frames(o);
