@@ -75,18 +75,8 @@ static int check_role(const struct order *o, struct errmsg *e)
     return status;
 }
 
-/* What the server writes is noted, or nobody counts on what once was. */
-static int place_account(const struct order *o, const struct store_paths *stores, struct errmsg *e)
-{
-    struct errmsg why;
-    if (!account_place(o->config, o->vm, o->disk.dir, stores, &why) &&
-        !account_distrust_changed(o->config, o->vm, stores, &why))
-        return 0;
-    fprintf(stderr, "%s; re-syncs will compare all of the disks\n", why.text);
-    return account_remove(o->config, o->vm, e);
-}
-
-/* They may have been a replica's until the host died. */
+/* They may have been a replica's until the host died. No account is kept of what is written: an account counts on the
+ * VM's requests being drained at a checkpoint (disk/account.h), which a domain's are not. Re-syncs compare all. */
 static int serve(const struct order *o, struct errmsg *e)
 {
     struct store_paths stores;
@@ -102,7 +92,7 @@ static int serve(const struct order *o, struct errmsg *e)
         paths[i] = stores.at[i];
     if (disk_server_exists(o->disk.dir)) /* with whatever stores it has: they are checked */
         return disk_server_start(o->disk.dir, paths, stores.count, e);
-    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 || place_account(o, &stores, e) < 0 ||
+    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 || account_remove(o->config, o->vm, e) < 0 ||
                    disk_server_start(o->disk.dir, paths, stores.count, e) < 0
                ? -1
                : 0;
