@@ -66,8 +66,8 @@ static int open_account(struct worker *w, const char *dir, struct errmsg *e)
 {
     struct errmsg why;
     struct written *written = &w->disks.written;
-    if (w->disks.n == w->disks.shared.disks)
-        return 0; /* these are the other host's as well */
+    if (w->disks.n == w->disks.shared.disks || !w->ops->drains_disks)
+        return 0; /* they are the other host's as well, or what was noted would be forgotten too early */
     written->file = account_served(w->config, w->name, dir, &why);
     if (written->file)
         return 0;

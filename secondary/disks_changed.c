@@ -16,6 +16,8 @@ _Static_assert((int)GENERATION_SIZE == (int)ACCOUNT_ID, "one is the other");
 int disks_changed_prepare(const struct worker *w, const char *dir, const struct stores *s, struct errmsg *e)
 {
     struct errmsg why;
+    if (!w->ops->drains_disks) /* an account counts on that (disk/account.h) */
+        return account_remove(w->config, w->vm_name, e);
     if (!stores_sizes(s)->count || !account_place(w->config, w->vm_name, dir, stores_paths(s), &why))
         return 0;
     log_warn("%s; re-syncs will compare all of the disks", why.text);

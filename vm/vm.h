@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 8 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 9 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -96,6 +96,7 @@ enum vm_state { VM_RUNNING, VM_PAUSED, VM_SHUT_DOWN /* the guest ended by itself
 struct vm_ops {
     uint32_t abi; /* VM_ABI */
     const char *name;
+    bool drains_disks; /* when `pause` returns, is every write that the VM has begun in its disks' log? */
 
     /* ---- both kinds ---- */
     void (*info)(const struct vm *vm, struct vm_info *out);

@@ -553,6 +553,7 @@ static bool op_is_foreign(struct json_object *settings)
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "fake",
+    .drains_disks = true,
     .info = op_info,
     .memory = op_memory,
     .state = op_state,

@@ -279,6 +279,7 @@ static int op_dirty_running(struct vm *vm, struct page_ranges *out, struct errms
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "qemu",
+    .drains_disks = true,
     .info = op_info,
     .memory = op_memory,
     .state = op_state,

@@ -294,6 +294,7 @@ static int op_disk_grown(struct vm *vm, unsigned disk, uint64_t bytes, struct er
 __attribute__((visibility("default"))) const struct vm_ops hikae_vm_ops = {
     .abi = VM_ABI,
     .name = "xen",
+    .drains_disks = false,
     .info = op_info,
     .memory = op_memory,
     .state = op_state,
