@@ -437,6 +437,11 @@ bool disks_are_durable(const struct worker *w)
     return !w->disks || shared_is_durable(w->disks->shared, w->epoch);
 }
 
+bool disks_are_shared(const struct worker *w)
+{
+    return w->disks && w->disks->shared;
+}
+
 void disks_abort(struct worker *w)
 {
     if (w->disks)

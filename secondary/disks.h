@@ -60,6 +60,7 @@ void disks_abort(struct worker *w); /* what is not committed never was */
  * them from here on? If not it is begun, and failover_claim is called when they are. */
 bool disks_are_sealed(struct worker *w);
 
+bool disks_are_shared(const struct worker *w); /* any of them */
 /* The claim was granted and the lost host is fenced: brings shared disks to the last committed epoch, then calls
  * failover_run. */
 void disks_bring(struct worker *w);

@@ -189,10 +189,17 @@ void failover_end_fencing(struct worker *w)
     w->fence = NULL;
 }
 
+/* Who hands it over has paused it, and is well. So is who says that the VM has crashed: its other VMs must not be shot
+ * for that. But what it still holds of shared disks' writes may be on its way to them. */
+static bool needs_fencing(const struct worker *w)
+{
+    return fence_command(w->config, w->vm_name) && !w->handed && (!w->crashed || disks_are_shared(w));
+}
+
 void failover_start(struct worker *w)
 {
     static const struct fence_handlers handlers = {.failed = on_fence_failed, .done = on_fenced};
-    if (w->handed || !fence_command(w->config, w->vm_name)) { /* who hands it over has paused it, and is well */
+    if (!needs_fencing(w)) {
         disks_bring(w);
         return;
     }

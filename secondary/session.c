@@ -387,7 +387,8 @@ static void on_bye(struct worker *w, const struct record *r)
         return;
     }
     log_info("%s says goodbye: %s: %s", w->peer->name, bye_name(reason), text);
-    if (reason == BYE_VM_CRASHED)
+    w->crashed = reason == BYE_VM_CRASHED;
+    if (w->crashed)
         worker_event(w, STANDBY_EVENT_CRASHED, "%s", text);
     else if (reason == BYE_UNPROTECT || reason == BYE_VM_STOPPED)
         worker_event(w, STANDBY_EVENT_RELEASED, "%s", text);

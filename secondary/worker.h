@@ -74,6 +74,7 @@ struct worker {
     bool keep; /* what is dropped: its memory is worth keeping */
     struct vm_record record;
     bool handed;          /* a planned move: it was given to us, not lost */
+    bool crashed;         /* the VM alone was lost: its host says so, and is well */
     bool loaded;          /* it has its devices' state: it could be resumed */
     bool warming;         /* that is what `request` is for */
     uint64_t epoch;       /* last committed */

@@ -131,6 +131,21 @@ static void can_not_be_run(void **state)
     agents_free(t);
 }
 
+/* The host that had it says so itself: it runs other VMs too. */
+static void vm_alone_crashes(void **state)
+{
+    (void)state;
+    write_command("exit 0");
+    struct agents *t = with_fence("");
+    struct stat st;
+    agents_protect(t);
+    kill(host_vm_pid(&t->a), SIGKILL);
+    host_wait_running(&t->b);
+    host_check_memory(&t->b);
+    assert_int_equal(stat(said, &st), -1);
+    agents_free(t);
+}
+
 /* What its worker leaves is taken up by another process: that does not start the VM without fencing either. */
 static void worker_dies_meanwhile(void **state)
 {
@@ -182,8 +197,9 @@ static void worker_stands_still_meanwhile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ONE(succeeds),       ONE(fails_and_then_succeeds), ONE(hangs),
-        ONE(can_not_be_run), ONE(worker_dies_meanwhile),   ONE(worker_stands_still_meanwhile),
+        ONE(succeeds),         ONE(fails_and_then_succeeds), ONE(hangs),
+        ONE(can_not_be_run),   ONE(worker_dies_meanwhile),   ONE(worker_stands_still_meanwhile),
+        ONE(vm_alone_crashes),
     };
     agents_enter_sandbox();
     if (!mkdtemp(dir))
