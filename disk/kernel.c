@@ -207,18 +207,27 @@ static void set_retry(const struct kernel_disk *k)
     }
 }
 
+/* What both ways of connecting begin with: the export is open and the kernel is talked to. A descriptor of the export,
+ * or -1 with nothing left to end. */
+static int prepare(const struct kernel_disk *k, char backend[KERNEL_DISK_BACKEND_MAX], struct nbd_export *x,
+                   struct talk *t, struct errmsg *e)
+{
+    if (kernel_disk_format(backend, k, e) < 0 || talk(t, e) < 0)
+        return -1;
+    int fd = open_export(k, x, e);
+    if (fd < 0)
+        hang_up(t);
+    return fd;
+}
+
 int kernel_disk_connect(struct kernel_disk *k, struct errmsg *e)
 {
     char backend[KERNEL_DISK_BACKEND_MAX];
     struct nbd_export x;
     struct talk t;
-    if (kernel_disk_format(backend, k, e) < 0 || talk(&t, e) < 0)
+    int fd = prepare(k, backend, &x, &t, e);
+    if (fd < 0)
         return -1;
-    int fd = open_export(k, &x, e);
-    if (fd < 0) {
-        hang_up(&t);
-        return -1;
-    }
     struct nl_msg *m = message(t.answer.family, NBD_CMD_CONNECT, NBD_GENL_VERSION);
     nla_put_u64(m, NBD_ATTR_SIZE_BYTES, x.bytes);
     nla_put_u64(m, NBD_ATTR_BLOCK_SIZE_BYTES, SECTOR);
@@ -275,13 +284,9 @@ static int reconnect_one(const struct kernel_disk *k, struct errmsg *e)
     char backend[KERNEL_DISK_BACKEND_MAX];
     struct nbd_export x;
     struct talk t;
-    if (kernel_disk_format(backend, k, e) < 0 || talk(&t, e) < 0)
+    int fd = prepare(k, backend, &x, &t, e);
+    if (fd < 0)
         return -1;
-    int fd = open_export(k, &x, e);
-    if (fd < 0) {
-        hang_up(&t);
-        return -1;
-    }
     struct nl_msg *m = message(t.answer.family, NBD_CMD_RECONFIGURE, NBD_GENL_VERSION);
     nla_put_u32(m, NBD_ATTR_INDEX, k->index);
     nla_put_string(m, NBD_ATTR_BACKEND_IDENTIFIER, backend);

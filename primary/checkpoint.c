@@ -304,8 +304,9 @@ static int begin_sync(struct worker *w, struct errmsg *e)
         return -1;
     c->sync.round_pages = c->dirty.pages;
     c->sync.total = c->dirty.pages + w->disks.populated;
-    log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages hold something%s", w->peer, c->sync.total,
-             w->info.pages, c->sync.differences ? ", it tells what it holds already" : "");
+    log_info("first sync to %s: %" PRIu64 " of %" PRIu64 " pages and %" PRIu64 " blocks of disks hold something%s",
+             w->peer, c->dirty.pages, w->info.pages, w->disks.populated,
+             c->sync.differences ? ", it tells what it holds already" : "");
     if (c->sync.differences) {
         c->sync.populated = c->dirty; /* until REGIONS come */
         c->dirty = (struct page_ranges){0};

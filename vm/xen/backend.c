@@ -21,15 +21,30 @@
 
 /* ---- what the libraries say ---- */
 
+/* What a hotplug script says of its failure (libxl: device_hotplug_child_death_cb). It is worth more than what libxl
+ * says of the consequences. */
+static bool is_of_script(const char *text)
+{
+    return strstr(text, "script: ");
+}
+
 static void on_message(xentoollog_logger *logger, xentoollog_level level, int errno_value, const char *context,
                        const char *format, va_list arguments)
 {
     struct xen_log *log = (struct xen_log *)logger;
+    char text[sizeof log->last];
     if (level < XTL_ERROR)
         return;
-    vsnprintf(log->last, sizeof log->last, format, arguments);
-    log_debug("%s: %s%s%s", context ? context : "xen", log->last, errno_value > 0 ? ": " : "",
+    vsnprintf(text, sizeof text, format, arguments);
+    log_debug("%s: %s%s%s", context ? context : "xen", text, errno_value > 0 ? ": " : "",
               errno_value > 0 ? strerror(errno_value) : "");
+    if (!is_of_script(log->last) || is_of_script(text))
+        memcpy(log->last, text, sizeof text);
+}
+
+void xen_forget_errors(struct vm *vm)
+{
+    vm->log.last[0] = 0;
 }
 
 static void on_destroy(xentoollog_logger *logger)

@@ -72,6 +72,7 @@ int create_domain(struct vm *vm, libxl_domain_config *c, int stream, struct errm
     libxl_domain_restore_params params;
     libxl_asyncop_how how = {.callback = NULL};
     uint32_t domid = XEN_NO_DOMAIN;
+    xen_forget_errors(vm);
     libxl_domain_restore_params_init(&params);
     params.checkpointed_stream = LIBXL_CHECKPOINTED_STREAM_NONE;
     params.stream_version = 2;

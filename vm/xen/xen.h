@@ -107,6 +107,8 @@ void xen_detach(struct vm *vm);
 void xen_destroy(struct vm *vm);
 /* -1 with `what`, errno and what the libraries said. */
 int xen_error(const struct vm *vm, struct errmsg *e, const char *what);
+/* Before something that runs hotplug scripts: what one of them says is kept, whatever libxl says after it. */
+void xen_forget_errors(struct vm *vm);
 
 /* ---- facts.c ---- */
 int facts_write(const struct vm *vm, struct errmsg *e);
