@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum { SMALL_RECORD = 1024 };
-enum { LINK_QUEUE_MAX = 2 << 20, CONNECT_MS = 10000, FLUSH_MS = 100, ACK_MS = 10000 };
+enum { LINK_QUEUE_MAX = 2 << 20, PUMP_MOST = 512 << 10, CONNECT_MS = 10000, FLUSH_MS = 100, ACK_MS = 10000 };
 
 /* For how long a peer may be silent, and may hear nothing. Making the replica may take its host a while; from READY on
  * silence means something. */
@@ -486,15 +486,19 @@ void session_bye(struct worker *w, enum bye_reason reason, const char *text)
     session_close(w);
 }
 
+/* Where the network takes all that it is given, and the encoder is as fast as the encryption here, there would be a
+ * next chunk until the end of the sync. So not all at once: what was sent is told to be drained in a later turn of the
+ * loop, which then has seen to its timers and to what the peer says. */
 void session_pump(struct worker *w)
 {
     struct pipeline *p = w->checkpoint.pipeline;
-    while (p && w->session.link && link_queued(w->session.link) < LINK_QUEUE_MAX) {
+    for (size_t sent = 0; p && w->session.link && sent < PUMP_MOST && link_queued(w->session.link) < LINK_QUEUE_MAX;) {
         struct pipeline_chunk *c = pipeline_take(p);
         if (!c)
             return;
         if (c->committed)
             flight_sent(&w->checkpoint.flight, c->committed, c->digest);
+        sent += c->n;
         send_octets(w, c->data, c->n); /* if it fails, `closed` will say so */
         free(c);
     }

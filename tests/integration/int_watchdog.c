@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -161,6 +163,67 @@ static void a_supervisor_that_was_stopped_kills_nobody(void **state)
     agents_free(t);
 }
 
+/* Each write of the process takes 5 ms and its socket takes everything, as if encrypting were that slow; attaches. */
+static pid_t slow_down(pid_t worker)
+{
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)worker);
+    pid_t tracer = fork();
+    if (tracer == 0) {
+        execlp("strace", "strace", "-qq", "-o", "/dev/null", "-p", pid, "-e", "trace=write", "-e",
+               "inject=write:delay_enter=5000", (char *)NULL);
+        _exit(127);
+    }
+    return tracer;
+}
+
+static bool is_traced(pid_t pid)
+{
+    char path[40], line[128];
+    int by = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "TracerPid: %d", &by) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return by != 0;
+}
+
+/* While there is always something to send, the loop turns all the same: a first sync that takes longer than
+ * worker_bound is no standstill. */
+static void a_long_sync_is_none(void **state)
+{
+    (void)state;
+    struct agents *t = agents_new(&(struct agents_options){
+        .host = patient, .vm = "pages = 8192\nrate = 16000\nmode = periodic\ninterval = 50\n"});
+    host_start_both(&t->a);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"start\",\"vm\":\"web\"}");
+    struct machine *m = host_vm(&t->a);
+    WAIT_FOR(m->step > m->pages); /* until there is something to sync */
+    machine_unmap(m);
+    host_order(&t->a, PRIMARY, "{\"cmd\":\"protect\",\"vm\":\"web\",\"to\":\"b\"}");
+    pid_t worker = host_worker(&t->a, PRIMARY), tracer = slow_down(worker);
+    int status = 0;
+    assert_true(tracer > 0);
+    WAIT_FOR(is_traced(worker) || waitpid(tracer, &status, WNOHANG) == tracer);
+    if (!is_traced(worker)) { /* there is no strace, or it must not */
+        agents_free(t);
+        skip();
+    }
+    host_start_both(&t->b);
+    host_wait_state(&t->a, PRIMARY, "SYNCING");
+    agents_sleep_ms(5000);
+    kill(tracer, SIGTERM);
+    waitpid(tracer, &status, 0);
+    host_wait_state(&t->a, PRIMARY, "PROTECTED");
+    assert_int_equal(host_worker(&t->a, PRIMARY), worker);
+    assert_false(host_log_has(&t->a, PRIMARY, "has not moved"));
+    check_protected_again(t);
+    agents_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +231,7 @@ int main(void)
         cmocka_unit_test_teardown(stuck_in_a_pause_and_taken_over, agents_teardown),
         cmocka_unit_test_teardown(stuck_when_its_supervisor_comes_back, agents_teardown),
         cmocka_unit_test_teardown(stuck_outside_of_a_pause, agents_teardown),
+        cmocka_unit_test_teardown(a_long_sync_is_none, agents_teardown),
         cmocka_unit_test_teardown(a_supervisor_that_was_stopped_kills_nobody, agents_teardown),
     };
     agents_enter_sandbox();
