@@ -5,6 +5,7 @@
  * TCP port 11, one order at a time, a JSON line as answer when it is done:
  *   "seq MB"       so many MiB one after the other, in pieces of 256 KiB, 8 at a time
  *   "rand COUNT"   so many blocks of 4 KiB anywhere, 16 at a time
+ *   "paced COUNT"  so many blocks of 4 KiB anywhere, one each 2 ms: a disk that is used, and not busy
  *   "fsync COUNT"  so often a block of 4 KiB and a flush; the answer has how long each pair took, by the guest's clock
  */
 #define _GNU_SOURCE
@@ -24,7 +25,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PORT = 11, BLOCK = 4096, PIECE = 256 << 10, SEQUENTIAL = 8, RANDOM = 16, MOST_FLUSHES = 100000 };
+enum {
+    PORT = 11,
+    BLOCK = 4096,
+    PIECE = 256 << 10,
+    SEQUENTIAL = 8,
+    RANDOM = 16,
+    MOST_FLUSHES = 100000,
+    PACE_NS = 2000000
+};
 
 static int disk;
 static uint64_t first, bytes; /* our part of the disk */
@@ -78,6 +87,23 @@ static int write_all(char *out, size_t size, bool random, uint64_t count)
                     (unsigned long long)l.errors);
 }
 
+static int write_paced(char *out, size_t size, uint64_t count)
+{
+    static uint64_t buffer[BLOCK / 8] __attribute__((aligned(BLOCK)));
+    uint64_t errors = 0;
+    struct timespec due;
+    clock_gettime(CLOCK_MONOTONIC, &due);
+    for (uint64_t i = 0; i < count; i++) {
+        due.tv_nsec += PACE_NS;
+        due.tv_sec += due.tv_nsec / 1000000000;
+        due.tv_nsec %= 1000000000;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+        fill(buffer, BLOCK, mix(i));
+        errors += pwrite(disk, buffer, BLOCK, (off_t)(first + mix(i) % (bytes / BLOCK) * BLOCK)) != BLOCK;
+    }
+    return snprintf(out, size, "{\"errors\":%llu}\n", (unsigned long long)errors);
+}
+
 static uint64_t now_us(void)
 {
     struct timespec t;
@@ -118,6 +144,8 @@ static int obey(char *out, size_t size, const char *line)
         return write_all(out, size, false, n * ((1 << 20) / PIECE));
     if (sscanf(line, "rand %llu", &n) == 1)
         return write_all(out, size, true, n);
+    if (sscanf(line, "paced %llu", &n) == 1)
+        return write_paced(out, size, n);
     if (sscanf(line, "fsync %llu", &n) == 1)
         return flush_often(out, size, n);
     return snprintf(out, size, "{\"errors\":1}\n");
