@@ -43,6 +43,10 @@ static int make_identity(struct host *h, struct errmsg *e)
 
 void host_kernel_line(const struct options *o, char *out, size_t size)
 {
+    if (o->root) {
+        snprintf(out, size, "console=ttyS0 root=/dev/vda ro");
+        return;
+    }
     snprintf(out, size,
              "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check hikae.ip=" GUEST_ADDRESS "/24 hikae.rate=%u "
              "hikae.region=%u hikae.words=%u hikae.beacon=%u hikae.beacon_to=" CLIENT_ADDRESS ":%d "
@@ -66,7 +70,9 @@ static void disk_lines(const char *dir, const struct options *o, char out[400])
 {
     const char *at = o->shared ? dir : HOST_DISK;
     *out = '\0';
-    if (o->disk_mb)
+    if (o->root)
+        snprintf(out, 400, "disk = %s/vm.img\n", at);
+    else if (o->disk_mb)
         snprintf(out, 400, "%s = %s/vm.img%s%s%s\n%s%s%s", o->shared ? "shared_disk" : "disk", at,
                  o->database ? " " : "", o->database ? at : "", o->database ? "/" DATABASE : "",
                  o->shared ? "fence = " : "", o->shared ? dir : "", o->shared ? "/fence\n" : "");
@@ -98,10 +104,28 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 
+/* The first host has the image, the other one nothing but the room for it. */
+static int make_root(const struct host *h, const struct options *o, struct errmsg *e)
+{
+    char path[192];
+    struct stat image;
+    snprintf(path, sizeof path, "%s/vm.img", h->dir);
+    if (stat(o->root, &image))
+        return errmsg_set(e, "%s: %s", o->root, strerror(errno));
+    if (h->number == 1)
+        return run_program((const char *const[]){"cp", "--sparse=always", "--reflink=auto", o->root, path, NULL}, NULL,
+                           120000, e);
+    if (write_file(e, path, "%s", "") || truncate(path, image.st_size))
+        return errmsg_set(e, "%s: %s", path, strerror(errno));
+    return 0;
+}
+
 /* Only the first host has a file system in the database's disk: the other one gets it. */
 static int make_disks(const struct host *h, const char *dir, const struct options *o, struct errmsg *e)
 {
     char path[192];
+    if (o->root)
+        return make_root(h, o, e);
     if (!o->disk_mb || (o->shared && h->number > 1))
         return 0;
     const char *at = o->shared ? dir : h->dir;

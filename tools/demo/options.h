@@ -37,6 +37,7 @@ struct options {
     const char *json;  /* file, "-" for stdout, NULL for none */
     const char *dir;   /* NULL: in memory, gone afterwards */
     const char *guest; /* folder with vmlinuz and initrd.gz */
+    const char *root;  /* NULL, or an image of a guest of one's own: its disk is a copy of that, with its root */
     const char *bin;   /* folder of hikae, hikae-primary, hikae-secondary */
     const char *fault; /* NULL, or the line for the [fault] section */
 };

@@ -40,6 +40,9 @@ static const char help[] =
     "                       stall=N: the VM's agent stops itself in its Nth pause\n"
     "  --dir DIR            keep configs, logs and state there\n"
     "  --guest DIR          vmlinuz and initrd.gz of the guest\n"
+    "  --root FILE          image of a root file system: the guest of --guest is one of your own, its disk a copy of "
+    "this "
+    "(with --hosts-only)\n"
     "  --keep               stay up after the run, until Ctrl-C\n"
     "  --hosts-only         hosts and protected VM, no client, no losses: for a client of your own\n"
     "  --quiet              only failures\n\n"
@@ -70,6 +73,7 @@ enum option_id {
     FAULT,
     DIR_,
     GUEST,
+    ROOT,
     KEEP,
     HOSTS_ONLY,
     QUIET,
@@ -100,6 +104,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"fault", 1, NULL, FAULT},
                                       {"dir", 1, NULL, DIR_},
                                       {"guest", 1, NULL, GUEST},
+                                      {"root", 1, NULL, ROOT},
                                       {"keep", 0, NULL, KEEP},
                                       {"hosts-only", 0, NULL, HOSTS_ONLY},
                                       {"quiet", 0, NULL, QUIET},
@@ -207,6 +212,9 @@ static int set_text(struct options *o, int id, struct errmsg *e)
     case DIR_:
         o->dir = optarg;
         return 0;
+    case ROOT:
+        o->root = optarg;
+        return 0;
     default:
         o->guest = optarg;
         return 0;
@@ -292,6 +300,9 @@ int options_parse(int argc, char **argv, struct options *o, struct errmsg *e)
         return errmsg_set(e, "%s: what is that? See hikae-demo --help", argv[optind]);
     if (o->database && !o->disk_mb)
         return errmsg_set(e, "--database is the second disk: want --disk or --shared-disk, too");
+    if (o->root && (!o->hosts_only || o->disk_mb))
+        return errmsg_set(
+            e, "--root is a guest's that no client of ours knows, and its disk: want --hosts-only, no --disk");
     programs_find_modules(o->bin);
     if (!o->guest)
         o->guest = programs_guest(o->bin);
