@@ -127,6 +127,8 @@ int qemu_map(struct vm *vm, bool writable, struct errmsg *e)
         return errmsg_set(e, "mapping guest memory: %s", strerror(errno));
     /* A core dump of an agent shall not hold the guest's memory. */
     (void)madvise(at, vm->shape.memory, MADV_DONTDUMP);
+    /* Nor shall this mapping bring huge pages into the guest's memory, whose changes can't be told apart. */
+    (void)madvise(at, vm->shape.memory, MADV_NOHUGEPAGE);
     vm->memory = at;
     return 0;
 }
@@ -160,8 +162,8 @@ static void op_info(const struct vm *vm, struct vm_info *out)
     for (size_t i = 0; i + 1 < vm->shape.args.n; i++)
         if (strcmp(vm->shape.args.at[i], "-machine") == 0)
             comma_value(vm->shape.args.at[i + 1], "accel", accel, sizeof accel);
-    snprintf(out->note, sizeof out->note, "QEMU %s%s%s, userfaultfd by %s", vm->shape.version, *accel ? ", " : "",
-             accel, vm->injected ? "ptrace" : "preload");
+    snprintf(out->note, sizeof out->note, "QEMU %s%s%s%s%s", vm->shape.version, *accel ? ", " : "", accel,
+             *vm->track.note ? ", " : "", vm->track.note);
     for (unsigned i = 0; i < vm->shape.nic_count; i++) {
         struct vm_nic *nic = &out->nics[i];
         qemu_parse_mac(vm->shape.nics[i].mac, nic->mac);

@@ -48,19 +48,30 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
     return 0;
 }
 
+/* Saving the state goes on beside the scan, unless that asks for a QEMU that does nothing at all. */
 int qemu_state_begin(struct vm *vm, struct errmsg *e)
 {
-    return qmp_state_begin(&vm->saved, &vm->qmp, soon(), e);
+    vm->save_later = vm->track.armed && !vm->track.method->is_atomic;
+    return vm->save_later ? 0 : qmp_state_begin(&vm->saved, &vm->qmp, soon(), e);
+}
+
+static int begin_now(struct vm *vm, struct errmsg *e)
+{
+    bool begin = vm->save_later;
+    vm->save_later = false;
+    return begin ? qmp_state_begin(&vm->saved, &vm->qmp, soon(), e) : 0;
 }
 
 int qemu_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)
 {
+    if (begin_now(vm, e) < 0) /* nobody has scanned */
+        return -1;
     return qmp_state_end(&vm->saved, &vm->qmp, out, soon(), e);
 }
 
 int qemu_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e)
 {
-    return track_scan(&vm->track, out, e);
+    return track_scan(&vm->track, out, e) < 0 ? -1 : begin_now(vm, e);
 }
 
 int qemu_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e)

@@ -89,7 +89,7 @@ int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e)
         status = vm->ram_fd < 0 ? -1 : 0;
     }
     if (status == 0)
-        status = track_open(&vm->track, vm->pid, vm->pidfd, map, &vm->injected, e);
+        status = track_open(&vm->track, vm->pid, vm->pidfd, map, e);
     free(map);
     return status;
 }
@@ -220,7 +220,7 @@ static int attach_foreign(struct vm *vm, const struct qemu_settings *s, struct e
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
     if (snprintf(vm->qmp_path, sizeof vm->qmp_path, "%s", s->qmp) >= (int)sizeof vm->qmp_path)
         return errmsg_set(e, "qmp = %s: too long", s->qmp);
-    if (track_check_kernel(e) < 0 || find_peer(vm, deadline, e) < 0 || qemu_open_pidfd(vm, e) < 0 ||
+    if (!track_choose(e) || find_peer(vm, deadline, e) < 0 || qemu_open_pidfd(vm, e) < 0 ||
         read_command_line(vm, s->bridge, e) < 0 || qemu_connect(vm, deadline, e) < 0 ||
         check_not_incoming(vm, deadline, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
         query_memory(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||

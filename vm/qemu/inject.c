@@ -25,11 +25,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifdef __x86_64__
-
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
+
+#ifdef __x86_64__
 
 enum { STOP_WAIT_MS = 2000, SIGNALS_MAX = 16 };
 
@@ -79,13 +79,18 @@ struct injection {
     size_t signal_count;
 };
 
-/* Runs userfaultfd(flags) in the stopped thread; its result, which may be -errno. */
-static int step_syscall(struct injection *j, uint64_t at, uint64_t flags, long long *result, struct errmsg *e)
+/* Makes one call in the stopped thread. */
+static int step_syscall(struct injection *j, uint64_t at, struct inject_call *call, struct errmsg *e)
 {
     struct user_regs_struct regs = j->saved;
     regs.rip = at;
-    regs.rax = SYS_userfaultfd;
-    regs.rdi = flags;
+    regs.rax = (unsigned long long)call->number;
+    regs.rdi = call->args[0];
+    regs.rsi = call->args[1];
+    regs.rdx = call->args[2];
+    regs.r10 = call->args[3];
+    regs.r8 = call->args[4];
+    regs.r9 = call->args[5];
     regs.orig_rax = ~0ULL;
     if (ptrace(PTRACE_SETREGS, j->pid, 0, &regs) < 0)
         return errmsg_set(e, "setting registers of process %d: %s", (int)j->pid, strerror(errno));
@@ -99,7 +104,7 @@ static int step_syscall(struct injection *j, uint64_t at, uint64_t flags, long l
         if (ptrace(PTRACE_GETREGS, j->pid, 0, &now) < 0)
             return errmsg_set(e, "reading registers of process %d: %s", (int)j->pid, strerror(errno));
         if (now.rip == at + 2) {
-            *result = (long long)now.rax;
+            call->result = (long long)now.rax;
             return 0;
         }
         /* Another stop came first: keep its signal for later and step again. */
@@ -111,53 +116,61 @@ static int step_syscall(struct injection *j, uint64_t at, uint64_t flags, long l
     }
 }
 
-static int inject_stopped(struct injection *j, struct errmsg *e)
+static int inject_stopped(struct injection *j, struct inject_call *calls, size_t n, struct errmsg *e)
 {
     uint64_t at = 0;
-    long long fd = -1;
     if (find_syscall(j->pid, &at, e) < 0)
         return -1;
     if (ptrace(PTRACE_GETREGS, j->pid, 0, &j->saved) < 0)
         return errmsg_set(e, "reading registers of process %d: %s", (int)j->pid, strerror(errno));
-    int status = step_syscall(j, at, O_CLOEXEC | O_NONBLOCK, &fd, e);
-    if (status == 0 && fd == -EPERM)
-        status = step_syscall(j, at, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY, &fd, e);
+    int status = 0;
+    for (size_t i = 0; status == 0 && i < n; i++)
+        status = step_syscall(j, at, &calls[i], e);
     ptrace(PTRACE_SETREGS, j->pid, 0, &j->saved);
-    if (status < 0)
-        return -1;
-    if (fd < 0)
-        return errmsg_set(e, "userfaultfd in process %d: %s", (int)j->pid, strerror((int)-fd));
-    return (int)fd;
+    return status;
 }
 
-int inject_userfaultfd(pid_t pid, struct errmsg *e)
+int inject_calls(pid_t pid, struct inject_call *calls, size_t n, struct errmsg *e)
 {
     struct injection j = {.pid = pid};
-    int status;
+    int stop, status;
     if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0)
         return errmsg_set(e, "tracing process %d: %s: the agent needs CAP_SYS_PTRACE, and no debugger on it", (int)pid,
                           strerror(errno));
-    int fd = -1;
-    if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0 && wait_stop(pid, &status, e) == 0) {
-        if (status >> 16 == 0) /* a signal came first */
-            j.signals[j.signal_count++] = WSTOPSIG(status);
-        fd = inject_stopped(&j, e);
+    if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0 && wait_stop(pid, &stop, e) == 0) {
+        if (stop >> 16 == 0) /* a signal came first */
+            j.signals[j.signal_count++] = WSTOPSIG(stop);
+        status = inject_stopped(&j, calls, n, e);
     } else {
-        errmsg_set(e, "process %d could not be stopped", (int)pid);
+        status = errmsg_set(e, "process %d could not be stopped", (int)pid);
     }
     ptrace(PTRACE_DETACH, pid, 0, 0);
     for (size_t i = 0; i < j.signal_count; i++)
         (void)syscall(SYS_tgkill, pid, pid, j.signals[i]);
-    return fd;
+    return status;
 }
 
 #else
 
-int inject_userfaultfd(pid_t pid, struct errmsg *e)
+int inject_calls(pid_t pid, struct inject_call *calls, size_t n, struct errmsg *e)
 {
-    return errmsg_set(
-        e, "attaching to a QEMU (process %d) that Hikae did not start works on x86-64 only: start it by Hikae",
-        (int)pid);
+    (void)calls, (void)n;
+    return errmsg_set(e, "preparing a QEMU (process %d) that runs for dirty tracking works on x86-64 only", (int)pid);
 }
 
 #endif
+
+int inject_userfaultfd(pid_t pid, struct errmsg *e)
+{
+    struct inject_call call = {.number = SYS_userfaultfd, .args = {O_CLOEXEC | O_NONBLOCK}};
+    int status = inject_calls(pid, &call, 1, e);
+    if (status == 0 && call.result == -EPERM) {
+        call.args[0] |= UFFD_USER_MODE_ONLY;
+        status = inject_calls(pid, &call, 1, e);
+    }
+    if (status < 0)
+        return -1;
+    if (call.result < 0)
+        return errmsg_set(e, "userfaultfd in process %d: %s", (int)pid, strerror((int)-call.result));
+    return (int)call.result;
+}

@@ -214,7 +214,7 @@ static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
         return -1;
     if (s.qmp)
         return errmsg_set(e, "VM %s has qmp set: it is started by whoever owns that QEMU, not by Hikae", vm->name);
-    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || shape_from_settings(vm, spec, &s, e) < 0 ||
+    if (clear_run_dir(spec, e) < 0 || !track_choose(e) || shape_from_settings(vm, spec, &s, e) < 0 ||
         make_ram_file(vm, NULL, e) < 0)
         return -1;
     vm->ours = true;
@@ -257,7 +257,7 @@ static int replica_new(struct vm *vm, const struct vm_spec *spec, struct errmsg 
         return errmsg_set(e, "the VM's description names %u disks, its primary tells of %u", vm->shape.disk_count,
                           spec->disk_count);
     /* After a failover the replica must be trackable itself. */
-    if (clear_run_dir(spec, e) < 0 || track_check_kernel(e) < 0 || make_ram_file(vm, spec->remains, e) < 0)
+    if (clear_run_dir(spec, e) < 0 || !track_choose(e) || make_ram_file(vm, spec->remains, e) < 0)
         return -1;
     vm->ours = vm->replica = true;
     if (start_process(vm, spec, vm->shape.program, true, e) < 0)

@@ -213,6 +213,37 @@ int proc_check_page_size(pid_t pid, const struct shared_map *m, struct errmsg *e
     return status;
 }
 
+/* Is `flag`, of two letters, among the words of a line "VmFlags: rd wr ..."? */
+static bool has_flag(const char *line, const char *flag)
+{
+    char word[8];
+    snprintf(word, sizeof word, " %s ", flag);
+    return strstr(line, word);
+}
+
+int proc_count_flags(pid_t pid, const struct shared_map *m, struct proc_flags *out, struct errmsg *e)
+{
+    FILE *f = open_proc(pid, "smaps");
+    if (!f)
+        return errmsg_set(e, "/proc/%d/smaps: %s", (int)pid, strerror(errno));
+    char line[1024];
+    bool ours = false;
+    *out = (struct proc_flags){0};
+    while (fgets(line, sizeof line, f)) {
+        struct map_line header;
+        if (parse_map_line(line, &header)) {
+            ours = in_pieces(m, header.start);
+            out->mappings += ours;
+        } else if (ours && strncmp(line, "VmFlags:", 8) == 0) {
+            out->locked += has_flag(line, "lo");
+            out->no_huge_pages += has_flag(line, "nh");
+            out->soft_dirty += has_flag(line, "sd");
+        }
+    }
+    fclose(f);
+    return 0;
+}
+
 char **proc_command_line(pid_t pid, size_t *n, struct errmsg *e)
 {
     FILE *f = open_proc(pid, "cmdline");

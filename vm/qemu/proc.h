@@ -36,6 +36,11 @@ int proc_open_inode(pid_t pid, dev_t dev, ino_t inode, bool writable, struct err
 /* Is there a mapping of huge pages, or one that may get them, in the pieces of `m`? Then says so in `e` and returns -1.
  */
 int proc_check_page_size(pid_t pid, const struct shared_map *m, struct errmsg *e);
+/* How many of the mappings in the pieces of `m` have which flag (VmFlags of smaps(5)). */
+struct proc_flags {
+    size_t mappings, locked, no_huge_pages, soft_dirty;
+};
+int proc_count_flags(pid_t pid, const struct shared_map *m, struct proc_flags *out, struct errmsg *e);
 /* The next descriptor of `pid` above `after` that is a userfaultfd; -1: none. */
 int proc_next_userfaultfd(pid_t pid, int after);
 /* The words of its command line: a NULL-terminated array in one allocation, free() it. */

@@ -5,7 +5,7 @@
  *   launch.c      starting QEMU, for a VM and for a replica; facts.c remembers it in RUN_DIR/vm.json
  *   discover.c    attaching to a QEMU that runs: ours (vm.json) or a foreign one
  *   checkpoint.c  pause, state, dirty, resume, load: the stages of a checkpoint and of a failover
- *   track.c       dirty tracking; inject.c and preload.c bring it into QEMU
+ *   track*.c      dirty tracking; inject.c and preload.c bring it into QEMU
  *   template.c    what a QEMU is, apart from its host; options.c the allow-list, settings.c the configuration's keys
  */
 #ifndef HIKAE_VM_QEMU_QEMU_H
@@ -30,10 +30,9 @@ struct vm {
     char ram_path[QEMU_PATH_MAX]; /* of a file that we made; "" for a foreign QEMU's */
     char net_path[VM_MAX_NICS][108];
     struct template shape;
-    bool ours;     /* launched by us: vm.json and the RAM file are ours to remove */
-    bool replica;  /* made by replica_create in this process: memory is writable */
-    bool loaded;   /* a replica that has been given its state */
-    bool injected; /* userfaultfd by ptrace, not preload */
+    bool ours;    /* launched by us: vm.json and the RAM file are ours to remove */
+    bool replica; /* made by replica_create in this process: memory is writable */
+    bool loaded;  /* a replica that has been given its state */
     bool from_remains;
 
     pid_t pid;
@@ -43,6 +42,7 @@ struct vm {
     bool running, shut_down, gone;  /* by events and query-status */
     struct qmp_migration migration; /* of `arm` or `load` */
     struct qmp_state saved;
+    bool save_later; /* asked to begin saving, which waits for the scan (qemu_state_begin) */
 
     int ram_fd;
     uint8_t *memory;
