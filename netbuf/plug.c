@@ -248,6 +248,11 @@ struct plug *plug_open(struct ev_loop *loop, const struct plug_config *c, const 
     return p;
 }
 
+int plug_check(struct errmsg *e)
+{
+    return traffic_check(e);
+}
+
 void plug_sweep(void)
 {
     traffic_sweep();

@@ -30,6 +30,8 @@ struct plug *plug_open(struct ev_loop *loop, const struct plug_config *c, const 
 /* An open plug is taken away, a closed one stays as it is, for whoever owns the VM next. */
 void plug_close(struct plug *p);
 
+/* Can there be one on this host? */
+int plug_check(struct errmsg *e);
 /* Removes the plugs of interfaces that are gone since, whose agents died. Opening one does so too. */
 void plug_sweep(void);
 

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { FILTER_PRIORITY = 1, QUEUE_FRAMES = 10000 };
 static const uint32_t INGRESS_HANDLE = 0xffff0000, PLUG_HANDLE = 0x10000;
@@ -91,8 +92,10 @@ static int make_plug(struct traffic *t, uint64_t limit_bytes, struct errmsg *e)
     if (q)
         rtnl_qdisc_put(q);
     if (status < 0 && status != -NLE_EXIST)
-        return errmsg_set(e, "a plug on %s: %s (is the kernel module sch_plug there? modprobe sch_plug)", t->ifb_name,
-                          nl_geterror(status));
+        return errmsg_set(e,
+                          "a plug on %s: %s (is the kernel module sch_plug there? modprobe "
+                          "sch_plug; or, for a QEMU guest: netbuf = relay)",
+                          t->ifb_name, nl_geterror(status));
     return status == -NLE_EXIST ? traffic_order(t, TRAFFIC_BARRIER, e) : 0;
 }
 
@@ -189,6 +192,22 @@ struct traffic *traffic_open(const char *ifname, uint64_t limit_bytes, int *ifin
         traffic_remove(t); /* a predecessor's is left alone: it may hold what must not leave */
     traffic_free(t);
     return NULL;
+}
+
+int traffic_check(struct errmsg *e)
+{
+    struct traffic t = {.nl = nl_socket_alloc()};
+    int status = -1;
+    snprintf(t.ifb_name, sizeof t.ifb_name, "hikae?%d", (int)(getpid() % 10000000));
+    if (!t.nl || nl_connect(t.nl, NETLINK_ROUTE) < 0)
+        errmsg_set(e, "netlink: %s", strerror(errno));
+    else if (make_ifb(&t, e) == 0)
+        status = make_plug(&t, 1 << 20, e);
+    if (t.made)
+        traffic_seal(&t);
+    if (t.nl)
+        nl_socket_free(t.nl);
+    return status;
 }
 
 void traffic_free(struct traffic *t)

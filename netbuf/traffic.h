@@ -16,6 +16,9 @@ struct traffic *traffic_open(const char *ifname, uint64_t limit_bytes, int *ifin
 /* Frees the handle only. */
 void traffic_free(struct traffic *t);
 
+/* Has this kernel what it takes, and are we allowed to? Makes a plug and takes it away. */
+int traffic_check(struct errmsg *e);
+
 enum traffic_order { TRAFFIC_BARRIER, TRAFFIC_RELEASE, TRAFFIC_OPEN };
 int traffic_order(struct traffic *t, enum traffic_order order, struct errmsg *e);
 /* The ifb goes, with all that is held; the redirection stays, and leads nowhere. */

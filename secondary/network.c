@@ -1,10 +1,19 @@
 #include "secondary/network.h"
 #include "common/log.h"
+#include "netbuf/plug.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+int network_check(const struct vm_info *vm, struct errmsg *e)
+{
+    for (unsigned i = 0; i < vm->nic_count; i++)
+        if (*vm->nics[i].ifname)
+            return plug_check(e);
+    return 0;
+}
 
 void network_open(struct network *net, const struct vm_info *vm)
 {

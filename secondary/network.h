@@ -15,6 +15,8 @@ struct network {
     uint8_t macs[VM_MAX_NICS][6];
 };
 
+/* Can the output of this replica be held here, once it runs? Found out before it has to. */
+int network_check(const struct vm_info *vm, struct errmsg *e);
 /* Does nothing if they are open. A NIC that can't be connected now is left to the primary worker. */
 void network_open(struct network *net, const struct vm_info *vm);
 void network_announce(const struct network *net, const struct vm_info *vm);

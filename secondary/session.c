@@ -290,7 +290,7 @@ static int make_replica(struct worker *w, struct json_object *config, struct err
         return -1;
     clear_predecessor(w); /* this one may have begun with it */
     w->ops->info(w->vm, &w->info);
-    if (check_bridges(w, e) || primary_program(program, w->program, e))
+    if (check_bridges(w, e) || network_check(&w->info, e) || primary_program(program, w->program, e))
         return -1; /* found out now, not when it has to take over */
     if (w->info.pages != pages)
         return errmsg_set(e, "the VM has %" PRIu64 " pages, its replica here %" PRIu64, pages, w->info.pages);

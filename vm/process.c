@@ -42,7 +42,9 @@ static int find_program(const char *name, char *out, size_t size, struct errmsg 
 struct gifts {
     char preload[PATH_MAX + 16]; /* a variable; "": none */
     char listen_pid[32];         /* likewise; filled in by the process that it names */
-    int socket;                  /* -1: none */
+    const int *fds;              /* from descriptor 3 on */
+    size_t fd_count;
+    bool listening; /* the one descriptor is a socket, and it is told so */
 };
 
 static bool is_replaced(const char *variable)
@@ -68,7 +70,7 @@ static char **make_environment(struct gifts *g)
             list[k++] = environ[i];
     if (*g->preload)
         list[k++] = g->preload;
-    if (g->socket >= 0) {
+    if (g->listening) {
         list[k++] = (char *)"LISTEN_FDS=1";
         list[k++] = g->listen_pid;
     }
@@ -88,8 +90,8 @@ static void write_listen_pid(struct gifts *g)
     g->listen_pid[at] = '\0';
 }
 
-/* In the grandchild: from here to execve only calls that are safe after fork. Descriptors: 3 the socket, if any; then
- * the report. */
+/* In the grandchild: from here to execve only calls that are safe after fork. Descriptors: from 3 on the
+ * gifts, then the report. */
 static void run_program(const char *program, char *const *command, char **environment, int log, int report, int go,
                         struct gifts *g)
 {
@@ -100,14 +102,20 @@ static void run_program(const char *program, char *const *command, char **enviro
     for (int s = 1; s < NSIG; s++)
         signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    int null = open("/dev/null", O_RDWR), at = g->socket >= 0 ? 4 : 3;
+    int null = open("/dev/null", O_RDWR), at = 3 + (int)g->fd_count, above = -1, given[PROCESS_FDS_MAX];
+    const int far = 3 + PROCESS_FDS_MAX + 1;
+    bool well = true;
     struct report r = {.pid = getpid()};
     write_listen_pid(g);
     /* Out of the way first: any of them may be where another belongs. */
-    int socket = g->socket >= 0 ? fcntl(g->socket, F_DUPFD, 8) : -1, above = fcntl(report, F_DUPFD, 8);
-    log = fcntl(log, F_DUPFD, 8);
-    if (dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && (socket < 0 || dup2(socket, 3) == 3) &&
-        dup2(above, at) == at && fcntl(at, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
+    for (size_t i = 0; i < g->fd_count; i++)
+        given[i] = fcntl(g->fds[i], F_DUPFD, far);
+    above = fcntl(report, F_DUPFD, far);
+    log = fcntl(log, F_DUPFD, far);
+    for (int i = 0; i < (int)g->fd_count; i++)
+        well &= dup2(given[i], 3 + i) == 3 + i;
+    if (well && dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && dup2(above, at) == at &&
+        fcntl(at, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
         close_range((unsigned)at + 1, ~0U, 0);
         if (write(at, &r, sizeof r) == (ssize_t)sizeof r)
             execve(program, command, environment);
@@ -178,7 +186,13 @@ static pid_t spawn(char *const *command, struct gifts *g, const char *log_path, 
 
 pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e)
 {
-    struct gifts g = {.socket = -1};
+    return process_spawn_with(command, preload, NULL, 0, log_path, e);
+}
+
+pid_t process_spawn_with(char *const *command, const char *preload, const int *fds, size_t n, const char *log_path,
+                         struct errmsg *e)
+{
+    struct gifts g = {.fds = fds, .fd_count = n};
     if (preload)
         snprintf(g.preload, sizeof g.preload, "LD_PRELOAD=%s", preload);
     return spawn(command, &g, log_path, e);
@@ -186,7 +200,7 @@ pid_t process_spawn(char *const *command, const char *preload, const char *log_p
 
 pid_t process_spawn_listening(char *const *command, int socket, const char *log_path, struct errmsg *e)
 {
-    struct gifts g = {.socket = socket};
+    struct gifts g = {.fds = &socket, .fd_count = 1, .listening = true};
     return spawn(command, &g, log_path, e);
 }
 

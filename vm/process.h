@@ -8,11 +8,17 @@
 #include "common/errmsg.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
+
+enum { PROCESS_FDS_MAX = 8 };
 
 /* Starts command[0] (searched in PATH) as a daemon in a session of its own, with LD_PRELOAD=preload (NULL: none), its
  * messages going to log_path. Returns its pid, or -1: e says why it could not be executed. */
 pid_t process_spawn(char *const *command, const char *preload, const char *log_path, struct errmsg *e);
+/* The same, and it has the n (at most PROCESS_FDS_MAX) descriptors as its 3, 4 and so on. */
+pid_t process_spawn_with(char *const *command, const char *preload, const int *fds, size_t n, const char *log_path,
+                         struct errmsg *e);
 /* The same with a socket that listens already, handed over as systemd does it: descriptor 3, LISTEN_FDS, LISTEN_PID. */
 pid_t process_spawn_listening(char *const *command, int socket, const char *log_path, struct errmsg *e);
 /* Appends the last line of log_path to what e says. */

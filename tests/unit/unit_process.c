@@ -1,6 +1,7 @@
 /* Unit tests of vm/process.h: programs that outlive who started them. */
 #include "vm/process.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -84,6 +85,23 @@ static void test_socket(void **state)
     close(fd);
 }
 
+static void test_descriptors(void **state)
+{
+    (void)state;
+    char path[128];
+    char *command[] = {(char *)"sh", (char *)"-c", (char *)"cat <&3; cat <&4; ls /proc/self/fd | wc -l", NULL};
+    int a[2], b[2];
+    assert_int_equal(pipe2(a, O_CLOEXEC) | pipe2(b, O_CLOEXEC), 0);
+    assert_int_equal(write(a[1], "a", 1) + write(b[1], "b", 1), 2);
+    close(a[1]);
+    close(b[1]);
+    snprintf(path, sizeof path, "%s/said", dir);
+    const int fds[] = {b[0], a[0]};
+    assert_string_equal(said_by(process_spawn_with(command, NULL, fds, 2, path, &error)), "ba6\n"); /* ls has one */
+    close(a[0]);
+    close(b[0]);
+}
+
 static void test_no_program(void **state)
 {
     (void)state;
@@ -98,6 +116,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_no_parent, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_descriptors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_socket, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_program, setup, teardown),
     };

@@ -306,6 +306,64 @@ static void from_process_to_replica(void **arg)
     template_free(&copy);
 }
 
+static int filter_netdev(struct template *t, const char *netdev, struct template_found *found)
+{
+    char line[512];
+    struct words in = {0};
+    snprintf(line, sizeof line, "-M q35 -netdev %s -device virtio-net-pci,netdev=n7", netdev);
+    assert_int_equal(words_split(&in, line, &e), 0);
+    int status = template_filter(t, &in, FROM_PROCESS, "/", found, &e);
+    words_free(&in);
+    return status;
+}
+
+/* A tap that only QEMU reads and writes is one for a plug; its replica has one too, with a descriptor of that host's.
+ */
+static void taps(void **arg)
+{
+    (void)arg;
+    static const char *const bad[][2] = {
+        {"tap,id=n7,ifname=tap3,vhost=on", "use vhost=off"},
+        {"tap,id=n7,ifname=tap3,vhost=off,vhost=on", "use vhost=off"},
+        {"tap,id=n7,ifname=tap3,vhostforce=on", "vhostforce=on: this property can't"},
+        {"tap,id=n7,ifname=tap3,vhostfd=5", "can't be replicated"},
+        {"tap,id=n7,fd=5", "can't be replicated"},
+        {"tap,id=n7,ifname=tap3,queues=2", "one queue"},
+        {"tap,id=n7,ifname=tap3,vnet_hdr=off", "vnet_hdr=on"},
+        {"tap,id=n7", "must be given"},
+        {"tap,id=n7,ifname=../x", "no interface's name"},
+        {"tap,id=n7,ifname=tap%d", "no interface's name"},
+        {"user,id=n7", "-netdev tap,id=ID,ifname=TAP"},
+    };
+    struct words out = {0};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct template t = {0};
+        assert_int_equal(filter_netdev(&t, bad[i][0], NULL), -1);
+        if (!strstr(e.text, bad[i][1]))
+            fail_msg("%s: \"%s\" does not say \"%s\"", bad[i][0], e.text, bad[i][1]);
+        template_free(&t);
+    }
+    struct template t = {.memory = 128 << 20, .program = "qemu-system-x86_64", .ram_id = "ram0"}, copy;
+    struct template_found found = {0};
+    assert_int_equal(filter_netdev(&t, "tap,id=n7,ifname=tap3,script=no,downscript=no,vhost=off", &found), 0);
+    assert_string_equal(found.ifnames[0], "tap3");
+    assert_string_equal(found.net_paths[0], "");
+    struct json_object *j = template_to_json(&t);
+    assert_null(strstr(json_object_to_json_string(j), "tap3"));
+    assert_int_equal(template_from_json(&copy, j, FROM_PEER, "br9", &e), 0);
+    json_object_put(j);
+    assert_true(copy.nics[0].plug);
+    struct template_paths p = {.name = "web", .program = "q", .run_dir = "/r", .ram = "/m", .qmp = "/q", .tap = {3}};
+    assert_int_equal(template_command(&copy, &p, true, &out, &e), 0);
+    bool has = false;
+    for (size_t i = 0; i < out.n; i++)
+        has |= strcmp(out.at[i], "tap,id=n7,fd=3,vhost=off") == 0;
+    assert_true(has);
+    words_free(&out);
+    template_free(&t);
+    template_free(&copy);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,6 +376,7 @@ int main(void)
         cmocka_unit_test(malformed_descriptions),
         cmocka_unit_test(disks_are_ours_only),
         cmocka_unit_test(from_process_to_replica),
+        cmocka_unit_test(taps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

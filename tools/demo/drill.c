@@ -47,15 +47,21 @@ static void look(struct drill *d)
         view_live(active(d), &d->status);
 }
 
+/* For how long something is waited for that takes so many ms at most on a machine of today. */
+static int within(const struct drill *d, int ms)
+{
+    return d->options->patience ? ms * (int)d->options->patience : ms;
+}
+
 static int wait_agents(struct drill *d, struct host *h, struct errmsg *e)
 {
-    int64_t end = now_ms() + AGENTS_UP_MS;
+    int64_t end = now_ms() + within(d, AGENTS_UP_MS);
     char secondary[108];
     struct vm_status s;
     snprintf(secondary, sizeof secondary, "%s/secondary.sock", h->run_dir);
     while (tracker_poll(d->tracker, h, false, &s) || access(secondary, F_OK)) {
         if (now_ms() > end)
-            return errmsg_set(e, "%s: its agents do not answer after %d s", h->name, AGENTS_UP_MS / 1000);
+            return errmsg_set(e, "%s: its agents do not answer after %d s", h->name, within(d, AGENTS_UP_MS) / 1000);
         sleep_ms(POLL_MS);
     }
     return 0;
@@ -119,7 +125,7 @@ int drill_start_vm(struct drill *d, struct errmsg *e)
         view_say("the VM (%u MB) starts on %s", o->memory_mb, active(d)->name);
         return 0;
     }
-    if (wait_reply(d, GUEST_UP_MS, e))
+    if (wait_reply(d, within(d, GUEST_UP_MS), e))
         return -1;
     view_say("the VM (%u MB, writes %u pages/s) runs on %s; first answer after %.1f s", o->memory_mb, o->rate,
              active(d)->name, (double)(now_ms() - begin) / 1e3);
@@ -135,10 +141,10 @@ int drill_start_vm(struct drill *d, struct errmsg *e)
 
 static int wait_protected(struct drill *d, struct errmsg *e)
 {
-    int64_t end = now_ms() + PROTECT_MS;
+    int64_t end = now_ms() + within(d, PROTECT_MS);
     do {
         if (now_ms() > end)
-            return errmsg_set(e, "not protected after %d s: %s is %s %s", PROTECT_MS / 1000, active(d)->name,
+            return errmsg_set(e, "not protected after %d s: %s is %s %s", within(d, PROTECT_MS) / 1000, active(d)->name,
                               d->status.present ? d->status.state : "without the VM", d->status.reason);
         sleep_ms(QUICK_POLL_MS);
         look(d);
@@ -161,7 +167,7 @@ int drill_protect(struct drill *d, struct errmsg *e)
 
 int drill_unprotect(struct drill *d, struct errmsg *e)
 {
-    int64_t end = now_ms() + UNPROTECT_MS;
+    int64_t end = now_ms() + within(d, UNPROTECT_MS);
     if (host_hikae(active(d), d->options, e, (const char *const[]){"unprotect", "demo", NULL}))
         return -1;
     do {
@@ -214,7 +220,7 @@ static int wait_for_the_moment(struct drill *d, struct errmsg *e)
 /* The VM at the other host, and a client that hears from it. */
 static int wait_survivor(struct drill *d, struct failover_times *times, struct errmsg *e)
 {
-    int64_t end = now_ms() + FAILOVER_MS + d->options->detect_ms;
+    int64_t end = now_ms() + within(d, FAILOVER_MS) + d->options->detect_ms;
     d->active = !d->active;
     for (;;) {
         tracker_poll(d->tracker, active(d), false, &d->status);
@@ -223,11 +229,12 @@ static int wait_survivor(struct drill *d, struct failover_times *times, struct e
         host_look_for_end(standby(d));
         if (now_ms() > end)
             return errmsg_set(e, "%s does not run the VM %d s after the loss (%s %s)", active(d)->name,
-                              FAILOVER_MS / 1000, d->status.present ? d->status.state : "no VM", d->status.reason);
+                              within(d, FAILOVER_MS) / 1000, d->status.present ? d->status.state : "no VM",
+                              d->status.reason);
         sleep_ms(QUICK_POLL_MS);
     }
     double seen = wall_ms();
-    if (wait_reply(d, FAILOVER_MS + (int)d->options->detect_ms, e))
+    if (wait_reply(d, within(d, FAILOVER_MS) + (int)d->options->detect_ms, e))
         return -1;
     tracker_poll(d->tracker, active(d), false, &d->status); /* the announcement may be newer */
     times->agent = d->status.timeline;
@@ -257,7 +264,7 @@ static int planned(struct drill *d, struct failover_times *times, struct errmsg 
 /* What the admin does who knows that the other host is off, and he alone. */
 static int force_failover(struct drill *d, struct errmsg *e)
 {
-    int64_t end = now_ms() + FAILOVER_MS;
+    int64_t end = now_ms() + within(d, FAILOVER_MS);
     while (host_hikae(standby(d), d->options, e, (const char *const[]){"failover", "demo", "--force", NULL})) {
         if (now_ms() > end)
             return -1;
@@ -280,7 +287,7 @@ static int unplanned(struct drill *d, struct host *lost, struct failover_times *
 /* What the survivor's disks are, beside what its memory says. */
 static int verify_disks(struct drill *d, struct errmsg *e)
 {
-    int64_t end = now_ms() + VERIFY_MS;
+    int64_t end = now_ms() + within(d, VERIFY_MS);
     const struct options *o = d->options;
     const struct client_report *r = &d->results.client;
     if (!o->disk_mb || !d->client)
@@ -289,7 +296,7 @@ static int verify_disks(struct drill *d, struct errmsg *e)
     client_verify_disks(d->client);
     while (r->disk_verified == verified || (o->database && r->database_checked == checked)) {
         if (now_ms() > end)
-            return errmsg_set(e, "the guest has not read its disks within %d s", VERIFY_MS / 1000);
+            return errmsg_set(e, "the guest has not read its disks within %d s", within(d, VERIFY_MS) / 1000);
         sleep_ms(POLL_MS);
         if (report(d, e))
             return -1;

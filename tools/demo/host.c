@@ -81,9 +81,11 @@ static void disk_lines(const char *dir, const struct options *o, char out[400])
 static int write_config(const struct host *h, const struct host *peer, const char *dir, const struct options *o,
                         struct errmsg *e)
 {
-    char arbiter[192] = ETCD_URL, line[KERNEL_LINE], disks[400];
+    char arbiter[192] = ETCD_URL, line[KERNEL_LINE], disks[400], bounds[64] = "";
     disk_lines(dir, o, disks);
     host_kernel_line(o, line, sizeof line);
+    if (o->patience > 1) /* an agent that gets no processor is not stuck */
+        snprintf(bounds, sizeof bounds, "pause_bound = %us\nworker_bound = %us\n", o->patience, 5 * o->patience);
     if (o->no_arbiter)
         strcpy(arbiter, "none");
     else if (!o->etcd)
@@ -92,16 +94,16 @@ static int write_config(const struct host *h, const struct host *peer, const cha
         e, h->config,
         "# Written by hikae-demo.\n"
         "[host]\nname = %s\nlisten = 10.78.0.%d\nport = 7702\nrun_dir = %s\nstate_dir = %s/state\n"
-        "arbiter = %s\ndetect = %u\n\n"
+        "arbiter = %s\ndetect = %u\n%s\n"
         "[peer %s]\naddress = 10.78.0.%d\nfingerprint = %s\naccept = *\n\n"
         "[vm demo]\nmode = %s\ninterval = %u\nmemory = %uM\ncpus = 1\naccel = %s\nbridge = br0\nmac = " GUEST_MAC "\n"
         "options = -cpu max -kernel /run/guest/vmlinuz -initrd /run/guest/initrd.gz"
         " -serial file:" HOST_DISK "/serial.log"
         " -append \"%s\"\n"
-        "%s%s%s%s",
-        h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, peer->name, peer->number, peer->fingerprint,
-        o->mode, o->interval_ms, o->memory_mb, o->accel, line, disks, o->fault ? "\n[fault]\n" : "",
-        o->fault ? o->fault : "", o->fault ? "\n" : "");
+        "%s%s%s%s%s",
+        h->name, h->number, h->run_dir, h->dir, arbiter, o->detect_ms, bounds, peer->name, peer->number,
+        peer->fingerprint, o->mode, o->interval_ms, o->memory_mb, o->accel, line, o->plug ? "netbuf = plug\n" : "",
+        disks, o->fault ? "\n[fault]\n" : "", o->fault ? o->fault : "", o->fault ? "\n" : "");
 }
 
 /* The first host has the image, the other one nothing but the room for it. */

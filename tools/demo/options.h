@@ -24,6 +24,7 @@ struct options {
     unsigned beacon_ms;
     unsigned kill_min_ms, kill_max_ms; /* from PROTECTED to the loss of the host */
     unsigned baseline_s;
+    unsigned patience; /* how many times as long as usual things are waited for; 0 is 1 */
     uint64_t seed;
     bool power_cut; /* loss by silence: the cables go first, so that no RST tells the others */
     bool planned;   /* nothing is lost: the VM is switched over, or migrated (never protected) */
@@ -31,6 +32,7 @@ struct options {
     bool etcd;       /* the arbiter is a cluster of three, else a folder */
     bool no_arbiter; /* there is none: an admin orders each failover */
     bool fresh_disk; /* a host that comes back has lost its state folder */
+    bool plug;       /* netbuf = plug */
     bool restart;    /* a host's init starts an agent again that ended, as systemd does with Restart=always */
     bool keep, hosts_only, quiet;
     bool brief;        /* one line for a failover, without its timeline */

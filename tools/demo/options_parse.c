@@ -24,6 +24,8 @@ static const char help[] =
     "  --shared-disk SIZE   the same, but it is one disk that both hosts see, like one in a SAN\n"
     "  --database           with a second disk, of 64 MB: ext4, and a database that the client writes to\n"
     "  --disk-rate N        operations per second of each of its four writers (25)\n"
+    "  --plug               the guest's NIC is a tap, its output held by the kernel (sch_plug, root), not by the "
+    "agent\n"
     "  --request MS         between two lines of the client (5)\n"
     "  --detect MS          detection time of the agents (500)\n"
     "  --kill-after A-B     ms from protected to the loss (500-3000)\n"
@@ -34,6 +36,8 @@ static const char help[] =
     "                       is ordered with --force (file)\n"
     "  --fresh-disk         a lost host comes back with an empty state folder\n"
     "  --baseline S         seconds measured without protection (5)\n"
+    "  --patience N         waits N times as long before it gives up, and has N times fewer beacons: for an emulated\n"
+    "                       machine (1)\n"
     "  --seed N             of the moments of loss\n"
     "  --json FILE          results; - is stdout\n"
     "  --fault WHAT         negative control: release-early, or drop-page=N; the run must fail, with status 3.\n"
@@ -60,6 +64,7 @@ enum option_id {
     SHARED_DISK,
     DISK_RATE,
     DATABASE,
+    PLUG,
     REQUEST,
     DETECT,
     KILL_AFTER,
@@ -67,6 +72,7 @@ enum option_id {
     ARBITER,
     FRESH_DISK,
     BASELINE,
+    PATIENCE,
     SEED,
     JSON,
     FAULT,
@@ -91,6 +97,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"shared-disk", 1, NULL, SHARED_DISK},
                                       {"disk-rate", 1, NULL, DISK_RATE},
                                       {"database", 0, NULL, DATABASE},
+                                      {"plug", 0, NULL, PLUG},
                                       {"request", 1, NULL, REQUEST},
                                       {"detect", 1, NULL, DETECT},
                                       {"kill-after", 1, NULL, KILL_AFTER},
@@ -98,6 +105,7 @@ static const struct option longs[] = {{"failovers", 1, NULL, FAILOVERS},
                                       {"arbiter", 1, NULL, ARBITER},
                                       {"fresh-disk", 0, NULL, FRESH_DISK},
                                       {"baseline", 1, NULL, BASELINE},
+                                      {"patience", 1, NULL, PATIENCE},
                                       {"seed", 1, NULL, SEED},
                                       {"json", 1, NULL, JSON},
                                       {"fault", 1, NULL, FAULT},
@@ -246,8 +254,16 @@ static int set_one(struct options *o, int id, struct errmsg *e)
         return number(optarg, 50, 60000, &o->detect_ms, e);
     case BASELINE:
         return number(optarg, 0, 3600, &o->baseline_s, e);
+    case PATIENCE:
+        if (number(optarg, 1, 100, &o->patience, e))
+            return -1;
+        o->beacon_ms *= o->patience;
+        return 0;
     case DATABASE:
         o->database = true;
+        return 0;
+    case PLUG:
+        o->plug = true;
         return 0;
     case FRESH_DISK:
         o->fresh_disk = true;

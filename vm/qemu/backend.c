@@ -169,6 +169,7 @@ static void op_info(const struct vm *vm, struct vm_info *out)
         qemu_parse_mac(vm->shape.nics[i].mac, nic->mac);
         memcpy(nic->bridge, vm->shape.nics[i].bridge, sizeof nic->bridge);
         memcpy(nic->stream_path, vm->net_path[i], sizeof nic->stream_path);
+        memcpy(nic->ifname, vm->ifname[i], sizeof nic->ifname);
     }
 }
 

@@ -7,6 +7,8 @@
  */
 #include "vm/qemu/qemu.h"
 
+#include "netbuf/tap.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
@@ -33,10 +35,36 @@ int qemu_pause(struct vm *vm, struct errmsg *e)
     return vm->shut_down ? errmsg_set(e, "the guest has shut down") : 0;
 }
 
+/* Until it runs for the first time, a VM's taps are down: a replica hears nothing and says nothing. */
+static int bring_taps_up(struct vm *vm, struct errmsg *e)
+{
+    for (unsigned i = 0; vm->ours && !vm->taps_are_up && i < vm->shape.nic_count; i++)
+        if (*vm->ifname[i] && tap_connect(vm->ifname[i], vm->shape.nics[i].bridge, e) < 0)
+            return -1;
+    vm->taps_are_up = true;
+    return 0;
+}
+
+/* The LAN shall know where the guest is now. QEMU has told it when the state was loaded, but nobody heard that. A
+ * guest whose driver can, as Linux's, tells its addresses by itself when it runs. */
+static void announce(struct vm *vm)
+{
+    struct errmsg ignored;
+    bool plugged = false;
+    for (unsigned i = 0; i < vm->shape.nic_count; i++)
+        plugged |= *vm->ifname[i];
+    if (vm->announce && plugged)
+        (void)qmp_call(&vm->qmp, "announce-self", "{\"initial\":50,\"max\":550,\"rounds\":5,\"step\":100}", NULL,
+                       soon(), &ignored);
+    vm->announce = false;
+}
+
 int qemu_resume(struct vm *vm, struct errmsg *e)
 {
     if (vm->replica && !vm->loaded)
         return errmsg_set(e, "a replica without state can't run");
+    if (bring_taps_up(vm, e) < 0)
+        return -1;
     int64_t deadline = soon();
     struct errmsg why;
     while (qmp_call(&vm->qmp, "cont", NULL, NULL, deadline, &why) < 0) {
@@ -45,6 +73,7 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
             return errmsg_set(e, "resuming: %s", why.text);
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
+    announce(vm);
     return 0;
 }
 
@@ -177,6 +206,6 @@ int qemu_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob
         close(fd);
     if (status < 0)
         return -1;
-    vm->loaded = true;
+    vm->loaded = vm->announce = true;
     return facts_write(vm, e);
 }

@@ -5,12 +5,14 @@
  */
 #include "vm/qemu/qemu.h"
 
+#include "netbuf/tap.h"
 #include "vm/qemu/settings.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,8 +122,10 @@ static int attach_ours(struct vm *vm, struct facts *f, struct errmsg *e)
     f->shape = (struct template){0};
     memcpy(vm->qmp_path, f->qmp_path, sizeof vm->qmp_path);
     memcpy(vm->ram_path, f->ram_path, sizeof vm->ram_path);
+    memcpy(vm->ifname, f->ifname, sizeof vm->ifname);
     for (unsigned i = 0; i < vm->shape.nic_count; i++)
-        facts_net_path(vm->run_dir, i, vm->net_path[i]);
+        if (!vm->shape.nics[i].plug)
+            facts_net_path(vm->run_dir, i, vm->net_path[i]);
     vm->ours = true;
     if (qemu_open_pidfd(vm, e) < 0 || qemu_connect(vm, deadline, e) < 0 || check_not_incoming(vm, deadline, e) < 0 ||
         (f->replica && facts_write(vm, e) < 0) || qmp_state_open(&vm->saved, &vm->qmp, deadline, e) < 0 ||
@@ -141,6 +145,26 @@ static int query_memory(struct vm *vm, int64_t deadline, struct errmsg *e)
     json_object_put(summary);
     if (more || vm->shape.memory == 0)
         return errmsg_set(e, "memory that was plugged in later is not tracked: start the VM with all of it");
+    return 0;
+}
+
+/* Where a foreign QEMU's taps are. The replica's go to the bridge of the same name. */
+static int find_taps(struct vm *vm, struct errmsg *e)
+{
+    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
+        struct template_nic *nic = &vm->shape.nics[i];
+        if (!nic->plug)
+            continue;
+        if (!if_nametoindex(vm->ifname[i]))
+            return errmsg_set(e, "QEMU's interface %s is not in the network namespace of the agent", vm->ifname[i]);
+        if (!*nic->bridge)
+            tap_bridge(vm->ifname[i], nic->bridge);
+        if (!*nic->bridge)
+            return errmsg_set(e,
+                              "QEMU's interface %s is no port of a bridge: say which one the replica's shall be "
+                              "added to (bridge =)",
+                              vm->ifname[i]);
+    }
     return 0;
 }
 
@@ -172,11 +196,13 @@ static int read_command_line(struct vm *vm, const char *bridge, struct errmsg *e
         return errmsg_set(e,
                           "QEMU was started with -global migration.send-configuration=off, which its replica is not: "
                           "start it without");
-    for (unsigned i = 0; i < vm->shape.nic_count; i++)
+    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
         memcpy(vm->net_path[i], found.net_paths[i], sizeof vm->net_path[i]);
+        memcpy(vm->ifname[i], found.ifnames[i], sizeof vm->ifname[i]);
+    }
     if (bridge && vm->shape.nic_count > 0)
         snprintf(vm->shape.nics[0].bridge, sizeof vm->shape.nics[0].bridge, "%s", bridge);
-    return 0;
+    return find_taps(vm, e);
 }
 
 /* Whose socket it is, before anything is said to it. */

@@ -27,6 +27,10 @@ static struct json_object *to_json(const struct vm *vm)
     json_object_object_add(j, "start_time", json_object_new_int64((int64_t)vm->start_time));
     json_object_object_add(j, "ram", json_object_new_string(vm->ram_path));
     json_object_object_add(j, "qmp", json_object_new_string(vm->qmp_path));
+    struct json_object *taps = json_object_new_array();
+    for (unsigned i = 0; i < vm->shape.nic_count; i++)
+        json_object_array_add(taps, json_object_new_string(vm->ifname[i]));
+    json_object_object_add(j, "taps", taps);
     json_object_object_add(j, "shape", template_to_json(&vm->shape));
     return j;
 }
@@ -74,6 +78,15 @@ static bool get_path(struct json_object *j, const char *key, char out[QEMU_PATH_
     return snprintf(out, QEMU_PATH_MAX, "%s", json_object_get_string(value)) < QEMU_PATH_MAX;
 }
 
+static void get_taps(struct json_object *j, char out[VM_MAX_NICS][16])
+{
+    struct json_object *taps;
+    if (!json_object_object_get_ex(j, "taps", &taps) || !json_object_is_type(taps, json_type_array))
+        return; /* of an agent that knew no taps */
+    for (size_t i = 0; i < json_object_array_length(taps) && i < VM_MAX_NICS; i++)
+        snprintf(out[i], 16, "%.15s", json_object_get_string(json_object_array_get_idx(taps, i)));
+}
+
 static int from_json(struct json_object *j, struct facts *f, struct errmsg *e)
 {
     struct json_object *pid, *start, *kind, *shape;
@@ -83,6 +96,7 @@ static int from_json(struct json_object *j, struct facts *f, struct errmsg *e)
         return errmsg_set(e, "a member is missing");
     f->pid = (pid_t)json_object_get_int64(pid);
     f->start_time = (unsigned long long)json_object_get_int64(start);
+    get_taps(j, f->ifname);
     f->replica = strcmp(json_object_get_string(kind), "replica") == 0;
     return template_from_json(&f->shape, shape, FROM_FACTS, NULL, e);
 }

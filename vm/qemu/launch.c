@@ -3,6 +3,7 @@
  */
 #include "vm/qemu/qemu.h"
 
+#include "netbuf/tap.h"
 #include "vm/qemu/settings.h"
 #include "vm/remains.h"
 
@@ -82,39 +83,59 @@ static int make_ram_file(struct vm *vm, const char *remains, struct errmsg *e)
     return vm->ram_fd < 0 ? errmsg_set(e, "%s: %s", vm->ram_path, strerror(errno)) : check_room(vm, e);
 }
 
+/* The ends of the VM's network for QEMU: taps, or the names of sockets. */
+static int make_network(struct vm *vm, struct template_paths *paths, int taps[VM_MAX_NICS], size_t *n, struct errmsg *e)
+{
+    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
+        if (vm->shape.nics[i].plug) {
+            paths->tap[i] = 3 + (int)*n;
+            taps[*n] = tap_create(vm->ifname[i], e);
+            if (taps[*n] < 0)
+                return -1;
+            ++*n;
+            continue;
+        }
+        facts_net_path(vm->run_dir, i, vm->net_path[i]);
+        if (!*vm->net_path[i])
+            return errmsg_set(e, "%s: too long a name for the folder of unix sockets: choose a shorter run_dir",
+                              vm->run_dir);
+        unlink(vm->net_path[i]);
+        paths->net[i] = vm->net_path[i];
+    }
+    return 0;
+}
+
 static int start_process(struct vm *vm, const struct vm_spec *spec, const char *program, bool replica, struct errmsg *e)
 {
     char preload[PATH_MAX], log[PATH_MAX];
     struct words command = {0};
     struct template_paths paths = {
         .name = vm->name, .program = program, .run_dir = vm->run_dir, .ram = vm->ram_path, .qmp = vm->qmp_path};
+    int taps[VM_MAX_NICS];
+    size_t tap_count = 0;
     if (preload_path(preload, sizeof preload, e) < 0)
         return -1;
-    for (unsigned i = 0; i < vm->shape.nic_count; i++) {
-        facts_net_path(vm->run_dir, i, vm->net_path[i]);
-        if (!*vm->net_path[i])
-            return errmsg_set(e, "%s: too long a name for the folder of unix sockets: choose a shorter run_dir",
-                              vm->run_dir);
-        unlink(vm->net_path[i]);
-        paths.net[i] = vm->net_path[i];
-    }
+    int status = make_network(vm, &paths, taps, &tap_count, e);
     for (unsigned i = 0; i < spec->disk_count && i < TEMPLATE_DISKS_MAX; i++) {
         paths.disk_socket[i] = spec->disks[i].socket;
         paths.disk_export[i] = spec->disks[i].export_name;
     }
     unlink(vm->qmp_path);
     snprintf(log, sizeof log, "%s/qemu.log", vm->run_dir);
-    int status = template_command(&vm->shape, &paths, replica, &command, e);
+    if (status == 0)
+        status = template_command(&vm->shape, &paths, replica, &command, e);
     if (status == 0) {
-        vm->pid = process_spawn(command.at, preload, log, e);
+        vm->pid = process_spawn_with(command.at, preload, taps, tap_count, log, e);
         status = vm->pid > 0 ? qemu_open_pidfd(vm, e) : -1;
         if (status == 0)
             status = facts_write(vm, e);
         if (status == 0)
-            status = qemu_connect(vm, qmp_now_ms() + QEMU_DEADLINE_MS, e);
+            status = qemu_connect(vm, qmp_now_ms() + QEMU_START_DEADLINE_MS, e);
         if (status < 0 && vm->pid > 0)
             process_explain(log, e);
     }
+    for (size_t i = 0; i < tap_count; i++)
+        close(taps[i]); /* QEMU has them: they end with it */
     words_free(&command);
     return status;
 }
@@ -183,6 +204,7 @@ static int shape_from_settings(struct vm *vm, const struct vm_spec *spec, const 
         struct template_nic *nic = &t->nics[t->nic_count++];
         snprintf(nic->id, sizeof nic->id, "hikae0");
         snprintf(nic->bridge, sizeof nic->bridge, "%s", s->bridge ? s->bridge : "");
+        nic->plug = s->plug;
         if (s->mac)
             snprintf(nic->mac, sizeof nic->mac, "%s", s->mac);
         else

@@ -159,10 +159,57 @@ static int take_object(struct option_context *c, const struct rule *r, const cha
     return 0;
 }
 
+static int add_nic(struct option_context *c, const char *id, const char *path, const char *ifname, struct errmsg *e)
+{
+    unsigned n = c->t->nic_count;
+    if (n == TEMPLATE_NICS_MAX)
+        return errmsg_set(e, "more than %d network interfaces", TEMPLATE_NICS_MAX);
+    snprintf(c->t->nics[n].id, sizeof c->t->nics[n].id, "%s", id);
+    snprintf(c->found->net_paths[n], sizeof c->found->net_paths[n], "%s", path);
+    snprintf(c->found->ifnames[n], sizeof c->found->ifnames[n], "%s", ifname);
+    c->t->nics[n].plug = *ifname;
+    c->t->nic_count++;
+    return 0;
+}
+
+/* A tap whose interface we know, and that only QEMU reads and writes. vhost is a thread of the kernel that writes guest
+ * memory. It stops with the VM, but that none of its writes escapes the tracking was never seen: refused. */
+static int take_tap(struct option_context *c, const char *value, struct errmsg *e)
+{
+    static const struct {
+        const char *key, *value, *why; /* NULL: any value */
+    } known[] = {{"id", NULL, NULL},
+                 {"ifname", NULL, NULL},
+                 {"script", NULL, NULL},
+                 {"downscript", NULL, NULL},
+                 {"sndbuf", NULL, NULL},
+                 {"vhost", "off", "vhost writes guest memory where no page tracking sees it: use vhost=off"},
+                 {"vnet_hdr", "on", "the replica's tap has frames with a virtio-net header: use vnet_hdr=on"},
+                 {"queues", "1", "only one queue is replicated: use queues=1"}};
+    char id[32] = "", ifname[16] = "";
+    for (const char *item = strchr(value, ','); item; item = strchr(item, ',')) {
+        size_t n = strcspn(++item, ",="), i = 0;
+        while (i < sizeof known / sizeof known[0] && (strlen(known[i].key) != n || memcmp(known[i].key, item, n) != 0))
+            i++;
+        if (i == sizeof known / sizeof known[0])
+            return errmsg_set(e, "-netdev tap,%.*s: this property can't be replicated", (int)strcspn(item, ","), item);
+        const char *is = item + n + (item[n] == '=');
+        size_t length = strcspn(is, ",");
+        if (known[i].value && (strlen(known[i].value) != length || memcmp(known[i].value, is, length) != 0))
+            return errmsg_set(e, "-netdev tap,%.*s: %s", (int)strcspn(item, ","), item, known[i].why);
+    }
+    if (!comma_value(value, "id", id, sizeof id) || !comma_value(value, "ifname", ifname, sizeof ifname))
+        return errmsg_set(e, "-netdev %s: id= and ifname= must be given", value);
+    if (!qemu_bridge_is_valid(ifname) || strchr(ifname, '%'))
+        return errmsg_set(e, "-netdev %s: ifname= is no interface's name", value);
+    return add_nic(c, id, "", ifname, e);
+}
+
 static int take_netdev(struct option_context *c, const struct rule *r, const char *value, struct errmsg *e)
 {
     (void)r;
-    static const char *remedy = "-netdev stream,id=ID,server=on,addr.type=unix,addr.path=PATH";
+    static const char *remedy =
+        "-netdev stream,id=ID,server=on,addr.type=unix,addr.path=PATH, or -netdev tap,id=ID,ifname=TAP";
     if (c->source != FROM_PROCESS)
         return errmsg_set(e, "-netdev is set up by Hikae itself: use the keys bridge and mac");
     char server[8] = "", type[8] = "", path[108] = "", id[32] = "";
@@ -170,18 +217,14 @@ static int take_netdev(struct option_context *c, const struct rule *r, const cha
     comma_value(value, "addr.type", type, sizeof type);
     comma_value(value, "addr.path", path, sizeof path);
     comma_value(value, "id", id, sizeof id);
+    if (strncmp(value, "tap,", 4) == 0)
+        return take_tap(c, value, e);
     if (strncmp(value, "stream,", 7) != 0)
         return errmsg_set(e, "-netdev %.*s: its packets can't be held back until they may leave: use %s",
                           (int)strcspn(value, ","), value, remedy);
     if (strcmp(server, "on") != 0 || strcmp(type, "unix") != 0 || *path != '/' || !*id)
         return errmsg_set(e, "-netdev %s: use %s", value, remedy);
-    unsigned n = c->t->nic_count;
-    if (n == TEMPLATE_NICS_MAX)
-        return errmsg_set(e, "more than %d network interfaces", TEMPLATE_NICS_MAX);
-    snprintf(c->t->nics[n].id, sizeof c->t->nics[n].id, "%s", id);
-    snprintf(c->found->net_paths[n], sizeof c->found->net_paths[n], "%s", path);
-    c->t->nic_count++;
-    return 0;
+    return add_nic(c, id, path, "", e);
 }
 
 static int take_global(struct option_context *c, const struct rule *r, const char *value, struct errmsg *e)

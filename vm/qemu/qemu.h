@@ -21,18 +21,26 @@
 #include <limits.h>
 #include <sys/types.h>
 
-enum { QEMU_DEADLINE_MS = VM_CALL_MS, QEMU_ATTACH_DEADLINE_MS = 10000, QEMU_PATH_MAX = 512 };
+enum {
+    QEMU_DEADLINE_MS = VM_CALL_MS,
+    QEMU_ATTACH_DEADLINE_MS = 10000,
+    QEMU_START_DEADLINE_MS = 15000,
+    QEMU_PATH_MAX = 512
+};
 
 struct vm {
     char name[64];
     char run_dir[QEMU_PATH_MAX];
     char qmp_path[QEMU_PATH_MAX];
-    char ram_path[QEMU_PATH_MAX]; /* of a file that we made; "" for a foreign QEMU's */
-    char net_path[VM_MAX_NICS][108];
+    char ram_path[QEMU_PATH_MAX];    /* of a file that we made; "" for a foreign QEMU's */
+    char net_path[VM_MAX_NICS][108]; /* of relays */
+    char ifname[VM_MAX_NICS][16];    /* of taps */
+    bool taps_are_up;                /* those of a VM that is ours */
     struct template shape;
-    bool ours;    /* launched by us: vm.json and the RAM file are ours to remove */
-    bool replica; /* made by replica_create in this process: memory is writable */
-    bool loaded;  /* a replica that has been given its state */
+    bool ours;     /* launched by us: vm.json and the RAM file are ours to remove */
+    bool replica;  /* made by replica_create in this process: memory is writable */
+    bool loaded;   /* a replica that has been given its state */
+    bool announce; /* it was loaded, and the network has not been told yet */
     bool from_remains;
 
     pid_t pid;
@@ -65,7 +73,7 @@ struct facts {
     pid_t pid;
     unsigned long long start_time;
     bool replica; /* not loaded yet: must not run */
-    char ram_path[QEMU_PATH_MAX], qmp_path[QEMU_PATH_MAX];
+    char ram_path[QEMU_PATH_MAX], qmp_path[QEMU_PATH_MAX], ifname[VM_MAX_NICS][16];
     struct template shape;
 };
 int facts_write(const struct vm *vm, struct errmsg *e);

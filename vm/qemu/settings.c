@@ -118,6 +118,12 @@ static int set_mac(struct qemu_settings *s, const char *value, struct errmsg *e)
     return errmsg_set(e, "mac = %s: write six hex pairs of a unicast address, e.g. 52:54:00:12:34:56", value);
 }
 
+static int set_netbuf(struct qemu_settings *s, const char *value, struct errmsg *e)
+{
+    s->plug = strcmp(value, "plug") == 0;
+    return s->plug || strcmp(value, "relay") == 0 ? 0 : errmsg_set(e, "netbuf = %s: write relay or plug", value);
+}
+
 static int set_qemu(struct qemu_settings *s, const char *value, struct errmsg *e)
 {
     s->qemu = value;
@@ -131,9 +137,9 @@ static int set_qmp(struct qemu_settings *s, const char *value, struct errmsg *e)
 }
 
 static const struct key keys[] = {
-    {"memory", set_memory}, {"cpus", set_cpus},       {"machine", set_machine},
-    {"accel", set_accel},   {"options", set_options}, {"bridge", set_bridge},
-    {"mac", set_mac},       {"qemu", set_qemu},       {"qmp", set_qmp},
+    {"memory", set_memory},   {"cpus", set_cpus},     {"machine", set_machine}, {"accel", set_accel},
+    {"options", set_options}, {"bridge", set_bridge}, {"mac", set_mac},         {"netbuf", set_netbuf},
+    {"qemu", set_qemu},       {"qmp", set_qmp},
 };
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
@@ -174,7 +180,7 @@ int qemu_settings_read(struct qemu_settings *s, struct json_object *settings, st
         if (!key)
             return errmsg_set(e,
                               "unknown key %s: backend qemu knows memory, cpus, machine, accel, options, bridge, mac, "
-                              "qemu, and qmp (to attach)",
+                              "netbuf, qemu, and qmp (to attach)",
                               name);
         if (!json_object_is_type(value, json_type_string))
             return errmsg_set(e, "%s: must be a string", name);

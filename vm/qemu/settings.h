@@ -16,6 +16,7 @@ struct qemu_settings {
     unsigned cpus;
     const char *machine, *accel, *options, *qemu;
     const char *bridge, *mac; /* NULL: not given; either makes a NIC */
+    bool plug;                /* netbuf = plug: the NIC is a tap */
     const char *qmp;          /* NULL: the VM is launched by us */
 };
 

@@ -124,6 +124,8 @@ struct json_object *template_to_json(const struct template *t)
         add_string(nic, "id", t->nics[i].id);
         add_string(nic, "mac", t->nics[i].mac);
         add_string(nic, "bridge", t->nics[i].bridge);
+        if (t->nics[i].plug) /* an agent that knows only relays refuses what it does not know */
+            json_object_object_add(nic, "plug", json_object_new_boolean(true));
         json_object_array_add(nics, nic);
     }
     json_object_object_add(j, "nics", nics);
@@ -160,6 +162,8 @@ static int read_nics(struct template *t, struct json_object *j, const char *loca
             get_name(entry, "mac", ":", nic->mac, sizeof nic->mac, e) < 0 ||
             get_name(entry, "bridge", "", nic->bridge, sizeof nic->bridge, e) < 0)
             return -1;
+        struct json_object *plug;
+        nic->plug = json_object_object_get_ex(entry, "plug", &plug) && json_object_get_boolean(plug);
         if (i == 0 && local_bridge)
             snprintf(nic->bridge, sizeof nic->bridge, "%s", local_bridge);
         if (!*nic->id || (*nic->bridge && !qemu_bridge_is_valid(nic->bridge)))
@@ -280,9 +284,13 @@ int template_command(const struct template *t, const struct template_paths *p, b
               (unsigned long long)t->memory);
     add_args(t, p, replica, out);
     for (unsigned i = 0; i < t->nic_count; i++) {
+        words_add(out, "-netdev");
+        if (t->nics[i].plug) {
+            words_add(out, "tap,id=%s,fd=%d,vhost=off", t->nics[i].id, p->tap[i]);
+            continue;
+        }
         if (strlen(p->net[i]) > longest)
             return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", p->net[i]);
-        words_add(out, "-netdev");
         words_add(out, "stream,id=%s,server=on,addr.type=unix,addr.path=%s", t->nics[i].id, p->net[i]);
     }
     if (add_disks(t, p, longest, out, e) < 0)

@@ -26,6 +26,7 @@ struct template_nic {
     char id[32]; /* of the netdev */
     char mac[18];
     char bridge[16]; /* "": none */
+    bool plug;       /* a tap, whose output is held by a plug; else a stream netdev, for a relay */
 };
 
 struct template
@@ -51,6 +52,7 @@ enum template_source {
 struct template_found {
     bool configuration_off; /* -global migration.send-configuration=off */
     char net_paths[TEMPLATE_NICS_MAX][108];
+    char ifnames[TEMPLATE_NICS_MAX][16]; /* of taps */
 };
 
 /* Passes `in` through the allow-list into t->args (and ram_id, nics). `base`: folder that relative file names belong
@@ -69,7 +71,8 @@ int template_from_json(struct template *t, struct json_object *j, enum template_
 /* Where things of one VM are on this host. */
 struct template_paths {
     const char *name, *program, *run_dir, *ram, *qmp;
-    const char *net[TEMPLATE_NICS_MAX];
+    const char *net[TEMPLATE_NICS_MAX];                                            /* of relays */
+    int tap[TEMPLATE_NICS_MAX];                                                    /* of plugs: QEMU's descriptor */
     const char *disk_socket[TEMPLATE_DISKS_MAX], *disk_export[TEMPLATE_DISKS_MAX]; /* of NBD */
 };
 /* The whole command line, program first. */
