@@ -198,7 +198,7 @@ int traffic_check(struct errmsg *e)
 {
     struct traffic t = {.nl = nl_socket_alloc()};
     int status = -1;
-    snprintf(t.ifb_name, sizeof t.ifb_name, "hikae?%d", (int)(getpid() % 10000000));
+    snprintf(t.ifb_name, sizeof t.ifb_name, "hikae-c%d", (int)(getpid() % 10000000));
     if (!t.nl || nl_connect(t.nl, NETLINK_ROUTE) < 0)
         errmsg_set(e, "netlink: %s", strerror(errno));
     else if (make_ifb(&t, e) == 0)

@@ -300,6 +300,20 @@ static void test_interface_goes(void **state)
     close(g.lan);
 }
 
+/* Asked beforehand: where a plug can be had nothing is left of the trial, and where it can't the other way is named. */
+static void test_check(void **state)
+{
+    (void)state;
+    struct errmsg e = {""};
+    char name[32];
+    int status = plug_check(&e);
+    snprintf(name, sizeof name, "hikae-c%d", (int)getpid());
+    assert_int_equal(if_nametoindex(name), 0);
+    assert_int_equal(status, *why_not ? -1 : 0);
+    if (strstr(e.text, "sch_plug"))
+        assert_non_null(strstr(e.text, "netbuf = relay"));
+}
+
 /* Both go: the agent, with a closed plug, and the domain with its interface. */
 static void test_swept(void **state)
 {
@@ -373,6 +387,7 @@ int main(void)
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_interface_goes),
         cmocka_unit_test(test_swept),
+        cmocka_unit_test(test_check),
     };
     enter();
     try_once();
