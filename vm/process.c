@@ -104,7 +104,6 @@ static void run_program(const char *program, char *const *command, char **enviro
     sigprocmask(SIG_SETMASK, &none, NULL);
     int null = open("/dev/null", O_RDWR), at = 3 + (int)g->fd_count, above = -1, given[PROCESS_FDS_MAX];
     const int far = 3 + PROCESS_FDS_MAX + 1;
-    bool well = true;
     struct report r = {.pid = getpid()};
     write_listen_pid(g);
     /* Out of the way first: any of them may be where another belongs. */
@@ -112,9 +111,10 @@ static void run_program(const char *program, char *const *command, char **enviro
         given[i] = fcntl(g->fds[i], F_DUPFD, far);
     above = fcntl(report, F_DUPFD, far);
     log = fcntl(log, F_DUPFD, far);
+    bool well = dup2(null, 0) == 0;
     for (int i = 0; i < (int)g->fd_count; i++)
         well &= dup2(given[i], 3 + i) == 3 + i;
-    if (well && dup2(null, 0) == 0 && dup2(log, 1) == 1 && dup2(log, 2) == 2 && dup2(above, at) == at &&
+    if (well && dup2(log, 1) == 1 && dup2(log, 2) == 2 && dup2(above, at) == at &&
         fcntl(at, F_SETFD, FD_CLOEXEC) == 0 && chdir("/") == 0) {
         close_range((unsigned)at + 1, ~0U, 0);
         if (write(at, &r, sizeof r) == (ssize_t)sizeof r)
