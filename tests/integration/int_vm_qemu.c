@@ -640,8 +640,11 @@ static void taps(void **arg)
     struct vm *vm = NULL;
     struct json_object *s = launch_settings(a, "256M");
     json_object_object_add(s, "netbuf", json_object_new_string("plug"));
-    json_object_object_add(s, "bridge", json_object_new_string("brt"));
+    json_object_object_add(s, "bridge", json_object_new_string("none"));
     struct vm_spec spec = {.name = "t", .run_dir = a, .settings = s};
+    assert_int_equal(ops->launch(&spec, &vm, &error), -1);
+    assert_non_null(strstr(error.text, "no bridge 'none'"));
+    json_object_object_add(s, "bridge", json_object_new_string("brt"));
     MUST(ops->launch(&spec, &vm, &error));
     json_object_put(s);
     ops->info(vm, &info);

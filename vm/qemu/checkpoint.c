@@ -35,8 +35,7 @@ int qemu_pause(struct vm *vm, struct errmsg *e)
     return vm->shut_down ? errmsg_set(e, "the guest has shut down") : 0;
 }
 
-/* Until it runs for the first time, a VM's taps are down: a replica hears nothing and says nothing. */
-static int bring_taps_up(struct vm *vm, struct errmsg *e)
+int qemu_connect_taps(struct vm *vm, struct errmsg *e)
 {
     for (unsigned i = 0; vm->ours && !vm->taps_are_up && i < vm->shape.nic_count; i++)
         if (*vm->ifname[i] && tap_connect(vm->ifname[i], vm->shape.nics[i].bridge, e) < 0)
@@ -63,10 +62,10 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
 {
     if (vm->replica && !vm->loaded)
         return errmsg_set(e, "a replica without state can't run");
-    if (bring_taps_up(vm, e) < 0)
-        return -1;
-    int64_t deadline = soon();
     struct errmsg why;
+    (void)qemu_connect_taps(vm,
+                            &why); /* a VM that can't be reached runs nevertheless; tried again at the next resume */
+    int64_t deadline = soon();
     while (qmp_call(&vm->qmp, "cont", NULL, NULL, deadline, &why) < 0) {
         /* For a moment after a migration has completed. */
         if (!strstr(why.text, "not finalized") || qmp_now_ms() > deadline)

@@ -243,7 +243,7 @@ static int launch_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
     if (start_process(vm, spec, s.qemu, false, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
         facts_write(vm, e) < 0 || qmp_state_open(&vm->saved, &vm->qmp, deadline, e) < 0 ||
-        qemu_setup_tracking(vm, deadline, e) < 0 || qemu_map(vm, false, e) < 0)
+        qemu_setup_tracking(vm, deadline, e) < 0 || qemu_map(vm, false, e) < 0 || qemu_connect_taps(vm, e) < 0)
         return -1;
     return qemu_resume(vm, e);
 }

@@ -104,6 +104,9 @@ int qemu_state_begin(struct vm *vm, struct errmsg *e);
 int qemu_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
 int qemu_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 int qemu_resume(struct vm *vm, struct errmsg *e);
+/* Until it runs for the first time, a VM's taps are down: a replica hears nothing and says nothing. Brings up those of
+ * a VM of ours, as ports of their bridges; once. */
+int qemu_connect_taps(struct vm *vm, struct errmsg *e);
 int qemu_disarm(struct vm *vm, struct errmsg *e);
 int qemu_load(struct vm *vm, const struct vm_blob *initial, const struct vm_blob *state, struct errmsg *e);
 
