@@ -616,7 +616,7 @@ static void foreign_tap(void)
     assert_string_equal(info.nics[0].bridge, "brt");
     assert_string_equal(info.nics[0].stream_path, "");
     MUST(ops->describe(vm, &described, &error));
-    assert_non_null(strstr(json_object_to_json_string(described), "\"plug\": true"));
+    assert_non_null(strstr(json_object_to_json_string(described), "\"plug\": \"brt\""));
     json_object_put(described);
     ops->detach(vm);
     end_by_hand(pid);

@@ -123,9 +123,8 @@ struct json_object *template_to_json(const struct template *t)
         struct json_object *nic = json_object_new_object();
         add_string(nic, "id", t->nics[i].id);
         add_string(nic, "mac", t->nics[i].mac);
-        add_string(nic, "bridge", t->nics[i].bridge);
-        if (t->nics[i].plug) /* an agent that knows only relays refuses what it does not know */
-            json_object_object_add(nic, "plug", json_object_new_boolean(true));
+        /* By another key: an agent that knows relays only misses "bridge", and refuses what it could not start. */
+        add_string(nic, t->nics[i].plug ? "plug" : "bridge", t->nics[i].bridge);
         json_object_array_add(nics, nic);
     }
     json_object_object_add(j, "nics", nics);
@@ -158,12 +157,11 @@ static int read_nics(struct template *t, struct json_object *j, const char *loca
     for (size_t i = 0; i < json_object_array_length(nics); i++) {
         struct json_object *entry = json_object_array_get_idx(nics, i);
         struct template_nic *nic = &t->nics[i];
+        nic->plug = json_object_object_get_ex(entry, "plug", NULL);
         if (get_name(entry, "id", "", nic->id, sizeof nic->id, e) < 0 ||
             get_name(entry, "mac", ":", nic->mac, sizeof nic->mac, e) < 0 ||
-            get_name(entry, "bridge", "", nic->bridge, sizeof nic->bridge, e) < 0)
+            get_name(entry, nic->plug ? "plug" : "bridge", "", nic->bridge, sizeof nic->bridge, e) < 0)
             return -1;
-        struct json_object *plug;
-        nic->plug = json_object_object_get_ex(entry, "plug", &plug) && json_object_get_boolean(plug);
         if (i == 0 && local_bridge)
             snprintf(nic->bridge, sizeof nic->bridge, "%s", local_bridge);
         if (!*nic->id || (*nic->bridge && !qemu_bridge_is_valid(nic->bridge)))
