@@ -88,7 +88,7 @@ static struct shape hvm_sample(void)
 {
     struct shape s = sample();
     s.is_hvm = true;
-    s.disk_count = 0;
+    strcpy(s.disks[1].vdev, "hdb");
     s.hvm = (struct shape_hvm){.transparent = true, .direct_boot = true, .hpet = true, .timer_mode = 1, .serials = 1};
     strcpy(s.hvm.cdroms[s.hvm.cdrom_count++], "hdc");
     strcpy(s.hvm.model, "7.2.22");
@@ -110,6 +110,9 @@ static void test_hvm_there_and_back(void **unused)
     assert_int_equal(t.hvm.serials, 1);
     assert_int_equal(t.hvm.cdrom_count, 1);
     assert_string_equal(t.hvm.cdroms[0], "hdc");
+    assert_int_equal(t.disk_count, 2);
+    assert_string_equal(t.disks[0].vdev, "xvda");
+    assert_string_equal(t.disks[1].vdev, "hdb");
     assert_string_equal(t.hvm.model, "7.2.22");
     assert_string_equal(t.nics[0].model, "virtio-net");
     assert_true(t.nics[0].emulated);
@@ -170,11 +173,25 @@ static void test_names(void **unused)
     assert_false(xen_is_replica_name("web--hikae2"));
 }
 
+/* By Linux's numbers of devices: xvd has major 202, the two IDE controllers have 3 and 22. */
+static void test_emulated_disks(void **unused)
+{
+    (void)unused;
+    assert_int_equal(shape_emulated_disk("xvda"), 51712);
+    assert_int_equal(shape_emulated_disk("xvdd"), 51760);
+    assert_int_equal(shape_emulated_disk("xvde"), 0);
+    assert_int_equal(shape_emulated_disk("hdb"), 832);
+    assert_int_equal(shape_emulated_disk("hdc"), 5632);
+}
+
 static void test_hvm_refuses(void **unused)
 {
     (void)unused;
     refused_of(hvm_sample(), "hvm", "{}");
-    refused_of(hvm_sample(), "disks", "[\"xvda\"]");
+    refused_of(hvm_sample(), "disks", "[\"xvda1\"]"); /* its device model emulates whole disks */
+    refused_of(hvm_sample(), "disks", "[\"hde\"]");
+    refused_of(hvm_sample(), "disks", "[\"sda\"]");
+    refused_of(hvm_sample(), "disks", "[\"hda\", \"hda\"]");
     hvm_refused("model", "\"7 -monitor stdio\"");
     hvm_refused("model", "\"\"");
     hvm_refused("serials", "5");
@@ -343,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_shape_refuses),
         cmocka_unit_test(test_hvm_there_and_back),
         cmocka_unit_test(test_hvm_refuses),
+        cmocka_unit_test(test_emulated_disks),
         cmocka_unit_test(test_hvm_skeleton),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_skeleton),

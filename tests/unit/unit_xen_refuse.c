@@ -28,11 +28,11 @@ static void good(libxl_domain_config *c, libxl_domain_type type)
 
 static libxl_device_disk *add_disk(libxl_domain_config *c, const char *vdev)
 {
-    c->disks = calloc(1, sizeof *c->disks);
-    c->num_disks = 1;
-    libxl_device_disk_init(&c->disks[0]);
-    c->disks[0].vdev = strdup(vdev);
-    return &c->disks[0];
+    c->disks = realloc(c->disks, (size_t)(c->num_disks + 1) * sizeof *c->disks);
+    libxl_device_disk *d = &c->disks[c->num_disks++];
+    libxl_device_disk_init(d);
+    d->vdev = strdup(vdev);
+    return d;
 }
 
 static libxl_device_disk *add_served_disk(libxl_domain_config *c, const char *vdev, const char *script)
@@ -76,6 +76,9 @@ static void test_accepted(void **unused)
     libxl_device_disk *d = add_disk(&c, "hdc");
     d->is_cdrom = 1;
     d->format = LIBXL_DISK_FORMAT_EMPTY;
+    assert_null(refuse_config(&c));
+    add_served_disk(&c, "hda", "block-hikae");
+    add_served_disk(&c, "xvdb", "/etc/xen/scripts/block-hikae");
     assert_null(refuse_config(&c));
     assert_int_equal(serial_ports(&c.b_info), 1);
     libxl_domain_config_dispose(&c);
@@ -138,9 +141,15 @@ static void test_of_hvm(void **unused)
     REFUSED(hvm, "ACPI", libxl_defbool_set(&c.b_info.acpi, false));
     REFUSED(hvm, "mmio_hole", c.b_info.u.hvm.mmio_hole_memkb = 1 << 20);
     REFUSED(hvm, "unknown model", (free(c.nics[0].model), c.nics[0].model = strdup("ne2k_isa")));
-    REFUSED(hvm, "disk", (void)add_disk(&c, "hda"));
-    REFUSED(hvm, "PVH domains only", add_served_disk(&c, "xvda", "block-hikae"));
+    REFUSED(hvm, "AHCI", c.b_info.u.hvm.hdtype = LIBXL_HDTYPE_AHCI);
+    REFUSED(hvm, "does not serve", (void)add_disk(&c, "hda"));
+    REFUSED(hvm, "does not serve", add_disk(&c, "hda")->pdev_path = strdup("/dev/vg0/web"));
+    REFUSED(hvm, "can't write", add_served_disk(&c, "hda", "block-hikae")->readwrite = 0);
+    REFUSED(hvm, "backend is not in dom0", add_served_disk(&c, "hda", "block-hikae")->backend_domid = 3);
+    REFUSED(hvm, "hda to hdd", add_served_disk(&c, "sda", "block-hikae"));
+    REFUSED(hvm, "hda to hdd", add_served_disk(&c, "xvda1", "block-hikae"));
     REFUSED(hvm, "hda to hdd", add_disk(&c, "sda")->is_cdrom = 1);
+    REFUSED(hvm, "CD", add_served_disk(&c, "hdc", "block-hikae")->is_cdrom = 1);
     REFUSED(hvm, "cd-eject", (add_disk(&c, "hdc")->is_cdrom = 1, c.disks[0].pdev_path = strdup("/srv/a.iso")));
 }
 

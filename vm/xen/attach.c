@@ -204,7 +204,9 @@ static int read_shape(struct vm *vm, struct errmsg *e)
         status = why ? xen_refuse(vm, e, why) : 0;
     }
     if (status == 0)
-        status = c.c_info.type == LIBXL_DOMAIN_TYPE_HVM ? hvm_read(vm, &c, e) : disks_read(vm, &c, e);
+        status = disks_read(vm, &c, e);
+    if (status == 0 && c.c_info.type == LIBXL_DOMAIN_TYPE_HVM)
+        status = hvm_read(vm, &c, e);
     libxl_domain_config_dispose(&c);
     if (status == 0)
         status = vm->shape.is_hvm ? hvm_read_guest(vm, e) : check_guest(vm, e);

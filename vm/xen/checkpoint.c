@@ -209,10 +209,13 @@ int xen_pause(struct vm *vm, struct errmsg *e)
 }
 
 /* Its device model first: while that stands still Xen asks it nothing, and what the guest writes to a device is lost.
- * The guest goes on in any case. */
+ * The guest goes on in any case; but with disks behind its device model it must not, and waits until it is asked for
+ * again. */
 int xen_wake(struct vm *vm, struct errmsg *e)
 {
     int model = vm->shape.is_hvm ? model_continue(vm, e) : 0;
+    if (model < 0 && vm->shape.disk_count)
+        return -1;
     bool asked = !vm->shape.hvm.transparent; /* then it is told that it is where it was */
     if (xc_domain_resume(vm->xc, vm->domid, asked) < 0)
         return xen_error(vm, e, "resuming the domain");

@@ -14,6 +14,9 @@
  * marks a page as dirty when its writable mapping is taken away, which blkback does before it answers, or the page is a
  * persistent grant, out of which blkfront copies, which is a write of the guest's own. So what is written and not
  * marked belongs to requests that are under way, or is a ring, and a resumed guest makes use of neither.
+ *
+ * An HVM domain's device model has the first four as IDE disks, until the guest has it give them up, here and, as it
+ * resumes, elsewhere. A guest that goes on using those is refused (hvm_read_guest).
  */
 #include "vm/xen/xen.h"
 
@@ -21,18 +24,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+static unsigned count_disks(const libxl_domain_config *c)
+{
+    unsigned n = 0;
+    for (int i = 0; i < c->num_disks; i++)
+        n += !c->disks[i].is_cdrom;
+    return n;
+}
+
 int disks_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
 {
     struct shape *s = &vm->shape;
+    unsigned count = count_disks(c);
     for (int i = 0; i < c->num_disks; i++) {
         char name[XEN_VM_NAME_MAX];
         unsigned disk;
-        if (xen_disk_target_parse(c->disks[i].pdev_path, name, &disk) < 0 || disk >= (unsigned)c->num_disks)
+        if (c->disks[i].is_cdrom)
+            continue;
+        if (xen_disk_target_parse(c->disks[i].pdev_path, name, &disk) < 0 || disk >= count)
             return errmsg_set(e,
-                              "domain %u (%s) can't be protected: its disk %s has target=%s: its %d disks must be %s:0 "
-                              "to %s:%d",
-                              vm->domid, vm->name, c->disks[i].vdev, c->disks[i].pdev_path, c->num_disks, vm->name,
-                              vm->name, c->num_disks - 1);
+                              "domain %u (%s) can't be protected: its disk %s has target=%s: its %u disks must be %s:0 "
+                              "to %s:%u",
+                              vm->domid, vm->name, c->disks[i].vdev, c->disks[i].pdev_path, count, vm->name, vm->name,
+                              count - 1);
         if (strcmp(name, vm->name) != 0)
             return errmsg_set(e, "domain %u (%s) can't be protected: its disk %s is one of VM %s", vm->domid, vm->name,
                               c->disks[i].vdev, name);
@@ -45,11 +59,10 @@ int disks_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
     return 0;
 }
 
-static int fill(libxl_device_disk *d, const char *vm, const char *vdev, unsigned disk)
+static int fill_disk(libxl_device_disk *d, const char *vm, const char *vdev, unsigned disk)
 {
     char target[XEN_TARGET_MAX];
     xen_disk_target_format(target, vm, disk);
-    libxl_device_disk_init(d);
     d->vdev = strdup(vdev);
     d->pdev_path = strdup(target);
     d->script = strdup(XEN_DISK_SCRIPT);
@@ -59,21 +72,33 @@ static int fill(libxl_device_disk *d, const char *vm, const char *vdev, unsigned
     return d->vdev && d->pdev_path && d->script ? 0 : -1;
 }
 
+static int fill_cdrom(libxl_device_disk *d, const char *vdev)
+{
+    d->vdev = strdup(vdev);
+    d->format = LIBXL_DISK_FORMAT_EMPTY;
+    d->is_cdrom = d->removable = 1;
+    return d->vdev ? 0 : -1;
+}
+
 /* The replica's agent serves them already. Until it has taken over nobody reads or writes them through these devices:
- * the domain has never run, and blkback reads nothing for itself. It does not go through dom0's page cache either: what
- * the guest reads later is what the store holds then. */
+ * the domain has never run, and blkback reads nothing for itself. It does not go through dom0's page cache either:
+ * what the guest reads later is what the store holds then. */
 int disks_config(const struct vm *vm, libxl_domain_config *c, struct errmsg *e)
 {
     const struct shape *s = &vm->shape;
-    if (s->disk_count == 0)
+    unsigned n = s->disk_count + s->hvm.cdrom_count;
+    int status = 0;
+    if (n == 0)
         return 0;
-    c->disks = calloc(s->disk_count, sizeof *c->disks);
+    c->disks = calloc(n, sizeof *c->disks);
     if (!c->disks)
         return errmsg_set(e, "out of memory");
-    for (unsigned i = 0; i < s->disk_count; i++) {
-        c->num_disks++;
-        if (fill(&c->disks[i], vm->name, s->disks[i].vdev, i) < 0)
-            return errmsg_set(e, "out of memory");
-    }
-    return 0;
+    for (unsigned i = 0; i < n; i++)
+        libxl_device_disk_init(&c->disks[i]);
+    c->num_disks = (int)n;
+    for (unsigned i = 0; status == 0 && i < s->disk_count; i++)
+        status = fill_disk(&c->disks[i], vm->name, s->disks[i].vdev, i);
+    for (unsigned i = 0; status == 0 && i < s->hvm.cdrom_count; i++)
+        status = fill_cdrom(&c->disks[s->disk_count + i], s->hvm.cdroms[i]);
+    return status < 0 ? errmsg_set(e, "out of memory") : 0;
 }

@@ -39,8 +39,9 @@ int hvm_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e)
     h->platform_pci = defbool_is(b->u.hvm.xen_platform_pci, true);
     h->direct_boot = b->kernel != NULL;
     h->serials = serial_ports(b);
-    for (int i = 0; i < c->num_disks; i++) /* all that are not refused are drives without a CD */
-        snprintf(h->cdroms[h->cdrom_count++], sizeof h->cdroms[0], "%s", c->disks[i].vdev);
+    for (int i = 0; i < c->num_disks; i++)
+        if (c->disks[i].is_cdrom) /* one that is not refused is empty */
+            snprintf(h->cdroms[h->cdrom_count++], sizeof h->cdroms[0], "%s", c->disks[i].vdev);
     return 0;
 }
 
@@ -65,6 +66,20 @@ static bool uses_vif(const struct vm *vm, unsigned i)
     return is_one(vm, path, "4"); /* XenbusStateConnected */
 }
 
+/* Likewise of disks. */
+static bool uses_emulated_disk(const struct vm *vm)
+{
+    const struct shape *s = &vm->shape;
+    for (unsigned i = 0; i < s->disk_count; i++) {
+        char path[80];
+        unsigned number = shape_emulated_disk(s->disks[i].vdev);
+        snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%u/%u/state", vm->domid, number);
+        if (s->hvm.transparent || (number && !vm->known && !is_one(vm, path, "4")))
+            return true;
+    }
+    return false;
+}
+
 int hvm_read_guest(struct vm *vm, struct errmsg *e)
 {
     struct shape *s = &vm->shape;
@@ -79,6 +94,8 @@ int hvm_read_guest(struct vm *vm, struct errmsg *e)
                           "the guest has Xen's drivers, but does not say that it can suspend itself "
                           "(control/feature-suspend): is it still booting?");
     s->hvm.transparent = !cooperative;
+    if (uses_emulated_disk(vm))
+        return xen_refuse(vm, e, "its guest uses a disk by way of its device model, not by Xen's drivers");
     for (unsigned i = 0; i < s->nic_count; i++) {
         struct shape_nic *n = &s->nics[i];
         n->emulated = n->model[0] && !(cooperative && uses_vif(vm, i));
@@ -117,25 +134,6 @@ static char **make_list(const char *const *words, size_t n)
     return list;
 }
 
-static int add_cdroms(const struct shape_hvm *h, libxl_domain_config *c)
-{
-    if (h->cdrom_count == 0)
-        return 0;
-    c->disks = calloc(h->cdrom_count, sizeof *c->disks);
-    if (!c->disks)
-        return -1;
-    for (unsigned i = 0; i < h->cdrom_count; i++) {
-        libxl_device_disk *d = &c->disks[c->num_disks++];
-        libxl_device_disk_init(d);
-        d->vdev = strdup(h->cdroms[i]);
-        d->format = LIBXL_DISK_FORMAT_EMPTY;
-        d->is_cdrom = d->removable = 1;
-        if (!d->vdev)
-            return -1;
-    }
-    return 0;
-}
-
 int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
 {
     static const char *const ptys[SHAPE_SERIALS_MAX] = {"pty", "pty", "pty", "pty"};
@@ -152,7 +150,7 @@ int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
     libxl_defbool_set(&b->u.hvm.xen_platform_pci, h->platform_pci);
     b->extra_hvm = make_list(model_arguments, MODEL_ARGUMENTS);
     b->u.hvm.serial_list = h->serials ? make_list(ptys, h->serials) : NULL;
-    if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list) || add_cdroms(h, c) < 0)
+    if (!b->extra_hvm || (h->serials && !b->u.hvm.serial_list))
         return errmsg_set(e, "out of memory");
     return h->direct_boot ? write_kernel(vm, &b->kernel, e) : 0;
 }

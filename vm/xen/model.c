@@ -111,11 +111,14 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
 }
 
 /* QEMU handles one thing after the other. Once it has said that it has stopped it is saving, and what the guest asks of
- * it waits until it has saved. No disk is behind it whose I/O would still have to be drained. */
+ * it waits until it has saved. It says so before it has waited for what it does at the guest's disks; the answer to
+ * `stop` comes after that. */
 int model_stop(struct vm *vm, struct errmsg *e)
 {
     struct model *m = &vm->model;
     int64_t deadline = soon();
+    if (vm->shape.disk_count && qmp_call(&m->qmp, "stop", NULL, NULL, deadline, e) < 0)
+        return -1;
     return qmp_state_begin(&m->saved, &m->qmp, deadline, e) < 0
                ? -1
                : qmp_wait_flag(&m->qmp, &m->stopped, deadline, "stopping", e);

@@ -53,7 +53,7 @@ static const char *refuse_build(const libxl_domain_build_info *b)
     return NULL;
 }
 
-static const char *refuse_disk_of_pvh(const libxl_device_disk *d)
+static const char *refuse_disk(const libxl_device_disk *d, bool is_hvm)
 {
     const char *script = d->script ? strrchr(d->script, '/') : NULL;
     script = script ? script + 1 : d->script;
@@ -64,16 +64,17 @@ static const char *refuse_disk_of_pvh(const libxl_device_disk *d)
         return "it has a disk that it can't write to (access=rw)";
     if (d->backend_domid || d->backend_domname)
         return "it has a disk whose backend is not in dom0";
-    if (!d->vdev || !shape_is_vdev(d->vdev))
+    if (!is_hvm && (!d->vdev || !shape_is_vdev(d->vdev)))
         return "it has a disk whose vdev is none of xvda to xvdz";
+    if (is_hvm && (!d->vdev || !shape_is_drive(d->vdev)))
+        return "it has a disk whose vdev is none of xvda to xvdz and hda to hdd";
     return NULL;
 }
 
 static const char *refuse_drive_of_hvm(const libxl_device_disk *d)
 {
     if (!d->is_cdrom)
-        return "it is an HVM domain with a disk, which its device model writes to as well: disks are replicated of PVH "
-               "domains only";
+        return refuse_disk(d, true);
     if (!d->vdev || !shape_is_cdrom(d->vdev))
         return "it has a CD-ROM drive that is none of hda to hdd";
     if (d->format != LIBXL_DISK_FORMAT_EMPTY && d->pdev_path && d->pdev_path[0])
@@ -117,7 +118,7 @@ static const char *refuse_devices(const libxl_domain_config *c)
         return "it has more than 8 disks";
     for (int i = 0; !why && i < c->num_disks; i++)
         why = c->c_info.type == LIBXL_DOMAIN_TYPE_HVM ? refuse_drive_of_hvm(&c->disks[i])
-                                                      : refuse_disk_of_pvh(&c->disks[i]);
+                                                      : refuse_disk(&c->disks[i], false);
     for (int i = 0; !why && i < c->num_nics; i++)
         why = refuse_nic(&c->nics[i]);
     return why;
@@ -155,6 +156,8 @@ static const char *refuse_machine(const libxl_domain_build_info *b)
         return "it has a display (spice, sdl)";
     if (b->u.hvm.vendor_device != LIBXL_VENDOR_DEVICE_NONE)
         return "it has a vendor_device";
+    if (b->u.hvm.hdtype == LIBXL_HDTYPE_AHCI)
+        return "it has an AHCI controller (hdtype)";
     if (b->u.hvm.mmio_hole_memkb && b->u.hvm.mmio_hole_memkb != LIBXL_MEMKB_DEFAULT)
         return "its hole for devices is of a special size (mmio_hole)";
     if (!defbool_is(b->acpi, true) || !defbool_is(b->u.hvm.acpi, true))

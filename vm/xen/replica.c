@@ -55,7 +55,7 @@ static int fill_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e)
         n->model = s->nics[i].model[0] ? strdup(s->nics[i].model) : NULL;
         memcpy(n->mac, s->nics[i].mac, sizeof n->mac);
     }
-    return s->is_hvm ? hvm_config(vm, c, e) : disks_config(vm, c, e);
+    return disks_config(vm, c, e) < 0 ? -1 : s->is_hvm ? hvm_config(vm, c, e) : 0;
 }
 
 /* A stream in memory, for libxl's helper to read. */

@@ -347,6 +347,22 @@ bool shape_is_vdev(const char *name)
     return digits <= 2 && name[4 + digits] == '\0';
 }
 
+bool shape_is_drive(const char *name)
+{
+    return shape_is_cdrom(name) || (shape_is_vdev(name) && strlen(name) == 4);
+}
+
+unsigned shape_emulated_disk(const char *vdev)
+{
+    enum { XVD = 202 << 8, XVD_PARTS = 16, IDE0 = 3 << 8, IDE1 = 22 << 8, IDE_PARTS = 64 };
+    unsigned n = (unsigned)(vdev[strcspn(vdev, "d") + 1] - 'a');
+    if (n > 3)
+        return 0;
+    if (vdev[0] == 'x')
+        return XVD + n * XVD_PARTS;
+    return (n < 2 ? IDE0 : IDE1) + n % 2 * IDE_PARTS;
+}
+
 static bool has_vdev(const struct shape *s, const char *vdev)
 {
     for (unsigned i = 0; i < s->disk_count; i++)
@@ -358,11 +374,11 @@ static bool has_vdev(const struct shape *s, const char *vdev)
 static int get_disks(struct shape *s, struct json_object *j, struct errmsg *e)
 {
     struct json_object *list = json_get_array(j, "disks");
-    if (!list || json_object_array_length(list) > (s->is_hvm ? 0 : VM_MAX_DISKS))
+    if (!list || json_object_array_length(list) > VM_MAX_DISKS)
         return wrong(e, "disks");
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         const char *vdev = json_object_get_string(json_object_array_get_idx(list, i));
-        if (!vdev || !shape_is_vdev(vdev) || has_vdev(s, vdev))
+        if (!vdev || !(s->is_hvm ? shape_is_drive(vdev) : shape_is_vdev(vdev)) || has_vdev(s, vdev))
             return wrong(e, "disks");
         snprintf(s->disks[s->disk_count++].vdev, sizeof s->disks[0].vdev, "%s", vdev);
     }

@@ -35,7 +35,7 @@ struct shape_nic {
 };
 
 struct shape_disk { /* at the place of its number at the VM's disk server */
-    char vdev[8];   /* by what the guest knows it: xvda .. */
+    char vdev[8];   /* by what the guest knows it: xvda ..; of an HVM domain hda .. as well */
 };
 
 /* The machine of an HVM domain. */
@@ -91,6 +91,12 @@ bool shape_is_cdrom(const char *name);
 
 /* Is this the name of a disk of Xen's own, xvda to xvdz, or of a part of one, xvda1? */
 bool shape_is_vdev(const char *name);
+
+/* The number by which xenstore knows the disk of this name, if a device model emulates it: the first four. Else 0. */
+unsigned shape_emulated_disk(const char *vdev);
+
+/* Is this the name of a whole disk that an HVM domain may have: xvda to xvdz, hda to hdd? */
+bool shape_is_drive(const char *name);
 
 /* A new object, owned by the caller; NULL: no memory. */
 struct json_object *shape_to_json(const struct shape *s);

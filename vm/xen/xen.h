@@ -180,9 +180,9 @@ int hvm_read_guest(struct vm *vm, struct errmsg *e);
 int hvm_config(struct vm *vm, libxl_domain_config *c, struct errmsg *e);
 
 /* ---- disks.c ---- */
-/* Fills shape.disks from a PVH domain's configuration that is not refused. */
+/* Fills shape.disks from a configuration that is not refused. */
 int disks_read(struct vm *vm, const libxl_domain_config *c, struct errmsg *e);
-/* The disks of a replica's configuration. Its strings are libxl's to free. */
+/* The disks of a replica's configuration, and its drives without a CD. Its strings are libxl's to free. */
 int disks_config(const struct vm *vm, libxl_domain_config *c, struct errmsg *e);
 
 /* ---- model.c: each call waits for the answer unless said otherwise, VM_CALL_MS at most ---- */
@@ -196,8 +196,8 @@ int model_open(struct vm *vm, struct errmsg *e);
 bool model_has_ended(struct vm *vm);
 /* Shall what it writes into the guest's memory be marked as dirty? */
 int model_track(struct vm *vm, bool on, struct errmsg *e);
-/* Stops it and starts saving its state. From here on it writes nothing into the guest's memory and its state is what
- * it was, whatever the guest does. */
+/* Stops it and starts saving its state. From here on it writes nothing into the guest's memory nor to its disks, and
+ * its state is what it was, whatever the guest does. */
 int model_stop(struct vm *vm, struct errmsg *e);
 /* It goes on, after what is under way. */
 int model_continue(struct vm *vm, struct errmsg *e);
