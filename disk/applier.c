@@ -389,11 +389,16 @@ void applier_seal(struct applier *a)
 
 void applier_progress(struct applier *a, struct applier_progress *out)
 {
-    eventfd_t ignored;
     pthread_mutex_lock(&a->lock);
-    eventfd_read(a->changed, &ignored);
     *out = a->progress;
     pthread_mutex_unlock(&a->lock);
+}
+
+void applier_news(struct applier *a, struct applier_progress *out)
+{
+    eventfd_t ignored;
+    eventfd_read(a->changed, &ignored); /* first: what comes from here on is told again */
+    applier_progress(a, out);
 }
 
 int applier_fd(const struct applier *a)

@@ -52,7 +52,9 @@ struct applier_progress {
     struct errmsg why; /* of `failed` */
 };
 void applier_progress(struct applier *a, struct applier_progress *out);
-/* For the caller's loop: readable when the progress is another one than applier_progress said last. */
+/* For the caller's loop: readable when there was progress, or an answer, since the last call of applier_news. */
 int applier_fd(const struct applier *a);
+/* For whom that has woken: the progress, of which everything is to be seen to now, and the answers. */
+void applier_news(struct applier *a, struct applier_progress *out);
 
 #endif

@@ -93,7 +93,7 @@ static void on_progress(struct ev_loop *loop, ev_io *io, int events)
     (void)loop, (void)events;
     struct worker *w = io->data;
     struct disks *d = w->disks;
-    applier_progress(d->applier, &d->progress);
+    applier_news(d->applier, &d->progress);
     if (d->progress.failed) {
         give_up(w);
         return;
