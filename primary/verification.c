@@ -10,7 +10,8 @@ struct area {
 struct verification {
     struct area areas[DISKS_MAX];
     unsigned count;
-    bool repair;
+    bool repair, has_exempt;
+    uint64_t exempt;           /* a page */
     unsigned area, unanswered; /* the area that is compared; looks taken */
     uint64_t block;            /* the next one of it */
     struct verification_counts counts;
@@ -45,6 +46,12 @@ struct verification *verification_new_of_memory(uint64_t pages, bool repair)
     v->repair = repair;
     add_area(v, CHECK_MEMORY, pages);
     return v;
+}
+
+void verification_exempt(struct verification *v, uint64_t gfn)
+{
+    v->has_exempt = true;
+    v->exempt = gfn;
 }
 
 void verification_free(struct verification *v)
@@ -125,20 +132,42 @@ static void name_run(struct verification *v, const struct verification_step *ste
     }
 }
 
+static int note_run(struct verification *v, const struct verification_step *step, const struct check_run *run,
+                    const uint8_t *notes)
+{
+    const struct verification_range r = {step->disk, run->from, run->count, 0};
+    name_run(v, step, run, notes);
+    return v->repair ? repair_later(v, &r) : 0;
+}
+
+/* What is left of the run without the page that may differ: 0 to 2 runs. */
+static unsigned cut_exempt(const struct verification *v, const struct check_run *run, struct check_run out[2])
+{
+    uint64_t end = run->from + run->count;
+    unsigned n = 0;
+    if (!v->has_exempt || v->exempt < run->from || v->exempt >= end) {
+        out[0] = *run;
+        return 1;
+    }
+    if (v->exempt > run->from)
+        out[n++] = (struct check_run){.from = run->from, .count = (uint32_t)(v->exempt - run->from)};
+    if (v->exempt + 1 < end)
+        out[n++] = (struct check_run){.from = v->exempt + 1, .count = (uint32_t)(end - v->exempt - 1)};
+    return n;
+}
+
 int verification_answered(struct verification *v, const struct verification_step *step, const uint8_t *payload,
                           size_t n, const uint8_t *notes)
 {
-    struct check_run run;
+    struct check_run run, parts[2];
     uint64_t differing = 0, blocks = step->end - step->first;
     v->unanswered--;
-    for (size_t at = CHECKED_HEAD_SIZE; checked_next(payload, n, &at, &run) > 0; differing += run.count) {
-        const struct verification_range r = {step->disk, run.from, run.count, 0};
-        if (step->repair)
-            continue;
-        name_run(v, step, &run, notes);
-        if (v->repair && repair_later(v, &r))
-            return -1;
-    }
+    for (size_t at = CHECKED_HEAD_SIZE; checked_next(payload, n, &at, &run) > 0;)
+        for (unsigned i = 0, count = cut_exempt(v, &run, parts); i < count; i++) {
+            differing += parts[i].count;
+            if (!step->repair && note_run(v, step, &parts[i], notes))
+                return -1;
+        }
     if (step->repair) {
         v->counts.left += differing;
         v->counts.repaired += blocks - differing;

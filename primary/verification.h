@@ -37,7 +37,9 @@ struct verification_counts { /* blocks */
 
 struct verification *verification_new(const struct disk_sizes *sizes, bool repair); /* NULL: no memory */
 struct verification *verification_new_of_memory(uint64_t pages, bool repair);       /* NULL: no memory */
-void verification_free(struct verification *v);                                     /* NULL is allowed */
+/* Of memory: a page that may differ. What is found of it is not counted, named or repaired. */
+void verification_exempt(struct verification *v, uint64_t gfn);
+void verification_free(struct verification *v); /* NULL is allowed */
 
 /* What to look at, up to `end` or less. False: nothing just now. */
 bool verification_next(const struct verification *v, struct verification_step *out);

@@ -248,6 +248,17 @@ static struct verification *plan_disks(const struct worker *w, bool repair)
     return verification_new(&sizes, repair);
 }
 
+/* The VM may have moved a page of its hypervisor's since it was found. */
+static struct verification *plan_memory(const struct worker *w, bool repair)
+{
+    struct verification *plan = verification_new_of_memory(w->info.pages, repair);
+    struct vm_info now;
+    w->ops->info(w->vm, &now);
+    if (plan && now.has_own_page)
+        verification_exempt(plan, now.own_page);
+    return plan;
+}
+
 const char *verify_begin(struct worker *w, bool of_memory, bool repair)
 {
     static struct errmsg e;
@@ -257,7 +268,7 @@ const char *verify_begin(struct worker *w, bool of_memory, bool repair)
     if (!w->verify)
         w->verify = verify_new();
     struct verify *v = w->verify;
-    struct verification *plan = of_memory ? verification_new_of_memory(w->info.pages, repair) : plan_disks(w, repair);
+    struct verification *plan = of_memory ? plan_memory(w, repair) : plan_disks(w, repair);
     if (!plan || getrandom(&v->seed, sizeof v->seed, 0) != (ssize_t)sizeof v->seed) {
         verification_free(plan);
         return "no memory";

@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 9 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 10 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -88,7 +88,11 @@ struct vm_info {
     unsigned nic_count;
     struct vm_nic nics[VM_MAX_NICS];
     bool from_remains; /* a replica whose memory was not empty at first */
-    char note[128];    /* for status: e.g. "QEMU 7.2.22, tcg, userfaultfd by preload" */
+    /* The hypervisor itself writes to a page of the guest's, which no `dirty` reports: the guest is given it anew
+     * wherever it goes on. Its gfn just now. */
+    bool has_own_page;
+    uint64_t own_page;
+    char note[128]; /* for status: e.g. "QEMU 7.2.22, tcg, userfaultfd by preload" */
 };
 
 enum vm_state { VM_RUNNING, VM_PAUSED, VM_SHUT_DOWN /* the guest ended by itself */, VM_GONE /* crashed or killed */ };

@@ -185,13 +185,52 @@ static void memory_with_notes(void **state)
     verification_free(v);
 }
 
+/* A run of pages that differ, and that page at each place of it: named is all but that page. */
+static void all_but_one(void **state)
+{
+    (void)state;
+    enum { PAGES = 10, FROM = 3, COUNT = 4 };
+    for (uint64_t exempt = 0; exempt < PAGES; exempt++) {
+        uint8_t payload[CHECKED_HEAD_SIZE + CHECK_RUN_SIZE];
+        unsigned named[PAGES] = {0};
+        struct verification_counts c;
+        struct verification_step s;
+        size_t n;
+        struct verification *v = verification_new_of_memory(PAGES, true);
+        verification_exempt(v, exempt);
+        assert_true(verification_next(v, &s));
+        verification_looked(v, &s, s.end);
+        checked_head_write(payload, 1);
+        check_run_write(payload + CHECKED_HEAD_SIZE, FROM, COUNT);
+        assert_int_equal(verification_answered(v, &s, payload, sizeof payload, NULL), 0);
+        const struct verification_range *r = verification_ranges(v, &n);
+        for (size_t i = 0; i < n; i++)
+            for (uint64_t p = r[i].first; p < r[i].first + r[i].count; p++)
+                named[p]++;
+        uint64_t differing = 0;
+        for (uint64_t p = 0; p < PAGES; p++) {
+            bool differs = p >= FROM && p < FROM + COUNT && p != exempt;
+            assert_int_equal(named[p], differs);
+            differing += differs;
+        }
+        verification_counts(v, &c);
+        assert_true(c.compared == PAGES && c.differing == differing);
+        for (uint64_t repaired = 0; repaired < differing; repaired += s.end - s.first) {
+            assert_true(verification_next(v, &s));
+            assert_true(s.repair && (exempt < s.first || exempt >= s.end));
+            verification_looked(v, &s, s.end);
+            assert_int_equal(verification_answered(v, &s, payload, CHECKED_HEAD_SIZE, NULL), 0);
+        }
+        assert_true(verification_is_done(v));
+        verification_free(v);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_equal),
-        cmocka_unit_test(named_and_left),
-        cmocka_unit_test(repaired),
-        cmocka_unit_test(memory_with_notes),
+        cmocka_unit_test(all_equal),         cmocka_unit_test(named_and_left), cmocka_unit_test(repaired),
+        cmocka_unit_test(memory_with_notes), cmocka_unit_test(all_but_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -236,6 +236,10 @@ static void op_info(const struct vm *vm, struct vm_info *out)
         snprintf(nic->ifname, sizeof nic->ifname, "vif%u.%d%s", vm->domid, s->nics[i].devid,
                  s->nics[i].emulated ? "-emu" : "");
     }
+    /* The shared info, where the guest has mapped it: its clock, event channels (xen/include/public/xen.h). */
+    xc_domaininfo_t domain;
+    out->has_own_page = xen_info(vm, &domain) && domain.shared_info_frame < vm->span;
+    out->own_page = out->has_own_page ? domain.shared_info_frame : 0;
 }
 
 /* ---- end ---- */
