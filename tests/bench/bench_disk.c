@@ -129,7 +129,7 @@ static double order(struct bench *b, int fd, const char *what, unsigned n, struc
     return seconds;
 }
 
-/* How many processors were busy, in seconds since the start: all of this machine's. */
+/* Seconds for which the processors of this machine were busy so far, all together. */
 static double cpu_seconds(void)
 {
     unsigned long long user = 0, low = 0, system = 0, idle, waiting, hard = 0, soft = 0;

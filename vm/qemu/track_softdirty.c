@@ -6,28 +6,33 @@
  * entry that is taken away is made again from the file, without its bit. What follows is true of Linux 6.1 as Debian 12
  * has it.
  *
- * 1. Nothing takes an entry away while we track. Reclaim, and so swapping, leaves out mappings that are locked
- *    (try_to_unmap_one, VM_LOCKED): `prepare` has QEMU lock it (mlock2). Those who ask for TTU_IGNORE_MLOCK collapse
- * and split huge pages, truncate the file, or replace memory that is broken (which ends QEMU). Huge pages are kept
- * away: proc_check_page_size refuses where tmpfs makes them, MADV_NOHUGEPAGE is set here and for our own mapping of the
- * file (qemu_map). A balloon, which punches holes, is refused (options.c). MADV_PAGEOUT fails on locked memory.
- * 2. A page that moves (compaction, NUMA, unplugged memory) keeps its bit: try_to_migrate_one puts it into the
+ * First, nothing takes an entry away while we track. Reclaim, and so swapping, leaves out mappings that are locked
+ * (try_to_unmap_one, VM_LOCKED): `prepare` has QEMU lock it (mlock2). Those who ask for TTU_IGNORE_MLOCK collapse and
+ * split huge pages, truncate the file, or replace memory that is broken (which ends QEMU). Huge pages are kept away:
+ * proc_check_page_size refuses where tmpfs makes them, MADV_NOHUGEPAGE is set here and for our own mapping of the file
+ * (qemu_map). A balloon, which punches holes, is refused (options.c). MADV_PAGEOUT fails on locked memory.
+ *
+ * Second, a page that moves (compaction, NUMA, unplugged memory) keeps its bit: try_to_migrate_one puts it into the
  * migration entry, pagemap reads it there, remove_migration_pte takes it back.
- * 3. After `clear`, each first write to a page faults. clear_refs takes VM_SOFTDIRTY from the mapping, so vm_page_prot
- * is read-only (vma_wants_writenotify) for entries made from there on, and walks over those that exist, under
- * mmap_lock, which page faults take too; at the end it flushes the TLBs. The fault makes the entry writable by
+ *
+ * Third, after `clear` each first write to a page faults. clear_refs takes VM_SOFTDIRTY from the mapping, so
+ * vm_page_prot is read-only (vma_wants_writenotify) for entries made from there on, and walks over those that exist,
+ * under mmap_lock, which page faults take too; at the end it flushes the TLBs. The fault makes the entry writable by
  * pte_mkdirty, which sets the hardware's dirty bit and the soft one. This is also the way of writes by system calls
  * (read(2) from a tap) and of pages that the kernel pins to write to them (O_DIRECT, KVM): the bit is set before they
  * write. MMU notifiers (MMU_NOTIFY_SOFT_DIRTY) make KVM forget what it had mapped.
- * 4. But clear_refs leaves a *migration* entry writable, and takes its bit: that page, back at its place, would be
- *    written to without a fault. Since 6.1 it isn't, since the hardware's dirty bit travels in the entry as well (bit
+ *
+ * But, fourth, clear_refs leaves a *migration* entry writable, and takes its bit: that page, back at its place, would
+ * be written to without a fault. Since 6.1 it isn't, since the hardware's dirty bit travels in the entry as well (bit
  * D) and remove_migration_pte sets it by pte_mkdirty, with the soft one: the page is reported once more instead. That
- *    needs every writable entry to be dirty, which is so for those of point 3. It is not for those made before the
- *    first clear_refs: so after that one `prepare` drops all entries (MADV_DONTNEED: the file keeps the memory, and
- *    entries are made again by point 3). And it needs room in the entry for bit D, which the kernel has not if it
- * guards against L1TF on a processor with few address bits (swap_migration_ad_supported): refused.
- * 5. Reading and clearing are two steps, for the whole memory. What is written in between is lost. So all of it happens
- *    while the VM stands still and its I/O is drained, and QEMU begins to save its state only afterwards (is_atomic).
+ * needs every writable entry to be dirty, which is so for those made by such a fault. It is not for those made before
+ * the first clear_refs: so after that one `prepare` drops all entries (MADV_DONTNEED: the file keeps the memory, and
+ * entries are made again by faults). And it needs room in the entry for bit D, which the kernel has not if it guards
+ * against L1TF on a processor with few address bits (swap_migration_ad_supported): refused.
+ *
+ * Fifth, reading and clearing are two steps, for the whole memory. What is written in between is lost. So all of it
+ * happens while the VM stands still and its I/O is drained, and QEMU begins to save its state only afterwards
+ * (is_atomic).
  *
  * A bit too many does no harm: a mapping that was never cleared is dirty as a whole.
  *
@@ -59,7 +64,7 @@ static const uint64_t drop_at_once = 1ULL << 30;
 
 /* ---- what the kernel has ---- */
 
-/* Is the processor free of L1TF, or one with enough address bits for point 4? */
+/* Is the processor free of L1TF, or one with enough address bits for the fourth? */
 static bool keeps_dirty_bit(void)
 {
     char line[4096] = "";
@@ -166,7 +171,7 @@ static int check_results(const struct track *t, const struct inject_call *calls,
     return 0;
 }
 
-/* Locks the memory and makes all its entries anew: points 1 and 4. */
+/* Locks the memory and makes all its entries anew: the first and the fourth of above. */
 static int prepare(const struct track *t, struct errmsg *e)
 {
     static const struct rlimit most = {RLIM_INFINITY, RLIM_INFINITY};
