@@ -353,15 +353,20 @@ int link_send(struct link *l, const void *data, size_t n)
 {
     if (l->state == LINK_CLOSED || l->write_failed || l->freed)
         return -1;
-    bool idle = l->queue.bytes == 0;
-    if (link_queue_add(&l->queue, data, n)) {
+    const uint8_t *rest = data;
+    size_t written = n && !l->queue.bytes ? link_io_write_through(l, rest, n) : 0;
+    if (written == n)
+        return 0;
+    if (l->state == LINK_CLOSED || l->write_failed)
+        return -1;
+    if (link_queue_add(&l->queue, rest + written, n - written)) {
         errmsg_set(&l->reason, "out of memory: %zu bytes wait for %s", l->queue.bytes, l->address);
         link_fail(l, false);
         return -1;
     }
-    if (idle && n)
-        link_io_write(l, SIZE_MAX);
-    return l->state == LINK_CLOSED || l->write_failed ? -1 : 0;
+    if (l->state == LINK_UP)
+        ev_io_start(l->loop, &l->out);
+    return 0;
 }
 
 size_t link_queued(const struct link *l)

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { INPUTS_PER_TURN = 4, WRITE_MOST = 1 << 20 };
+enum { INPUTS_PER_TURN = 4, WRITE_MOST = 1 << 20, TLS_RECORD = 16 << 10 };
 /* AES-GCM's keys are good for 2^24.5 records (RFC 8446, 5.5): change them long before. */
 enum { RECORDS_PER_KEY = 1 << 22 };
 
@@ -53,52 +53,98 @@ static void change_key_in_time(struct link *l)
         ERR_clear_error(); /* a record is half written: next time */
 }
 
+static void give_up_writing(struct link *l, bool reset)
+{
+    l->write_failed = true;
+    link_queue_clear(&l->queue);
+    ev_io_stop(l->loop, &l->out);
+    l->read_again = true;
+    if (l->paused) /* nobody would read the end */
+        link_fail(l, reset);
+    link_turn_later(l);
+}
+
+/* Writes a TLS record's worth of `data`: *done octets. What was to be written and was not must be tried next. */
+static enum wish write_record(struct link *l, const uint8_t *data, size_t n, size_t *done)
+{
+    bool reset;
+    ERR_clear_error();
+    change_key_in_time(l);
+    errno = 0;
+    int r = SSL_write(l->ssl, data, n > WRITE_MOST ? WRITE_MOST : (int)n);
+    enum wish wish = outcome(l, r, errno, &reset);
+    *done = wish == WISH_DONE ? (size_t)r : 0;
+    l->records += wish == WISH_DONE;
+    if (wish == WISH_FAILED)
+        give_up_writing(l, reset);
+    return wish;
+}
+
 /* Writes up to `most` bytes; true if the queue is empty or writing is over. */
 static bool write_some(struct link *l, size_t most)
 {
-    size_t n, done = 0;
+    size_t n, written, done = 0;
     const uint8_t *data;
     while (done < most && (data = link_queue_front(&l->queue, &n))) {
-        bool reset;
-        ERR_clear_error();
-        change_key_in_time(l);
-        errno = 0;
-        int r = SSL_write(l->ssl, data, n > WRITE_MOST ? WRITE_MOST : (int)n);
-        enum wish wish = outcome(l, r, errno, &reset);
-        if (wish == WISH_WAIT)
-            return false;
-        if (wish == WISH_FAILED) {
-            l->write_failed = true;
-            link_queue_clear(&l->queue);
-            ev_io_stop(l->loop, &l->out);
-            l->read_again = true;
-            if (l->paused) /* nobody would read the end */
-                link_fail(l, reset);
-            link_turn_later(l);
-            return true;
-        }
-        l->records++;
-        done += (size_t)r;
-        link_queue_remove(&l->queue, (size_t)r);
+        enum wish wish = write_record(l, data, n, &written);
+        if (wish != WISH_DONE)
+            return wish == WISH_FAILED;
+        done += written;
+        link_queue_remove(&l->queue, written);
     }
     return l->queue.bytes == 0;
+}
+
+/* Between the two what is written goes into as few segments as it fits in: the kernel's way with a segment, and the
+ * peer's being woken for each, cost more than the octets. */
+static void hold_segments(struct link *l, bool hold)
+{
+    int value = hold;
+    (void)setsockopt(l->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value);
+}
+
+/* After something was written, and all of it. */
+static void tell_drained(struct link *l)
+{
+    l->drained_due = true;
+    link_turn_later(l);
+}
+
+size_t link_io_write_through(struct link *l, const uint8_t *data, size_t n)
+{
+    size_t done = 0, written;
+    if (l->state != LINK_UP || l->write_failed)
+        return 0;
+    bool several = n > TLS_RECORD;
+    if (several)
+        hold_segments(l, true);
+    while (done < n && write_record(l, data + done, n - done, &written) == WISH_DONE)
+        done += written;
+    if (several && l->fd >= 0)
+        hold_segments(l, false);
+    if (done == n)
+        tell_drained(l);
+    return done;
 }
 
 void link_io_write(struct link *l, size_t most)
 {
     if (l->state != LINK_UP || l->write_failed)
         return;
-    bool had = l->queue.bytes > 0;
-    if (!write_some(l, most)) {
+    bool had = l->queue.bytes > 0, several = l->queue.bytes > TLS_RECORD;
+    if (several)
+        hold_segments(l, true);
+    bool all = write_some(l, most);
+    if (several && l->fd >= 0)
+        hold_segments(l, false);
+    if (!all) {
         ev_io_start(l->loop, &l->out);
         return;
     }
     if (l->state == LINK_UP)
         ev_io_stop(l->loop, &l->out);
-    if (had && !l->write_failed) {
-        l->drained_due = true;
-        link_turn_later(l);
-    }
+    if (had && !l->write_failed)
+        tell_drained(l);
 }
 
 /* Fills the input buffer; returns what is there. *more: OpenSSL or the socket may have more. */

@@ -52,6 +52,8 @@ void link_fail(struct link *l, bool reset);
 void link_io_handshake(struct link *l);
 /* Delivers input, several pieces but not without end. */
 void link_io_read(struct link *l);
+/* Writes `data` with nothing queued before it, and returns how much the kernel took. The rest is to be queued. */
+size_t link_io_write_through(struct link *l, const uint8_t *data, size_t n);
 /* Writes about `most` bytes of the queue, or until the kernel takes no more. */
 void link_io_write(struct link *l, size_t most);
 /* Blocks for at most flush_ms. */

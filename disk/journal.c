@@ -19,7 +19,7 @@
 /* A block: what is torn when a write is, at most, is one that holds nothing older. */
 enum { BLOCK = 4096, SLOTS = 2, EPOCHS_AT = SLOTS * BLOCK };
 enum { SLOT_SIZE = 48, SLOT_DIGESTED = 32, EPOCH_HEAD = 56, EPOCH_DIGESTED = 40, ENTRY_HEAD = 4, VERSION = 1 };
-enum { BUFFER = 1 << 20, RETRY_MS = 20 };
+enum { BUFFER = 1 << 20, LARGE = 64 << 10, RETRY_MS = 20 };
 
 _Static_assert(SLOT_SIZE == 8 + 4 + 4 + 8 + 8 + PROTO_DIGEST_SIZE,
                "magic, version, reserved, generation, seed, digest");
@@ -333,6 +333,24 @@ static int write_out(struct journal *j, struct errmsg *e)
     return 0;
 }
 
+static void buffer(struct journal *j, const uint8_t *data, size_t n)
+{
+    memcpy(j->buffer + j->buffered, data, n);
+    j->buffered += n;
+    j->length += n;
+}
+
+/* What is large is written from where it is. */
+static int write_large(struct journal *j, const uint8_t *data, size_t n, struct errmsg *e)
+{
+    if (write_out(j, e))
+        return -1;
+    if (j->medium->write(j->medium, j->fd, data, n, j->end + EPOCH_HEAD + j->length))
+        return trouble(j, "written", e);
+    j->length += n;
+    return 0;
+}
+
 void journal_begin(struct journal *j, uint64_t epoch)
 {
     XXH3_128bits_reset_withSeed(j->digest, j->generation.seed);
@@ -343,13 +361,17 @@ void journal_begin(struct journal *j, uint64_t epoch)
 
 int journal_add(struct journal *j, const uint8_t *payload, size_t n, struct errmsg *e)
 {
-    if (BUFFER - j->buffered < ENTRY_HEAD + n && write_out(j, e))
+    uint8_t head[ENTRY_HEAD];
+    bool is_large = n >= LARGE;
+    put_int(head, ENTRY_HEAD, n);
+    XXH3_128bits_update(j->digest, head, sizeof head);
+    XXH3_128bits_update(j->digest, payload, n);
+    if (BUFFER - j->buffered < sizeof head + (is_large ? 0 : n) && write_out(j, e))
         return -1;
-    uint8_t *at = j->buffer + j->buffered;
-    memcpy(put_int(at, ENTRY_HEAD, n), payload, n);
-    XXH3_128bits_update(j->digest, at, ENTRY_HEAD + n);
-    j->buffered += ENTRY_HEAD + n;
-    j->length += ENTRY_HEAD + n;
+    buffer(j, head, sizeof head);
+    if (is_large)
+        return write_large(j, payload, n, e);
+    buffer(j, payload, n);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "primary/worker.h"
 #include "common/config_parse.h"
 #include "common/file.h"
+#include "common/heap.h"
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "primary/supervisor.h"
@@ -769,6 +770,7 @@ int worker_main(struct config **config, const struct worker_options *options)
                        .begin = options->begin,
                        .force = options->force};
     struct errmsg e;
+    heap_keep();
     w.loop = ev_loop_new(EVFLAG_AUTO);
     w.settings = config_vm(w.config, options->vm);
     init_timers(&w);

@@ -3,6 +3,7 @@
  * of three ways: the replica is dropped, the replica was never made, or the process becomes the VM's primary worker.
  */
 #include "secondary/worker.h"
+#include "common/heap.h"
 #include "common/jsonget.h"
 #include "common/log.h"
 #include "vm/remains.h"
@@ -339,6 +340,7 @@ int worker_main(struct config *config, const char *program, int fd)
 {
     struct worker w = {.config = config, .program = program, .loop = ev_loop_new(EVFLAG_AUTO)};
     struct errmsg e;
+    heap_keep();
     init_timers(&w);
     report_init(&w);
     connect_supervisor(w.loop, &w.supervisor_retry, 0);

@@ -125,7 +125,10 @@ static double order(struct bench *b, int fd, const char *what, unsigned n, struc
     *answer = json_parse_object(line, used);
     if (!*answer)
         return errmsg_set(e, "%s %u: the guest's answer makes no sense", what, n);
-    b->errors += json_get_u64(*answer, "errors", 1);
+    uint64_t errors = json_get_u64(*answer, "errors", 1);
+    if (errors)
+        view_say("%s %u: %llu of the guest's writes failed", what, n, (unsigned long long)errors);
+    b->errors += errors;
     return seconds;
 }
 

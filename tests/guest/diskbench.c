@@ -64,9 +64,11 @@ static void *write_some(void *arg)
     struct load *l = arg;
     uint64_t *buffer = aligned_alloc(BLOCK, l->piece), places = bytes / l->piece;
     uint64_t seed = mix(atomic_fetch_add(&runs, 1));
+    if (buffer)
+        fill(buffer, l->piece, seed);
     for (uint64_t i; buffer && (i = atomic_fetch_add(&l->next, 1)) < l->count;) {
         uint64_t place = (l->random ? mix(seed + i) : i) % places;
-        fill(buffer, l->random ? l->piece : 512, seed + i); /* the guest's CPU is not what is measured */
+        fill(buffer, l->random ? l->piece : 512, seed + i); /* of large ones a part: the guest's CPU is not measured */
         if (pwrite(disk, buffer, l->piece, (off_t)(first + place * l->piece)) != (ssize_t)l->piece)
             atomic_fetch_add(&l->errors, 1);
     }

@@ -157,6 +157,58 @@ static void large_epochs_and_small_ones(void **state)
     journal_close(j);
 }
 
+/* Payloads of all sizes around those at which it buffers or does not, each told by its size and its octets. */
+static const size_t mixed[] = {
+    30,  64 << 10,         (64 << 10) - 1, 17, DISK_PAYLOAD_MAX, DISK_PAYLOAD_MAX, (64 << 10) + 1, 60000, 60000, 60000,
+    500, DISK_PAYLOAD_MAX, 65000,          1};
+enum { MIXED = sizeof mixed / sizeof mixed[0] };
+
+static uint8_t mixed_octet(unsigned i, size_t at)
+{
+    return (uint8_t)(i * 31 + at * 2654435761u / 7919);
+}
+
+static int take_mixed(const uint8_t *payload, size_t n, void *arg, struct errmsg *e)
+{
+    unsigned *i = arg;
+    (void)e;
+    assert_int_equal(n, mixed[*i % MIXED]);
+    for (size_t at = 0; at < n; at++)
+        if (payload[at] != mixed_octet(*i, at))
+            fail_msg("octet %zu of write %u", at, *i);
+    ++*i;
+    return 0;
+}
+
+static void mixed_sizes(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 3 };
+    static uint8_t payload[DISK_PAYLOAD_MAX];
+    struct errmsg e;
+    uint64_t epochs;
+    unsigned i = 0;
+    unlink(path);
+    struct journal *j = open_it();
+    for (uint64_t epoch = 1; epoch <= ROUNDS; epoch++) {
+        journal_begin(j, epoch);
+        for (unsigned k = 0; k < MIXED; k++, i++) {
+            for (size_t at = 0; at < mixed[k]; at++)
+                payload[at] = mixed_octet(i, at);
+            assert_int_equal(journal_add(j, payload, mixed[k], &e), 0);
+        }
+        assert_int_equal(journal_end(j, &e), 0);
+    }
+    assert_int_equal(journal_sync(j, &e), 0);
+    journal_close(j);
+    j = open_it();
+    i = 0;
+    assert_int_equal(journal_replay(j, take_mixed, &i, &epochs, &e), JOURNAL_REPLAYED);
+    assert_int_equal(epochs, ROUNDS);
+    assert_int_equal(i, ROUNDS * MIXED);
+    journal_close(j);
+}
+
 static uint64_t epoch_size(void)
 {
     struct errmsg e;
@@ -309,6 +361,7 @@ int main(void)
         cmocka_unit_test(whole_epochs_come_back),
         cmocka_unit_test(an_emptied_one_has_none),
         cmocka_unit_test(large_epochs_and_small_ones),
+        cmocka_unit_test(mixed_sizes),
         cmocka_unit_test(flipped_bits),
         cmocka_unit_test(torn_together),
         cmocka_unit_test(cut_anywhere),
