@@ -31,12 +31,29 @@ static bool is_zero(const uint8_t *data, size_t n)
     return !data[0] && !memcmp(data, data + 1, n - 1);
 }
 
+/* LZ4 takes its time to find out that there is nothing to gain. So of what is large some pieces are tried first, and
+ * all of it only if they get smaller by a sixteenth. */
+static bool is_worth_packing(const uint8_t *data, uint32_t length)
+{
+    enum { SAMPLE = 4096, SAMPLES = 4, LARGE = 64 << 10 };
+    char scratch[LZ4_COMPRESSBOUND(SAMPLE)];
+    int packed = 0;
+    if (length < LARGE)
+        return true;
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        packed += LZ4_compress_default((const char *)data + (length - SAMPLE) / (SAMPLES - 1) * i, scratch, SAMPLE,
+                                       sizeof scratch);
+    return packed < SAMPLES * SAMPLE / 16 * 15;
+}
+
 size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, uint8_t *out)
 {
     if (is_zero(data, length))
         return disk_encode_zeroes(disk, offset, length, out);
     enum disk_encoding encoding = DISK_AS_LZ4;
-    int n = LZ4_compress_default((const char *)data, (char *)out + DISK_HEAD_SIZE, (int)length, (int)length - 1);
+    int n = is_worth_packing(data, length)
+                ? LZ4_compress_default((const char *)data, (char *)out + DISK_HEAD_SIZE, (int)length, (int)length - 1)
+                : 0;
     if (n <= 0) {
         encoding = DISK_AS_DATA;
         n = (int)length;

@@ -49,7 +49,8 @@ struct disk_extent {
 };
 
 /* Writes a payload that sets `length` (1 to DISK_DATA_MAX) octets at `offset` to `data`: as zeroes, LZ4 or data,
- * whichever is smallest. `out` has DISK_HEAD_SIZE + length octets. Returns how many were written. Deterministic. */
+ * whichever is smallest; of what is large (64 KiB) samples tell. `out` has DISK_HEAD_SIZE + length octets. Returns how
+ * many were written. Deterministic. */
 size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, uint8_t *out);
 /* Writes a payload that sets any number of octets but 0 to zeroes. Returns DISK_HEAD_SIZE. */
 size_t disk_encode_zeroes(unsigned disk, uint64_t offset, uint32_t length, uint8_t out[DISK_HEAD_SIZE]);

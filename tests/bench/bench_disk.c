@@ -10,13 +10,15 @@
  * (pause_loaded_ms): that is no figure of ours.
  *
  * The limit of such a machine is its processors: both hosts and the guest share them. So how busy they were while the
- * guest wrote in order, and what a megabyte has cost of them, stands beside the rate (cpus_busy, cpu_ms_per_mb).
+ * guest wrote in order, and what a megabyte has cost of them, stands beside the rate (cpus_busy, cpu_ms_per_mb), and
+ * what a copy elsewhere costs whoever makes it (floor.h).
  *
  * Exit status: 0 all measured (whatever the figures); 1 something did not work; 2 usage.
  */
 #include "common/hist.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "tests/bench/floor.h"
 #include "tests/bench/stock.h"
 #include "tools/demo/drill.h"
 #include "tools/demo/programs.h"
@@ -44,7 +46,8 @@ enum { PORT = 11, GUEST_UP_MS = 120000, ANSWER_S = 300, POLL_MS = 100, ROUNDS_MA
 
 static const char help[] = "bench_disk: what protection costs a VM's disk.\n\n"
                            "  --rounds N       of each kind; the medians count (3)\n"
-                           "  --seq MB         written one after the other in a round (256)\n"
+                           "  --seq MB         written one after the other in a round, in pieces of 256 KiB (256);\n"
+                           "                   and a quarter of that in pieces of 64 KiB, a 16th in pieces of 4\n"
                            "  --rand N         blocks of 4 KiB written anywhere in a round (5000)\n"
                            "  --fsync N        writes with a flush in a round (300)\n"
                            "  --paced N        blocks of 4 KiB in a round, one each 2 ms (1500)\n"
@@ -61,6 +64,8 @@ static const char *const names[SERIES] = {"unprotected", "interval20", "on_outpu
 
 enum figure {
     SEQ,
+    SEQ_64K,
+    SEQ_4K,
     RAND,
     FSYNC_50,
     FSYNC_99,
@@ -78,6 +83,7 @@ struct bench {
     unsigned rounds, seq_mb, rand_count, fsync_count, paced_count, idle_s;
     char dir[64];
     struct drill drill;
+    double floor; /* ms of a processor per MiB */
     double figures[SERIES][FIGURES][ROUNDS_MAX];
     unsigned done[SERIES]; /* rounds */
     uint64_t errors;       /* of the guest's writes */
@@ -157,28 +163,52 @@ static int load_lightly(struct bench *b, struct errmsg *e)
     return seconds < 0 ? -1 : 0;
 }
 
-/* One round of all three loads. */
-static int load(struct bench *b, double figures[FIGURES], struct errmsg *e)
+/* So many of `what` a second. -1 with `e`. */
+static double rate(struct bench *b, int fd, const char *what, unsigned n, struct errmsg *e)
 {
-    struct json_object *seq = NULL, *random = NULL, *flushes = NULL;
-    int fd = connect_guest(e);
+    struct json_object *answer = NULL;
+    double seconds = order(b, fd, what, n, &answer, e);
+    json_object_put(answer);
+    return seconds < 0 ? -1 : n / (seconds > 0 ? seconds : 1e-3);
+}
+
+static unsigned part(unsigned mb, unsigned of)
+{
+    return mb / of ? mb / of : 1;
+}
+
+static int write_in_order(struct bench *b, int fd, double figures[FIGURES], struct errmsg *e)
+{
     double cpu = cpu_seconds();
-    double seq_s = fd < 0 ? -1 : order(b, fd, "seq", b->seq_mb, &seq, e);
-    cpu = cpu_seconds() - cpu;
-    double random_s = seq_s < 0 ? -1 : order(b, fd, "rand", b->rand_count, &random, e);
-    double flush_s = random_s < 0 ? -1 : order(b, fd, "fsync", b->fsync_count, &flushes, e);
-    figures[SEQ] = b->seq_mb / seq_s;
-    figures[CPUS_BUSY] = cpu / seq_s;
-    figures[CPU_MS_PER_MB] = cpu * 1e3 / b->seq_mb;
-    figures[RAND] = b->rand_count / random_s;
+    figures[SEQ] = rate(b, fd, "seq", b->seq_mb, e);
+    figures[CPU_MS_PER_MB] = (cpu_seconds() - cpu) * 1e3 / b->seq_mb;
+    figures[CPUS_BUSY] = figures[CPU_MS_PER_MB] * figures[SEQ] / 1e3;
+    if (figures[SEQ] < 0 || (figures[SEQ_64K] = rate(b, fd, "by64k", part(b->seq_mb, 4), e)) < 0)
+        return -1;
+    return (figures[SEQ_4K] = rate(b, fd, "by4k", part(b->seq_mb, 16), e)) < 0 ? -1 : 0;
+}
+
+static int write_and_flush(struct bench *b, int fd, double figures[FIGURES], struct errmsg *e)
+{
+    struct json_object *flushes = NULL;
+    if (order(b, fd, "fsync", b->fsync_count, &flushes, e) < 0)
+        return -1;
     figures[FSYNC_50] = json_get_double(flushes, "p50_us", 0) / 1e3;
     figures[FSYNC_99] = json_get_double(flushes, "p99_us", 0) / 1e3;
-    json_object_put(seq);
-    json_object_put(random);
     json_object_put(flushes);
-    if (fd >= 0)
-        close(fd);
-    return flush_s < 0 ? -1 : 0;
+    return 0;
+}
+
+/* One round of all loads. */
+static int load(struct bench *b, double figures[FIGURES], struct errmsg *e)
+{
+    int fd = connect_guest(e);
+    if (fd < 0)
+        return -1;
+    int bad = write_in_order(b, fd, figures, e) || (figures[RAND] = rate(b, fd, "rand", b->rand_count, e)) < 0 ||
+              write_and_flush(b, fd, figures, e);
+    close(fd);
+    return bad ? -1 : 0;
 }
 
 static void note(struct bench *b, int series, const double figures[FIGURES])
@@ -186,10 +216,11 @@ static void note(struct bench *b, int series, const double figures[FIGURES])
     unsigned round = b->done[series]++;
     for (int i = 0; i < FIGURES; i++)
         b->figures[series][i][round] = figures[i];
-    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB), %5.0f blocks/s anywhere, flush %.1f / %.1f "
-             "ms, pause %.2f ms, of it by disks %.2f, under full load %.2f",
-             names[series], round + 1, figures[SEQ], figures[CPUS_BUSY], figures[CPU_MS_PER_MB], figures[RAND],
-             figures[FSYNC_50], figures[FSYNC_99], figures[PAUSE_BUSY], figures[PAUSE_ADDED], figures[PAUSE_LOADED]);
+    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB; by 64 KiB %.0f, by 4 KiB %.0f), %5.0f "
+             "blocks/s anywhere, flush %.1f / %.1f ms, pause %.2f ms, of it by disks %.2f, under full load %.2f",
+             names[series], round + 1, figures[SEQ], figures[CPUS_BUSY], figures[CPU_MS_PER_MB], figures[SEQ_64K],
+             figures[SEQ_4K], figures[RAND], figures[FSYNC_50], figures[FSYNC_99], figures[PAUSE_BUSY],
+             figures[PAUSE_ADDED], figures[PAUSE_LOADED]);
 }
 
 /* ---- Hikae ---- */
@@ -353,6 +384,12 @@ static double median(struct bench *b, int series, enum figure figure)
     return n ? (all[(n - 1) / 2] + all[n / 2]) / 2 : 0;
 }
 
+static double of_unprotected(struct bench *b, int series, enum figure figure)
+{
+    double whole = median(b, UNPROTECTED, figure);
+    return whole > 0 ? median(b, series, figure) / whole : 0;
+}
+
 static void add(struct json_object *j, const char *key, double value)
 {
     char text[32];
@@ -363,8 +400,9 @@ static void add(struct json_object *j, const char *key, double value)
 static struct json_object *series_json(struct bench *b, int series)
 {
     struct json_object *j = json_object_new_object(), *flush = json_object_new_object();
-    double seq = median(b, UNPROTECTED, SEQ), random = median(b, UNPROTECTED, RAND);
     add(j, "seq_write_mb_s", median(b, series, SEQ));
+    add(j, "seq_write_64k_mb_s", median(b, series, SEQ_64K));
+    add(j, "seq_write_4k_mb_s", median(b, series, SEQ_4K));
     add(j, "rand_write_iops", median(b, series, RAND));
     add(flush, "p50", median(b, series, FSYNC_50));
     add(flush, "p99", median(b, series, FSYNC_99));
@@ -374,9 +412,19 @@ static struct json_object *series_json(struct bench *b, int series)
     add(j, "pause_loaded_ms", median(b, series, PAUSE_LOADED));
     add(j, "cpus_busy", median(b, series, CPUS_BUSY));
     add(j, "cpu_ms_per_mb", median(b, series, CPU_MS_PER_MB));
-    add(j, "seq_write_of_unprotected", seq > 0 ? median(b, series, SEQ) / seq : 0);
-    add(j, "rand_write_of_unprotected", random > 0 ? median(b, series, RAND) / random : 0);
+    add(j, "seq_write_of_unprotected", of_unprotected(b, series, SEQ));
+    add(j, "seq_write_64k_of_unprotected", of_unprotected(b, series, SEQ_64K));
+    add(j, "seq_write_4k_of_unprotected", of_unprotected(b, series, SEQ_4K));
+    add(j, "rand_write_of_unprotected", of_unprotected(b, series, RAND));
     json_object_object_add(j, "rounds", json_object_new_int((int)b->done[series]));
+    return j;
+}
+
+static struct json_object *limits_json(const struct bench *b)
+{
+    struct json_object *j = json_object_new_object();
+    add(j, "copy_cpu_ms_per_mb", b->floor);
+    json_object_object_add(j, "cpus", json_object_new_int((int)sysconf(_SC_NPROCESSORS_ONLN)));
     return j;
 }
 
@@ -387,13 +435,17 @@ static int conclude(struct bench *b, struct errmsg *e)
         struct json_object *j = series_json(b, i);
         json_object_object_add(all, names[i], j);
         view_say(
-            "%-11s  %4.0f MB/s in order (%3.0f %%; %.1f CPUs busy, %.1f ms/MB)  %5.0f blocks/s anywhere (%3.0f %%)  "
-            "flush %5.1f / %5.1f ms  added to the pause %.2f ms",
-            names[i], median(b, i, SEQ), 100 * json_get_double(j, "seq_write_of_unprotected", 0),
-            median(b, i, CPUS_BUSY), median(b, i, CPU_MS_PER_MB), median(b, i, RAND),
-            100 * json_get_double(j, "rand_write_of_unprotected", 0), median(b, i, FSYNC_50), median(b, i, FSYNC_99),
+            "%-11s  %4.0f MB/s in order (%3.0f %%; %.1f CPUs busy, %.1f ms/MB)  by 64 KiB %4.0f (%3.0f %%)  by 4 KiB "
+            "%3.0f (%3.0f %%)  %5.0f blocks/s anywhere (%3.0f %%)  flush %5.1f / %5.1f ms  added to the pause %.2f ms",
+            names[i], median(b, i, SEQ), 100 * of_unprotected(b, i, SEQ), median(b, i, CPUS_BUSY),
+            median(b, i, CPU_MS_PER_MB), median(b, i, SEQ_64K), 100 * of_unprotected(b, i, SEQ_64K),
+            median(b, i, SEQ_4K), 100 * of_unprotected(b, i, SEQ_4K), median(b, i, RAND),
+            100 * of_unprotected(b, i, RAND), median(b, i, FSYNC_50), median(b, i, FSYNC_99),
             median(b, i, PAUSE_ADDED));
     }
+    json_object_object_add(all, "limits", limits_json(b));
+    view_say("limit: a copy elsewhere takes %.2f ms/MB of this machine's %ld processors, whoever makes it", b->floor,
+             sysconf(_SC_NPROCESSORS_ONLN));
     int status = b->options.json ? report_write(all, b->options.json, e) : 0;
     json_object_put(all);
     return status;
@@ -488,7 +540,8 @@ static int parse(int argc, char **argv, struct bench *b, struct errmsg *e)
 
 static int set_up(struct bench *b, struct errmsg *e)
 {
-    if (sandbox_enter(e))
+    b->floor = floor_ms_per_mb(b->options.dir, e); /* over this machine's loopback: the sandbox has none */
+    if (b->floor < 0 || sandbox_enter(e))
         return -1;
     if (snprintf(b->dir, sizeof b->dir, "%s/hikae-bench-XXXXXX", b->options.dir) >= (int)sizeof b->dir ||
         !mkdtemp(b->dir))

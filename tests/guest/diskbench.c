@@ -4,6 +4,7 @@
  *
  * TCP port 11, one order at a time, a JSON line as answer when it is done:
  *   "seq MB"       so many MiB one after the other, in pieces of 256 KiB, 8 at a time
+ *   "by64k MB", "by4k MB"   the same in smaller pieces
  *   "rand COUNT"   so many blocks of 4 KiB anywhere, 16 at a time
  *   "paced COUNT"  so many blocks of 4 KiB anywhere, one each 2 ms: a disk that is used, and not busy
  *   "fsync COUNT"  so often a block of 4 KiB and a flush; the answer has how long each pair took, by the guest's clock
@@ -29,6 +30,7 @@ enum {
     PORT = 11,
     BLOCK = 4096,
     PIECE = 256 << 10,
+    MEDIUM = 64 << 10,
     SEQUENTIAL = 8,
     RANDOM = 16,
     MOST_FLUSHES = 100000,
@@ -68,7 +70,8 @@ static void *write_some(void *arg)
         fill(buffer, l->piece, seed);
     for (uint64_t i; buffer && (i = atomic_fetch_add(&l->next, 1)) < l->count;) {
         uint64_t place = (l->random ? mix(seed + i) : i) % places;
-        fill(buffer, l->random ? l->piece : 512, seed + i); /* of large ones a part: the guest's CPU is not measured */
+        fill(buffer, l->piece > BLOCK ? 512 : l->piece,
+             seed + i); /* of large ones a part: the guest's CPU is not measured */
         if (pwrite(disk, buffer, l->piece, (off_t)(first + place * l->piece)) != (ssize_t)l->piece)
             atomic_fetch_add(&l->errors, 1);
     }
@@ -76,9 +79,9 @@ static void *write_some(void *arg)
     return NULL;
 }
 
-static int write_all(char *out, size_t size, bool random, uint64_t count)
+static int write_all(char *out, size_t size, bool random, uint64_t count, uint64_t piece)
 {
-    struct load l = {.random = random, .count = count, .piece = random ? BLOCK : PIECE};
+    struct load l = {.random = random, .count = count, .piece = piece};
     pthread_t threads[RANDOM];
     int n = 0;
     while (n < (random ? RANDOM : SEQUENTIAL) && !pthread_create(&threads[n], NULL, write_some, &l))
@@ -143,9 +146,13 @@ static int obey(char *out, size_t size, const char *line)
 {
     unsigned long long n;
     if (sscanf(line, "seq %llu", &n) == 1)
-        return write_all(out, size, false, n * ((1 << 20) / PIECE));
+        return write_all(out, size, false, n * ((1 << 20) / PIECE), PIECE);
+    if (sscanf(line, "by64k %llu", &n) == 1)
+        return write_all(out, size, false, n * ((1 << 20) / MEDIUM), MEDIUM);
+    if (sscanf(line, "by4k %llu", &n) == 1)
+        return write_all(out, size, false, n * ((1 << 20) / BLOCK), BLOCK);
     if (sscanf(line, "rand %llu", &n) == 1)
-        return write_all(out, size, true, n);
+        return write_all(out, size, true, n, BLOCK);
     if (sscanf(line, "paced %llu", &n) == 1)
         return write_paced(out, size, n);
     if (sscanf(line, "fsync %llu", &n) == 1)

@@ -46,6 +46,21 @@ static void there_and_back(void **state)
     free(data);
 }
 
+/* A quarter that packs is seen, wherever it is. */
+static void what_packs_in_part_is_packed(void **state)
+{
+    (void)state;
+    uint8_t *data = malloc(DISK_DATA_MAX);
+    for (size_t quarter = 0; quarter < 4; quarter++) {
+        fill(data, DISK_DATA_MAX, DISK_AS_DATA);
+        fill(data + quarter * (DISK_DATA_MAX / 4), DISK_DATA_MAX / 4, DISK_AS_LZ4);
+        size_t n = disk_encode(0, 0, data, DISK_DATA_MAX, payload);
+        assert_int_equal(payload[2], DISK_AS_LZ4);
+        assert_true(n < DISK_DATA_MAX / 16 * 13);
+    }
+    free(data);
+}
+
 static void one_octet_is_no_zeroes(void **state)
 {
     (void)state;
@@ -187,7 +202,8 @@ static void false_tellings_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),           cmocka_unit_test(one_octet_is_no_zeroes),
+        cmocka_unit_test(there_and_back),           cmocka_unit_test(what_packs_in_part_is_packed),
+        cmocka_unit_test(one_octet_is_no_zeroes),
         cmocka_unit_test(zeroes_may_be_long),       cmocka_unit_test(violations_are_named),
         cmocka_unit_test(sizes_of_disks),           cmocka_unit_test(disks_are_told_one_by_one),
         cmocka_unit_test(false_tellings_are_named),
