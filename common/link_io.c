@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { INPUTS_PER_TURN = 4, WRITE_MOST = 1 << 20, TLS_RECORD = 16 << 10 };
+enum { INPUTS_PER_TURN = 4, WRITE_MOST = 1 << 20 };
 /* AES-GCM's keys are good for 2^24.5 records (RFC 8446, 5.5): change them long before. */
 enum { RECORDS_PER_KEY = 1 << 22 };
 
@@ -95,14 +95,6 @@ static bool write_some(struct link *l, size_t most)
     return l->queue.bytes == 0;
 }
 
-/* Between the two what is written goes into as few segments as it fits in: the kernel's way with a segment, and the
- * peer's being woken for each, cost more than the octets. */
-static void hold_segments(struct link *l, bool hold)
-{
-    int value = hold;
-    (void)setsockopt(l->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value);
-}
-
 /* After something was written, and all of it. */
 static void tell_drained(struct link *l)
 {
@@ -115,13 +107,8 @@ size_t link_io_write_through(struct link *l, const uint8_t *data, size_t n)
     size_t done = 0, written;
     if (l->state != LINK_UP || l->write_failed)
         return 0;
-    bool several = n > TLS_RECORD;
-    if (several)
-        hold_segments(l, true);
     while (done < n && write_record(l, data + done, n - done, &written) == WISH_DONE)
         done += written;
-    if (several && l->fd >= 0)
-        hold_segments(l, false);
     if (done == n)
         tell_drained(l);
     return done;
@@ -131,13 +118,8 @@ void link_io_write(struct link *l, size_t most)
 {
     if (l->state != LINK_UP || l->write_failed)
         return;
-    bool had = l->queue.bytes > 0, several = l->queue.bytes > TLS_RECORD;
-    if (several)
-        hold_segments(l, true);
-    bool all = write_some(l, most);
-    if (several && l->fd >= 0)
-        hold_segments(l, false);
-    if (!all) {
+    bool had = l->queue.bytes > 0;
+    if (!write_some(l, most)) {
         ev_io_start(l->loop, &l->out);
         return;
     }

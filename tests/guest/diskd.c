@@ -126,7 +126,7 @@ static void *writer_run(void *arg)
 {
     struct writer *w = arg;
     for (;;) {
-        struct timespec wait = {.tv_nsec = (long)(1000000000 / (rate + !rate))};
+        struct timespec wait = {.tv_nsec = rate ? (long)(999999999 / rate) : 999999999}; /* a whole second is none */
         if (rate) {
             pthread_mutex_lock(&w->lock);
             if (!operate(w) && w->io_errors++ < 5)
