@@ -2,7 +2,7 @@
 
 #include <malloc.h>
 
-enum { HEAP_KEPT = 32 << 20, MAPPED_FROM = 4 << 20 };
+enum { HEAP_KEPT = 16 << 20, MAPPED_FROM = 4 << 20 };
 
 void heap_keep(void)
 {
