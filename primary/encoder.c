@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Octets of a record that goes out alone, and of those together that do not. */
+enum { ALONE = 16 << 10, GATHERED_MAX = 64 << 10 };
+
 struct encoder {
     struct pipeline_config config;
     encoder_emit *emit;
@@ -16,7 +19,8 @@ struct encoder {
     uint32_t records;
     struct pipeline_chunk *open; /* one PAGES record under way, its header not written yet */
     uint64_t open_epoch;
-    struct vm_blob last_state; /* as it was sent: base of the next one */
+    struct pipeline_chunk *gathered; /* small records, whole and digested */
+    struct vm_blob last_state;       /* as it was sent: base of the next one */
     uint64_t dropped_clock;
 };
 
@@ -42,6 +46,7 @@ void encoder_free(struct encoder *e)
     digest_free(e->digest);
     vm_blob_free(&e->last_state);
     free(e->open);
+    free(e->gathered);
     free(e);
 }
 
@@ -53,13 +58,53 @@ static struct pipeline_chunk *chunk_new(size_t capacity)
     return c;
 }
 
-/* Completes the record that fills `c`, digests it and hands it out. */
+/* Hands out what is digested already, and then `c`, which may be NULL: the octets of the stream are in the order in
+ * which they were digested. */
+static void hand_out(struct encoder *e, struct pipeline_chunk *c)
+{
+    if (e->gathered)
+        e->emit(e->gathered, e->arg);
+    e->gathered = NULL;
+    if (c)
+        e->emit(c, e->arg);
+}
+
+/* Completes the record that `c` has from `at` to its end, and digests it. */
+static void close_record(struct encoder *e, struct pipeline_chunk *c, size_t at, uint16_t type, uint64_t epoch)
+{
+    record_header_write(c->data + at, type, 0, (uint32_t)(c->n - at - RECORD_HEADER_SIZE), epoch);
+    digest_add(e->digest, c->data + at, c->n - at);
+    e->records++;
+}
+
 static void emit_record(struct encoder *e, struct pipeline_chunk *c, uint16_t type, uint64_t epoch)
 {
-    record_header_write(c->data, type, 0, (uint32_t)(c->n - RECORD_HEADER_SIZE), epoch);
-    digest_add(e->digest, c->data, c->n);
-    e->records++;
-    e->emit(c, e->arg);
+    close_record(e, c, 0, type, epoch);
+    hand_out(e, c);
+}
+
+/* A chunk with room for a record of up to n octets at its end. Small ones share it: each alone would be a TLS record, a
+ * turn of the loop here and one at the peer. */
+static struct pipeline_chunk *begin_record(struct encoder *e, size_t n)
+{
+    if (n > ALONE)
+        return chunk_new(n);
+    if (e->gathered && e->gathered->n + n > GATHERED_MAX)
+        hand_out(e, NULL);
+    if (!e->gathered) {
+        e->gathered = chunk_new(GATHERED_MAX);
+        return e->gathered;
+    }
+    e->gathered->n += RECORD_HEADER_SIZE;
+    return e->gathered;
+}
+
+static void end_record(struct encoder *e, struct pipeline_chunk *c, size_t at, uint16_t type, uint64_t epoch)
+{
+    if (c == e->gathered)
+        close_record(e, c, at, type, epoch);
+    else
+        emit_record(e, c, type, epoch);
 }
 
 int encoder_flush(struct encoder *e)
@@ -67,6 +112,7 @@ int encoder_flush(struct encoder *e)
     if (e->open)
         emit_record(e, e->open, RECORD_PAGES, e->open_epoch);
     e->open = NULL;
+    hand_out(e, NULL);
     return 0;
 }
 
@@ -152,11 +198,12 @@ int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offs
 {
     while (length) {
         uint32_t n = length < DISK_DATA_MAX ? (uint32_t)length : DISK_DATA_MAX;
-        struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
+        struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
         if (!c)
             return -1;
+        size_t at = c->n - RECORD_HEADER_SIZE;
         c->n += disk_encode(disk, offset, data, n, c->data + c->n);
-        emit_record(e, c, RECORD_DISK, epoch);
+        end_record(e, c, at, RECORD_DISK, epoch);
         offset += n;
         data += n;
         length -= n;
@@ -169,11 +216,12 @@ int encoder_disk_zeroes(struct encoder *e, uint64_t epoch, unsigned disk, uint64
     enum { MOST = 1 << 30 };
     while (length) {
         uint32_t n = length < MOST ? (uint32_t)length : MOST;
-        struct pipeline_chunk *c = chunk_new(RECORD_HEADER_SIZE + DISK_HEAD_SIZE);
+        struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE);
         if (!c)
             return -1;
+        size_t at = c->n - RECORD_HEADER_SIZE;
         c->n += disk_encode_zeroes(disk, offset, n, c->data + c->n);
-        emit_record(e, c, RECORD_DISK, epoch);
+        end_record(e, c, at, RECORD_DISK, epoch);
         offset += n;
         length -= n;
     }
@@ -188,7 +236,7 @@ int encoder_check(struct encoder *e, uint64_t epoch, const uint8_t *payload, siz
     record_header_write(c->data, RECORD_CHECK, 0, (uint32_t)n, epoch);
     memcpy(c->data + RECORD_HEADER_SIZE, payload, n);
     c->n += n;
-    e->emit(c, e->arg); /* no part of any epoch: not digested, not counted */
+    hand_out(e, c); /* no part of any epoch: not digested, not counted */
     return 0;
 }
 
@@ -206,6 +254,6 @@ int encoder_commit(struct encoder *e, uint64_t epoch)
     c->n += COMMIT_SIZE;
     digest_reset(e->digest);
     e->records = 0;
-    e->emit(c, e->arg);
+    hand_out(e, c);
     return 0;
 }

@@ -26,7 +26,7 @@ int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offs
 int encoder_disk_zeroes(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, uint64_t length);
 /* A CHECK payload, after the commit of that epoch. */
 int encoder_check(struct encoder *e, uint64_t epoch, const uint8_t *payload, size_t n);
-int encoder_flush(struct encoder *e);                  /* hands out the record under way */
+int encoder_flush(struct encoder *e);                  /* hands out the records under way */
 int encoder_commit(struct encoder *e, uint64_t epoch); /* flushes, ends the epoch */
 
 #endif

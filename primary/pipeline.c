@@ -360,7 +360,7 @@ static int encode_job(struct pipeline *p, struct job *j)
     if (j->capture)
         return encode_epoch(p, j);
     if (j->disks_only)
-        return encode_disks(p, j->epoch, j->disk_mark);
+        return encode_disks(p, j->epoch, j->disk_mark) || encoder_flush(p->encoder) ? -1 : 0;
     if (!j->span && j->disk_fd >= 0)
         return encode_blocks(p, j);
     return j->span ? encode_resync(p, j) : encode_round(p, j);

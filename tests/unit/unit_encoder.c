@@ -3,6 +3,7 @@
  * replica, epoch by epoch, with caches of any size.
  */
 #include "primary/encoder.h"
+#include "proto/disk.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
 #include "sample.h"
@@ -15,7 +16,7 @@
 
 #include <cmocka.h>
 
-enum { PAGES = 96, OCTETS = PAGES * PROTO_PAGE_SIZE };
+enum { PAGES = 96, OCTETS = PAGES * PROTO_PAGE_SIZE, DISK = 1 << 20 };
 
 struct rig {
     uint64_t seed;
@@ -26,7 +27,8 @@ struct rig {
     struct stream_check *check;
     struct replica *replica;
     uint64_t committed;
-    size_t records, pages_records, entries, wire, device_records;
+    size_t chunks, records, pages_records, disk_records, entries, wire, device_records;
+    uint8_t *disk, *copy; /* the guest's; the replica's */
     unsigned encodings[PAGE_ENCODINGS];
 };
 
@@ -40,6 +42,21 @@ static void count_entries(struct rig *g, const struct record *r)
         g->encodings[entry.encoding]++;
 }
 
+static void write_copy(struct rig *g, const struct record *r)
+{
+    static const struct disk_sizes sizes = {1, {DISK}};
+    static uint8_t room[DISK_DATA_MAX];
+    struct disk_extent x;
+    struct proto_error why = {""};
+    if (disk_read(r->payload, r->length, &sizes, &x, &why))
+        fail_msg("%s", why.text);
+    g->disk_records++;
+    if (x.encoding == DISK_AS_ZEROES)
+        memset(g->copy + x.offset, 0, x.length);
+    else
+        memcpy(g->copy + x.offset, disk_decode(&x, room, &why), x.length);
+}
+
 static void receive(struct rig *g, const struct record *r)
 {
     struct proto_error why = {""};
@@ -51,6 +68,8 @@ static void receive(struct rig *g, const struct record *r)
         assert_true(r->length <= PIPELINE_CHUNK - RECORD_HEADER_SIZE);
     if (r->type == RECORD_PAGES)
         count_entries(g, r);
+    if (r->type == RECORD_DISK)
+        write_copy(g, r);
     g->device_records += r->type == RECORD_DEVICE;
     if (r->type == RECORD_PAGES || r->type == RECORD_DEVICE) {
         if (replica_take(g->replica, r, &e))
@@ -81,6 +100,7 @@ static void on_chunk(struct pipeline_chunk *chunk, void *arg)
         fail_msg("%s", why.text);
     assert_int_equal(framer_pending(g->framer), 0);
     g->wire += chunk->n;
+    g->chunks++;
     free(chunk);
 }
 
@@ -97,6 +117,8 @@ static struct rig rig_new(uint64_t seed)
     struct rig g = {.seed = seed};
     g.guest = calloc(1, OCTETS);
     g.memory = calloc(1, OCTETS);
+    g.disk = calloc(1, DISK);
+    g.copy = calloc(1, DISK);
     g.framer = framer_new();
     g.check = stream_check_new(STREAM_FROM_PRIMARY);
     g.replica = replica_new(g.memory, PAGES, 64 << 10, "/tmp");
@@ -123,6 +145,8 @@ static void rig_end(struct rig *g)
     vm_blob_free(&g->initial);
     free(g->guest);
     free(g->memory);
+    free(g->disk);
+    free(g->copy);
 }
 
 static uint64_t pick(struct rig *g, uint64_t below)
@@ -291,6 +315,68 @@ static void test_remember(void **state)
     rig_end(&g);
 }
 
+/* Of any size, at any place, or zeroes. */
+static void write_disk(struct rig *g, uint64_t epoch)
+{
+    static const size_t most[] = {600, 5000, 20000, 70000, 300000};
+    size_t n = 1 + pick(g, most[pick(g, 5)]), at = pick(g, DISK - n);
+    if (pick(g, 5) == 0) {
+        memset(g->disk + at, 0, n);
+        assert_int_equal(encoder_disk_zeroes(g->encoder, epoch, 0, at, n), 0);
+        return;
+    }
+    bool noise = pick(g, 2);
+    for (size_t i = at; i < at + n; i++)
+        g->disk[i] = noise ? (uint8_t)pick(g, 256) : (uint8_t)(i / 64 + n);
+    assert_int_equal(encoder_disk(g->encoder, epoch, 0, at, g->disk + at, n), 0);
+}
+
+/* Writes that overlap, small ones that share chunks and large ones between them, amid pages: their order stays, and the
+ * commit's digest is right of what comes out. */
+static void test_disk_writes(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct rig rig = rig_new(seed), *g = &rig;
+        rig_start(g, 4, 0);
+        for (uint64_t epoch = 1; epoch <= 12; epoch++) {
+            for (uint64_t n = pick(g, 60); n; n--) {
+                write_disk(g, epoch);
+                uint64_t gfn = pick(g, PAGES);
+                change_page(g, g->guest + gfn * PROTO_PAGE_SIZE);
+                if (pick(g, 10) == 0)
+                    assert_int_equal(encoder_flush(g->encoder), 0);
+                send_page(g, epoch, gfn, true);
+            }
+            if (epoch == 1)
+                assert_int_equal(encoder_blob(g->encoder, 1, DEVICE_INITIAL, &g->initial), 0);
+            end_epoch(g, epoch, 100);
+            assert_memory_equal(g->copy, g->disk, DISK);
+            expect_same(g);
+        }
+        assert_true(g->disk_records > 100 && g->chunks < g->records * 3 / 4);
+        rig_end(g);
+    }
+}
+
+static void test_small_writes_share_a_chunk(void **state)
+{
+    (void)state;
+    enum { WRITES = 150 };
+    static uint8_t block[4096];
+    struct rig rig = rig_new(5), *g = &rig;
+    rig_start(g, 0, 0);
+    for (unsigned i = 0; i < WRITES; i++) {
+        for (size_t k = 0; k < sizeof block; k++)
+            block[k] = (uint8_t)pick(g, 256);
+        assert_int_equal(encoder_disk(g->encoder, 1, 0, i * sizeof block, block, sizeof block), 0);
+    }
+    assert_int_equal(encoder_flush(g->encoder), 0);
+    assert_int_equal(g->disk_records, WRITES);
+    assert_in_range(g->chunks, 1, WRITES / 15 + 1);
+    rig_end(g);
+}
+
 /* Blobs of several DEVICE records: just below, at and above a piece, and of many, against the blob before. */
 static void test_blobs(void **state)
 {
@@ -389,8 +475,14 @@ static void test_drop_page(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_split),      cmocka_unit_test(test_remember),
-        cmocka_unit_test(test_blobs),      cmocka_unit_test(test_blob_delta), cmocka_unit_test(test_drop_page),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_remember),
+        cmocka_unit_test(test_disk_writes),
+        cmocka_unit_test(test_small_writes_share_a_chunk),
+        cmocka_unit_test(test_blobs),
+        cmocka_unit_test(test_blob_delta),
+        cmocka_unit_test(test_drop_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
@@ -345,22 +346,37 @@ int host_hikae(const struct host *h, const struct options *o, struct errmsg *e, 
     return run_program(argv, NULL, 60000, e);
 }
 
+static void show_log(const char *path)
+{
+    char line[1024];
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return;
+    fprintf(stderr, "---- the end of %s\n", path);
+    if (fseek(f, -3000, SEEK_END) == 0)
+        (void)!fgets(line, sizeof line, f); /* the rest of a line */
+    else
+        rewind(f);
+    while (fgets(line, sizeof line, f))
+        fprintf(stderr, "  %s", line);
+    fclose(f);
+}
+
 void host_show_logs(const struct host *h)
 {
     static const char *const logs[] = {"primary", "secondary", "init", "serial", "stock", "stock-serial"};
+    static const char *const of_vms[] = {"qemu", "serial0"}; /* a replica's */
+    char path[256];
     for (size_t i = 0; i < sizeof logs / sizeof *logs; i++) {
-        char path[256], line[1024];
         snprintf(path, sizeof path, "%s/%s.log", h->dir, logs[i]);
-        FILE *f = fopen(path, "re");
-        if (!f)
-            continue;
-        fprintf(stderr, "---- the end of %s\n", path);
-        if (fseek(f, -3000, SEEK_END) == 0)
-            (void)!fgets(line, sizeof line, f); /* the rest of a line */
-        else
-            rewind(f);
-        while (fgets(line, sizeof line, f))
-            fprintf(stderr, "  %s", line);
-        fclose(f);
+        show_log(path);
+    }
+    for (size_t i = 0; i < sizeof of_vms / sizeof *of_vms; i++) {
+        glob_t found;
+        snprintf(path, sizeof path, "%s/vms/*/%s.log", h->run_dir, of_vms[i]);
+        if (!glob(path, 0, NULL, &found))
+            for (size_t k = 0; k < found.gl_pathc; k++)
+                show_log(found.gl_pathv[k]);
+        globfree(&found);
     }
 }
