@@ -69,12 +69,14 @@ static void test_no_parent(void **state)
         assert_string_equal(said_by(process_spawn(command, NULL, path, &error)), "lives\n");
 }
 
+/* Not what ls says of a descriptor that the shell closes meanwhile: its end of the pipe. */
 static void test_socket(void **state)
 {
     (void)state;
     char path[128];
     char *command[] = {(char *)"sh", (char *)"-c",
-                       (char *)"echo $LISTEN_FDS $(($LISTEN_PID - $$)); ls -l /proc/$$/fd | grep -c socket", NULL};
+                       (char *)"echo $LISTEN_FDS $(($LISTEN_PID - $$)); ls -l /proc/$$/fd 2>/dev/null | grep -c socket",
+                       NULL};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     snprintf(path, sizeof path, "%s/said", dir);
     setenv("LISTEN_PID", "1", 1); /* ours is nobody else's */
