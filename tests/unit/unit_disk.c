@@ -202,10 +202,13 @@ static void false_tellings_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),           cmocka_unit_test(what_packs_in_part_is_packed),
+        cmocka_unit_test(there_and_back),
+        cmocka_unit_test(what_packs_in_part_is_packed),
         cmocka_unit_test(one_octet_is_no_zeroes),
-        cmocka_unit_test(zeroes_may_be_long),       cmocka_unit_test(violations_are_named),
-        cmocka_unit_test(sizes_of_disks),           cmocka_unit_test(disks_are_told_one_by_one),
+        cmocka_unit_test(zeroes_may_be_long),
+        cmocka_unit_test(violations_are_named),
+        cmocka_unit_test(sizes_of_disks),
+        cmocka_unit_test(disks_are_told_one_by_one),
         cmocka_unit_test(false_tellings_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
