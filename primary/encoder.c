@@ -69,48 +69,36 @@ static void hand_out(struct encoder *e, struct pipeline_chunk *c)
         e->emit(c, e->arg);
 }
 
-/* Completes the record that `c` has from `at` to its end, and digests it. */
-static void close_record(struct encoder *e, struct pipeline_chunk *c, size_t at, uint16_t type, uint64_t epoch)
-{
-    record_header_write(c->data + at, type, 0, (uint32_t)(c->n - at - RECORD_HEADER_SIZE), epoch);
-    digest_add(e->digest, c->data + at, c->n - at);
-    e->records++;
-}
-
-static void emit_record(struct encoder *e, struct pipeline_chunk *c, uint16_t type, uint64_t epoch)
-{
-    close_record(e, c, 0, type, epoch);
-    hand_out(e, c);
-}
-
-/* A chunk with room for a record of up to n octets at its end. Small ones share it: each alone would be a TLS record, a
- * turn of the loop here and one at the peer. */
+/* A chunk with the room for a record of up to n octets at its end. Small ones share it: each alone would be a TLS
+ * record, a turn of the loop here and one at the peer. NULL: no memory. */
 static struct pipeline_chunk *begin_record(struct encoder *e, size_t n)
 {
     if (n > ALONE)
         return chunk_new(n);
     if (e->gathered && e->gathered->n + n > GATHERED_MAX)
         hand_out(e, NULL);
-    if (!e->gathered) {
+    if (e->gathered)
+        e->gathered->n += RECORD_HEADER_SIZE;
+    else
         e->gathered = chunk_new(GATHERED_MAX);
-        return e->gathered;
-    }
-    e->gathered->n += RECORD_HEADER_SIZE;
     return e->gathered;
 }
 
+/* Completes the record that `c` has from `at` to its end, digests it, and hands it out if it has its chunk for itself.
+ */
 static void end_record(struct encoder *e, struct pipeline_chunk *c, size_t at, uint16_t type, uint64_t epoch)
 {
-    if (c == e->gathered)
-        close_record(e, c, at, type, epoch);
-    else
-        emit_record(e, c, type, epoch);
+    record_header_write(c->data + at, type, 0, (uint32_t)(c->n - at - RECORD_HEADER_SIZE), epoch);
+    digest_add(e->digest, c->data + at, c->n - at);
+    e->records++;
+    if (c != e->gathered)
+        hand_out(e, c);
 }
 
 int encoder_flush(struct encoder *e)
 {
     if (e->open)
-        emit_record(e, e->open, RECORD_PAGES, e->open_epoch);
+        end_record(e, e->open, 0, RECORD_PAGES, e->open_epoch);
     e->open = NULL;
     hand_out(e, NULL);
     return 0;
@@ -166,7 +154,7 @@ static int emit_pieces(struct encoder *e, uint64_t epoch, unsigned kind, enum bl
         device_head_write(c->data + c->n, (enum device_kind)kind, encoding, (uint32_t)total, (uint32_t)n, (uint32_t)at);
         memcpy(c->data + c->n + DEVICE_HEAD_SIZE, data + at, piece);
         c->n += DEVICE_HEAD_SIZE + piece;
-        emit_record(e, c, RECORD_DEVICE, epoch);
+        end_record(e, c, 0, RECORD_DEVICE, epoch);
         at += piece;
     } while (at < n);
     return 0;

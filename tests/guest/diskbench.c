@@ -70,8 +70,7 @@ static void *write_some(void *arg)
         fill(buffer, l->piece, seed);
     for (uint64_t i; buffer && (i = atomic_fetch_add(&l->next, 1)) < l->count;) {
         uint64_t place = (l->random ? mix(seed + i) : i) % places;
-        fill(buffer, l->piece > BLOCK ? 512 : l->piece,
-             seed + i); /* of large ones a part: the guest's CPU is not measured */
+        fill(buffer, l->piece > BLOCK ? 512 : BLOCK, seed + i); /* a part: the guest's CPU is not what is measured */
         if (pwrite(disk, buffer, l->piece, (off_t)(first + place * l->piece)) != (ssize_t)l->piece)
             atomic_fetch_add(&l->errors, 1);
     }

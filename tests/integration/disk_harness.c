@@ -44,6 +44,18 @@ void lab_start(struct lab *l)
     MUST(disk_server_start(l->run, paths, l->disks, &error));
 }
 
+/* The kernel takes a killed process's files from it one after the other: its socket may be closed already while its
+ * stores are still locked. */
+void lab_start_again(const struct lab *l)
+{
+    enum { TRIES = 200, MOMENT_US = 50000 };
+    int bad, tries = TRIES;
+    while ((bad = disk_server_start(l->run, NULL, 0, &error)) && strstr(error.text, "in use") && --tries)
+        usleep(MOMENT_US);
+    if (bad)
+        fail_msg("%s", error.text);
+}
+
 void lab_remove(struct lab *l)
 {
     const char *const command[] = {"rm", "-rf", "--one-file-system", l->dir, NULL};

@@ -30,6 +30,8 @@ struct lab {
 /* A folder with sparse files as disks. No server yet. */
 void lab_make(struct lab *l, unsigned disks, uint64_t bytes);
 void lab_start(struct lab *l);
+/* What was killed a moment ago. */
+void lab_start_again(const struct lab *l);
 /* Ends the server, removes the folder. */
 void lab_remove(struct lab *l);
 /* The server's process. */

@@ -229,17 +229,6 @@ static void test_log_full(void **state)
     disk_disconnect(c);
 }
 
-/* The kernel takes a killed process's files from it one after the other: its socket may be closed already while its
- * stores are still locked. */
-static void start_after_kill(void)
-{
-    int tries = 200, bad;
-    while ((bad = disk_server_start(lab.run, NULL, 0, &error)) && strstr(error.text, "in use") && --tries)
-        usleep(50000);
-    if (bad)
-        fail_msg("%s", error.text);
-}
-
 static void test_server_killed(void **state)
 {
     (void)state;
@@ -257,7 +246,7 @@ static void test_server_killed(void **state)
     assert_null(disk_connect(lab.run, &error));
     assert_non_null(strstr(error.text, "no disk server runs in"));
     assert_true(disk_server_exists(lab.run));
-    start_after_kill();
+    lab_start_again(&lab);
     assert_int_equal(guest(&lab, 0, "read -P 4 0 64k\n"), 0);
 }
 

@@ -183,8 +183,7 @@ static void test_server_dies_holding(void **state)
     start(&lab, 1, false); /* for a VM that is started anew */
     assert_false(disk_server_is_holding(lab.run));
     kill(lab_server(&lab), SIGKILL);
-    while (disk_server_start(lab.run, NULL, 0, &error) < 0) /* it still is on its way out */
-        usleep(1000);
+    lab_start_again(&lab);
     c = lab_connect(&lab);
     assert_int_equal(disk_shared(c), 1);
     disk_disconnect(c);
