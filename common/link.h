@@ -48,8 +48,8 @@ struct link *link_connect(struct ev_loop *loop, struct tls_identity *id, const c
 /* Takes over an accepted socket and does the server's side of the handshake, within timeout_ms. Owns fd. */
 struct link *link_accept(struct ev_loop *loop, struct tls_identity *id, int fd, unsigned timeout_ms,
                          const struct link_handlers *h, void *arg, struct errmsg *e);
-/* Writes what goes at once and queues a copy of the rest. Returns 0, or -1 when the link is closed. The queue is not bounded here:
- * keep it so with link_queued. */
+/* Writes what goes at once and queues a copy of the rest. Returns 0, or -1 when the link is closed. The queue is not
+ * bounded here: keep it so with link_queued. */
 int link_send(struct link *l, const void *data, size_t n);
 size_t link_unread(const struct link *l);       /* octets that have come in and wait to be read, of TLS */
 size_t link_queued(const struct link *l);       /* bytes not yet handed to the kernel */
