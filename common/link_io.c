@@ -160,8 +160,8 @@ void link_io_read(struct link *l)
         if (n && l->h.input)
             l->h.input(l, l->input, n, l->arg);
     }
-    /* What OpenSSL holds does not make the socket readable. */
-    if (more && !l->freed && l->state == LINK_UP) {
+    /* What OpenSSL holds does not make the socket readable. While reading is paused it waits: link_pause_reading. */
+    if (more && !l->paused && !l->freed && l->state == LINK_UP) {
         l->read_again = true;
         link_turn_later(l);
     }

@@ -112,7 +112,7 @@ static int write_first(struct applier *a, struct job *job, struct errmsg *e)
     if (!a->syncing && stores_begin_sync(a->stores, e))
         return -1;
     a->syncing = true;
-    if (write_all(a, job, e))
+    if (write_all(a, job, e) || stores_write_end(a->stores, e))
         return -1;
     begin_flush(a);
     if (a->written - a->synced < SYNC_EACH)
@@ -142,6 +142,8 @@ static int commit_all(struct applier *a, struct job *jobs, struct errmsg *e)
     for (struct job *job = jobs; job; job = job->next)
         if (write_all(a, job, e))
             return -1;
+    if (stores_write_end(a->stores, e))
+        return -1;
     begin_flush(a);
     return journal_bytes(j) < JOURNAL_ROOM ? 0 : flush(a, e);
 }

@@ -17,9 +17,9 @@
 #include <xxhash.h>
 
 /* A block: what is torn when a write is, at most, is one that holds nothing older. */
-enum { BLOCK = 4096, SLOTS = 2, EPOCHS_AT = SLOTS * BLOCK };
+enum { BLOCK = MEDIUM_BLOCK, SLOTS = 2, EPOCHS_AT = SLOTS * BLOCK };
 enum { SLOT_SIZE = 48, SLOT_DIGESTED = 32, EPOCH_HEAD = 56, EPOCH_DIGESTED = 40, ENTRY_HEAD = 4, VERSION = 1 };
-enum { BUFFER = 1 << 20, LARGE = 64 << 10, RETRY_MS = 20 };
+enum { BUFFER = 1 << 20, RETRY_MS = 20 };
 
 _Static_assert(SLOT_SIZE == 8 + 4 + 4 + 8 + 8 + PROTO_DIGEST_SIZE,
                "magic, version, reserved, generation, seed, digest");
@@ -35,7 +35,7 @@ struct generation {
 
 struct journal {
     const struct medium *medium;
-    int fd;
+    int fd, direct; /* direct: past the page cache; -1: the file system can't */
     char *path;
     struct generation generation;
     unsigned slot;    /* that has it */
@@ -44,8 +44,9 @@ struct journal {
     /* of the epoch that is being written */
     uint64_t epoch, length; /* of its body so far */
     XXH3_state_t *digest;   /* of the body; the head comes last */
-    uint8_t *buffer;        /* of the body: octets that are not written yet */
+    uint8_t *buffer;        /* what is not written yet, from a block of the file on */
     size_t buffered;
+    uint8_t *first; /* block of what was written of it: the head is still to come there */
 };
 
 static int trouble(const struct journal *j, const char *what, struct errmsg *e)
@@ -180,15 +181,18 @@ struct journal *journal_open(const char *path, const struct medium *m, unsigned 
         return NULL;
     }
     j->medium = m;
-    j->fd = -1;
+    j->fd = j->direct = -1;
     j->end = EPOCHS_AT;
     j->path = strdup(path);
-    j->buffer = malloc(BUFFER);
+    j->buffer = aligned_alloc(BLOCK, BUFFER);
+    j->first = aligned_alloc(BLOCK, BLOCK);
     j->digest = XXH3_createState();
-    if (!j->path || !j->buffer || !j->digest)
+    if (!j->path || !j->buffer || !j->first || !j->digest)
         errmsg_set(e, "no memory for a journal");
-    else if (!open_locked(j, patience_ms, e) && !read_slots(j, e))
+    else if (!open_locked(j, patience_ms, e) && !read_slots(j, e)) {
+        j->direct = medium_open_direct(j->fd);
         return j;
+    }
     journal_close(j);
     return NULL;
 }
@@ -199,9 +203,12 @@ void journal_close(struct journal *j)
         return;
     if (j->fd >= 0)
         close(j->fd);
+    if (j->direct >= 0)
+        close(j->direct);
     XXH3_freeState(j->digest);
     free(j->path);
     free(j->buffer);
+    free(j->first);
     free(j);
 }
 
@@ -324,30 +331,42 @@ enum journal_result journal_replay(struct journal *j, journal_each *each, void *
 
 /* ---- writing ---- */
 
+/* Whole blocks, past the page cache: to copy what nobody reads into it, and out again, is most of what it would take.
+ */
+static int write_blocks(struct journal *j, const uint8_t *data, size_t n, uint64_t at, struct errmsg *e)
+{
+    return medium_write_direct(j->medium, &j->direct, j->fd, data, n, at) ? trouble(j, "written", e) : 0;
+}
+
+/* Where in the file the buffer begins. */
+static uint64_t buffer_at(const struct journal *j)
+{
+    return j->end + EPOCH_HEAD + j->length - j->buffered;
+}
+
 static int write_out(struct journal *j, struct errmsg *e)
 {
-    uint64_t at = j->end + EPOCH_HEAD + j->length - j->buffered;
-    if (j->buffered && j->medium->write(j->medium, j->fd, j->buffer, j->buffered, at))
-        return trouble(j, "written", e);
+    size_t n = (size_t)next_block(j->buffered);
+    uint64_t at = buffer_at(j);
+    if (at == j->end)
+        memcpy(j->first, j->buffer, BLOCK);
+    memset(j->buffer + j->buffered, 0, n - j->buffered);
     j->buffered = 0;
-    return 0;
+    return write_blocks(j, j->buffer, n, at, e);
 }
 
-static void buffer(struct journal *j, const uint8_t *data, size_t n)
+static int append(struct journal *j, const uint8_t *data, size_t n, struct errmsg *e)
 {
-    memcpy(j->buffer + j->buffered, data, n);
-    j->buffered += n;
-    j->length += n;
-}
-
-/* What is large is written from where it is. */
-static int write_large(struct journal *j, const uint8_t *data, size_t n, struct errmsg *e)
-{
-    if (write_out(j, e))
-        return -1;
-    if (j->medium->write(j->medium, j->fd, data, n, j->end + EPOCH_HEAD + j->length))
-        return trouble(j, "written", e);
-    j->length += n;
+    XXH3_128bits_update(j->digest, data, n);
+    for (size_t piece; n; n -= piece, data += piece) {
+        if (j->buffered == BUFFER && write_out(j, e))
+            return -1;
+        piece = BUFFER - j->buffered;
+        piece = n < piece ? n : piece;
+        memcpy(j->buffer + j->buffered, data, piece);
+        j->buffered += piece;
+        j->length += piece;
+    }
     return 0;
 }
 
@@ -356,38 +375,33 @@ void journal_begin(struct journal *j, uint64_t epoch)
     XXH3_128bits_reset_withSeed(j->digest, j->generation.seed);
     j->epoch = epoch;
     j->length = 0;
-    j->buffered = 0;
+    memset(j->buffer, 0, EPOCH_HEAD); /* which is no head yet */
+    j->buffered = EPOCH_HEAD;
 }
 
 int journal_add(struct journal *j, const uint8_t *payload, size_t n, struct errmsg *e)
 {
     uint8_t head[ENTRY_HEAD];
-    bool is_large = n >= LARGE;
     put_int(head, ENTRY_HEAD, n);
-    XXH3_128bits_update(j->digest, head, sizeof head);
-    XXH3_128bits_update(j->digest, payload, n);
-    if (BUFFER - j->buffered < sizeof head + (is_large ? 0 : n) && write_out(j, e))
-        return -1;
-    buffer(j, head, sizeof head);
-    if (is_large)
-        return write_large(j, payload, n, e);
-    buffer(j, payload, n);
-    return 0;
+    return append(j, head, sizeof head, e) || append(j, payload, n, e) ? -1 : 0;
 }
 
-int journal_end(struct journal *j, struct errmsg *e)
+static void make_head(struct journal *j, uint8_t head[EPOCH_HEAD])
 {
-    uint8_t head[EPOCH_HEAD];
     XXH128_canonical_t canonical;
-    if (write_out(j, e))
-        return -1;
     memcpy(head, epoch_magic, sizeof epoch_magic);
     put_int(put_int(put_int(put_int(head + 8, 8, j->generation.number), 8, j->epoch), 8, j->length), 8, j->durable);
     XXH3_128bits_update(j->digest, head, EPOCH_DIGESTED);
     XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(j->digest));
     memcpy(head + EPOCH_DIGESTED, canonical.digest, PROTO_DIGEST_SIZE);
-    if (j->medium->write(j->medium, j->fd, head, sizeof head, j->end))
-        return trouble(j, "written", e);
+}
+
+int journal_end(struct journal *j, struct errmsg *e)
+{
+    bool is_in_buffer = buffer_at(j) == j->end;
+    make_head(j, is_in_buffer ? j->buffer : j->first);
+    if (write_out(j, e) || (!is_in_buffer && write_blocks(j, j->first, BLOCK, j->end, e)))
+        return -1;
     j->end = next_block(j->end + EPOCH_HEAD + j->length);
     return 0;
 }

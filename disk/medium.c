@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 enum { ZEROES = 64 << 10 };
@@ -51,6 +52,25 @@ static int kernel_sync(const struct medium *m, int fd)
 }
 
 const struct medium medium_kernel = {kernel_write, kernel_zero, kernel_sync};
+
+int medium_open_direct(int fd)
+{
+    char path[sizeof "/proc/self/fd/" + 16];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+}
+
+int medium_write_direct(const struct medium *m, int *direct, int fd, const void *data, size_t n, uint64_t offset)
+{
+    if (*direct >= 0) {
+        int result = m->write(m, *direct, data, n, offset);
+        if (!result || errno != EINVAL)
+            return result;
+        close(*direct);
+        *direct = -1;
+    }
+    return m->write(m, fd, data, n, offset);
+}
 
 int medium_read(int fd, void *data, size_t n, uint64_t offset)
 {

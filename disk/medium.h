@@ -18,6 +18,13 @@ struct medium {
 
 extern const struct medium medium_kernel;
 
+enum { MEDIUM_BLOCK = 4096 };
+/* A second descriptor of what fd has open, for writing past the page cache. -1: its file system can't. */
+int medium_open_direct(int fd);
+/* Writes whole blocks from an address that is a multiple of MEDIUM_BLOCK, past the page cache if *direct is not -1. One
+ * that refuses such a write (its blocks are larger, say) is closed, *direct becomes -1, and fd takes it. */
+int medium_write_direct(const struct medium *m, int *direct, int fd, const void *data, size_t n, uint64_t offset);
+
 /* pread of all of it. -1 with errno; a file that ends before is EIO. */
 int medium_read(int fd, void *data, size_t n, uint64_t offset);
 

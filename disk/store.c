@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "disk/account_place.h"
+#include "disk/gather.h"
 #include "disk/journal.h"
 #include "disk/store_open.h"
 #include "disk/store_record.h"
@@ -23,7 +24,8 @@ struct stores {
     struct store_record record;
     char record_path[STORE_PATH_MAX];
     struct disk_sizes sizes;
-    int fds[DISKS_MAX];
+    struct gather_file files[DISKS_MAX];
+    struct gather *gather;
     struct journal *journal;
     struct account *account; /* NULL: none is kept */
     bool keeps_generation, has_next;
@@ -35,8 +37,10 @@ struct stores {
 
 int stores_sync(struct stores *s, struct errmsg *e)
 {
+    if (stores_write_end(s, e))
+        return -1;
     for (unsigned i = 0; i < s->sizes.count; i++)
-        if (s->medium->sync(s->medium, s->fds[i]))
+        if (s->medium->sync(s->medium, s->files[i].fd))
             return errmsg_set(e, "disk %s can't be synced: %s", s->record.paths.at[i], strerror(errno));
     return 0;
 }
@@ -84,17 +88,24 @@ static struct stores *stores_new(const struct medium *m)
         return NULL;
     s->medium = m;
     for (unsigned i = 0; i < DISKS_MAX; i++)
-        s->fds[i] = -1;
-    return s;
+        s->files[i] = (struct gather_file){.fd = -1, .direct = -1};
+    s->gather = gather_new(m);
+    if (s->gather)
+        return s;
+    free(s);
+    return NULL;
 }
 
 /* What was opened for us alone is opened again, for us and for the disk server. */
 static int open_shared(struct stores *s, const struct backing *at, const struct store_paths *paths, struct errmsg *e)
 {
     for (unsigned i = 0; i < paths->count; i++) {
-        s->fds[i] = open(paths->at[i], O_RDWR | O_CLOEXEC);
-        if (s->fds[i] < 0)
-            return errmsg_set(e, "disk %s: %s", paths->at[i], strerror(errno));
+        struct gather_file *f = &s->files[i];
+        f->path = paths->at[i];
+        f->fd = open(f->path, O_RDWR | O_CLOEXEC);
+        if (f->fd < 0)
+            return errmsg_set(e, "disk %s: %s", f->path, strerror(errno));
+        f->direct = medium_open_direct(f->fd);
         s->sizes.bytes[s->sizes.count++] = at[i].bytes;
     }
     return 0;
@@ -167,9 +178,13 @@ void stores_close(struct stores *s)
 {
     if (!s)
         return;
-    for (unsigned i = 0; i < DISKS_MAX; i++)
-        if (s->fds[i] >= 0)
-            close(s->fds[i]);
+    for (unsigned i = 0; i < DISKS_MAX; i++) {
+        if (s->files[i].fd >= 0)
+            close(s->files[i].fd);
+        if (s->files[i].direct >= 0)
+            close(s->files[i].direct);
+    }
+    gather_free(s->gather);
     journal_close(s->journal);
     free(s);
 }
@@ -226,7 +241,7 @@ const struct disk_sizes *stores_sizes(const struct stores *s)
 
 int stores_fd(const struct stores *s, unsigned disk)
 {
-    return s->fds[disk];
+    return s->files[disk].fd;
 }
 
 struct journal *stores_journal(struct stores *s)
@@ -273,29 +288,37 @@ int stores_end_sync(struct stores *s, struct errmsg *e)
     return store_record_save(s->record_path, &s->record, e) || renew_account(s, e) ? -1 : 0;
 }
 
+static int write_zeroes(struct stores *s, struct gather_file *f, const struct disk_extent *x, struct errmsg *e)
+{
+    if (gather_end(s->gather, e)) /* what was written there before must not come after it */
+        return -1;
+    if (s->medium->zero(s->medium, f->fd, x->offset, x->length))
+        return errmsg_set(e, "disk %s can't be written: %s", f->path, strerror(errno));
+    return 0;
+}
+
 int stores_write(struct stores *s, const uint8_t *payload, size_t n, struct errmsg *e)
 {
     struct disk_extent x;
     struct proto_error why;
-    int bad;
     if (disk_read(payload, n, &s->sizes, &x, &why))
         return errmsg_set(e, "%s", why.text);
-    int fd = s->fds[x.disk];
-    if (x.encoding == DISK_AS_ZEROES) {
-        bad = s->medium->zero(s->medium, fd, x.offset, x.length);
-    } else {
-        const uint8_t *data = disk_decode(&x, s->room, &why);
-        if (!data)
-            return errmsg_set(e, "%s", why.text);
-        bad = s->medium->write(s->medium, fd, data, x.length, x.offset);
-    }
-    return bad ? errmsg_set(e, "disk %s can't be written: %s", s->record.paths.at[x.disk], strerror(errno)) : 0;
+    struct gather_file *f = &s->files[x.disk];
+    if (x.encoding == DISK_AS_ZEROES)
+        return write_zeroes(s, f, &x, e);
+    const uint8_t *data = disk_decode(&x, s->room, &why);
+    return data ? gather_write(s->gather, f, data, x.length, x.offset, e) : errmsg_set(e, "%s", why.text);
+}
+
+int stores_write_end(struct stores *s, struct errmsg *e)
+{
+    return gather_end(s->gather, e);
 }
 
 void stores_begin_flush(struct stores *s)
 {
     for (unsigned i = 0; i < s->sizes.count; i++) /* a hint: what it does not do, stores_flush does */
-        (void)sync_file_range(s->fds[i], 0, 0, SYNC_FILE_RANGE_WRITE);
+        (void)sync_file_range(s->files[i].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 int stores_flush(struct stores *s, struct errmsg *e)

@@ -64,8 +64,9 @@ void stores_keep_account(struct stores *s, struct account *a, bool keep, const u
 /* The first epoch: between the two nobody may start from them. */
 int stores_begin_sync(struct stores *s, struct errmsg *e);
 int stores_end_sync(struct stores *s, struct errmsg *e);
-/* Applies a DISK payload. */
+/* Applies DISK payloads, in order: after stores_write_end they are in the disks, whoever reads these. */
 int stores_write(struct stores *s, const uint8_t *payload, size_t n, struct errmsg *e);
+int stores_write_end(struct stores *s, struct errmsg *e);
 /* A later epoch is added to the journal and made durable there before it is written. */
 struct journal *stores_journal(struct stores *s);
 int stores_sync(struct stores *s, struct errmsg *e);  /* all is durable; the journal is as it was */

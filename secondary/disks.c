@@ -32,7 +32,7 @@ struct disks {
     struct disks_telling *telling;
     struct disks_changed account;
     bool serving;         /* the server was started for us */
-    bool reading_paused;  /* the first epoch comes faster than the disks take it */
+    bool reading_paused;  /* writes come faster than the disks take them */
     bool sealing, failed; /* ordered; told to the worker */
     unsigned unanswered;  /* CHECKs that came */
     uint8_t room[DISK_DATA_MAX];
@@ -51,9 +51,14 @@ const struct vm_disk *disks_exports(const struct disks *d, unsigned *count)
 
 /* ---- what the applier says ---- */
 
-static void pause_reading(struct worker *w, bool pause)
+/* Staged and queued writes share the memory that `staging` allows. What is committed will be written whatever comes, so
+ * that is waited for; only an epoch that is larger by itself is spilt. (To spill what came meanwhile took more of a
+ * processor than to write it, so the disks, once behind, stayed behind.) */
+static void pace_reading(struct worker *w)
 {
     struct disks *d = w->disks;
+    uint64_t queued = d->progress.queued, coming = d->coming ? staging_bytes(d->coming) : 0;
+    bool pause = queued && queued + coming > w->config->staging_bytes;
     if (pause == d->reading_paused)
         return;
     d->reading_paused = pause;
@@ -98,8 +103,7 @@ static void on_progress(struct ev_loop *loop, ev_io *io, int events)
         give_up(w);
         return;
     }
-    if (d->progress.queued < w->config->staging_bytes)
-        pause_reading(w, false);
+    pace_reading(w);
     session_send_acks(w);
     send_answers(w);
     if (d->progress.sealed && w->state == STANDBY_CLAIMING) {
@@ -336,13 +340,11 @@ void disks_end_telling(struct worker *w)
 
 /* ---- epochs ---- */
 
-/* Staged and queued epochs share the memory that `staging` allows; what is beyond is spilt. */
 static int stage(struct worker *w, const struct record *r, struct errmsg *e)
 {
     struct disks *d = w->disks;
-    uint64_t limit = w->config->staging_bytes, queued = d->progress.queued;
     if (!d->coming)
-        d->coming = staging_new(queued < limit ? limit - queued : 0, w->config->spool_dir);
+        d->coming = staging_new(w->config->staging_bytes, w->config->spool_dir);
     return d->coming ? staging_add(d->coming, r->payload, r->length, e) : errmsg_set(e, "no memory to stage an epoch");
 }
 
@@ -354,7 +356,6 @@ static void write_batch(struct worker *w)
     applier_write(d->applier, d->coming);
     d->coming = NULL;
     applier_progress(d->applier, &d->progress);
-    pause_reading(w, d->progress.queued > w->config->staging_bytes);
 }
 
 enum replica_result disks_take(struct worker *w, const struct record *r, struct errmsg *e)
@@ -377,6 +378,7 @@ enum replica_result disks_take(struct worker *w, const struct record *r, struct 
         return REPLICA_NO_ROOM;
     if (!w->epoch && staging_bytes(d->coming) >= BATCH)
         write_batch(w);
+    pace_reading(w);
     return REPLICA_TAKEN;
 }
 

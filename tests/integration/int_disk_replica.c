@@ -539,11 +539,13 @@ static void mount_small(const char *name, const char *size)
     assert_int_equal(mount("tmpfs", in_b(name), "tmpfs", 0, options), 0);
 }
 
-/* `megabytes` of noise over disk 2, from its begin. */
-static void put_noise(uint64_t epoch, unsigned megabytes, uint64_t seed)
+enum { MB = (1 << 20) / DISK_DATA_MAX };
+
+/* Noise over disk 2 from its begin, so many pieces of DISK_DATA_MAX. */
+static void put_noise(uint64_t epoch, unsigned pieces, uint64_t seed)
 {
     static uint8_t data[DISK_DATA_MAX], payload[DISK_PAYLOAD_MAX];
-    for (unsigned i = 0; i < 4 * megabytes; i++) {
+    for (unsigned i = 0; i < pieces; i++) {
         for (size_t o = 0; o < sizeof data; o += 8)
             memcpy(data + o, &(uint64_t){sample_random(&seed)}, 8);
         size_t n = disk_encode(2, i * sizeof data, data, sizeof data, payload);
@@ -553,12 +555,12 @@ static void put_noise(uint64_t epoch, unsigned megabytes, uint64_t seed)
     }
 }
 
-static bool disk_2_is_noise(unsigned megabytes, uint64_t seed)
+static bool disk_2_is_noise(unsigned pieces, uint64_t seed)
 {
     static uint8_t seen[DISK_DATA_MAX];
     bool same = true;
     int fd = open(in_b("state/images/web-2.img"), O_RDONLY | O_CLOEXEC);
-    for (unsigned i = 0; i < 4 * megabytes; i++) {
+    for (unsigned i = 0; i < pieces; i++) {
         assert_int_equal(pread(fd, seen, sizeof seen, (off_t)(i * sizeof seen)), sizeof seen);
         for (size_t o = 0; o < sizeof seen; o += 8)
             same &= !memcmp(seen + o, &(uint64_t){sample_random(&seed)}, 8);
@@ -591,12 +593,39 @@ static void spool_is_full(void **state)
     ready_with_third_disk();
     commit_epochs(1, 2);
     WAIT_FOR(disks_are(2));
-    put_noise(3, 4, 1);
+    put_noise(3, 4 * MB, 1);
     EVIL_WAIT(f.e, f.e->bye);
     assert_int_equal(f.e->bye, BYE_TROUBLE);
     assert_non_null(strstr(f.e->bye_text, "takes no more"));
     assert_int_equal(f.e->acked, 2);
     assert_true(disks_are(2));
+    umount2(in_b("spool"), MNT_DETACH);
+    tear_down();
+}
+
+/* Epochs that each fit into memory come faster than the disks take them: what comes is not read until they do, and not
+ * spilt, for which there is no room here. */
+static void faster_than_the_disks(void **state)
+{
+    (void)state;
+    enum { LAST = 30 };
+    if (!agents_have_sandbox())
+        skip();
+    char host[300];
+    set_up("restart_grace = 10s\ndetect = 30s\n", "");
+    snprintf(host, sizeof host, "restart_grace = 10s\ndetect = 30s\nstaging = 1M\nspool_dir = %s/spool\n", f.b->dir);
+    agents_write_config(f.agents, &(struct agents_options){.host = host, .vm = "pages = 24\n", .accept = "web"});
+    mount_small("spool", "256k");
+    host_start(f.b, SECONDARY);
+    ready_with_third_disk();
+    commit_epochs(1, 2);
+    for (uint64_t epoch = 3; epoch <= LAST; epoch++) {
+        put_noise(epoch, 3, epoch);
+        put_epoch(epoch);
+    }
+    EVIL_WAIT(f.e, f.e->acked == LAST || f.e->bye);
+    assert_string_equal(f.e->bye_text, "");
+    WAIT_FOR(disks_are(LAST) && disk_2_is_noise(3, LAST));
     umount2(in_b("spool"), MNT_DETACH);
     tear_down();
 }
@@ -609,12 +638,12 @@ static void much_at_once(void **state)
     set_up("restart_grace = 10s\ndetect = 30s\nstaging = 1M\n", "");
     host_start(f.b, SECONDARY);
     ready_with_third_disk();
-    put_noise(1, 32, 11);
+    put_noise(1, 32 * MB, 11);
     commit_epochs(1, 1);
-    assert_true(disk_2_is_noise(32, 11));
-    put_noise(2, 16, 12);
+    assert_true(disk_2_is_noise(32 * MB, 11));
+    put_noise(2, 16 * MB, 12);
     commit_epochs(2, 2);
-    WAIT_FOR(disk_2_is_noise(16, 12));
+    WAIT_FOR(disk_2_is_noise(16 * MB, 12));
     commit_epochs(3, 5);
     WAIT_FOR(disks_are(5));
     evil_hang_up(f.e);
@@ -638,7 +667,7 @@ static void disks_are_full(void **state)
     mount_small("state/images", "8m");
     ready_with_third_disk();
     commit_epochs(1, 2);
-    put_noise(3, 16, 13);
+    put_noise(3, 16 * MB, 13);
     sample_epoch(f.s, 3);
     flush();
     EVIL_WAIT(f.e, f.e->bye);
@@ -662,6 +691,7 @@ int main(void)
         cmocka_unit_test_teardown(memory_after_disks, agents_teardown),
         cmocka_unit_test_teardown(writes_nowhere, agents_teardown),
         cmocka_unit_test_teardown(spool_is_full, agents_teardown),
+        cmocka_unit_test_teardown(faster_than_the_disks, agents_teardown),
         cmocka_unit_test_teardown(much_at_once, agents_teardown),
         cmocka_unit_test_teardown(disks_are_full, agents_teardown),
     };

@@ -260,6 +260,15 @@ static void test_big_transfer_both_ways_with_pause(void **state)
     RUN_UNTIL(client.got == BIG);
     run_for(0.05);
     assert_int_equal(server.got, 0);
+    link_pause_reading(server.link, false);
+    RUN_UNTIL(server.got > 0); /* amid it, with more to be read */
+    link_pause_reading(server.link, true);
+    uint64_t got = server.got;
+    run_for(0.05);
+    unsigned turns = ev_iteration(loop);
+    run_for(0.05);
+    assert_in_range(ev_iteration(loop) - turns, 0, 100); /* who waits does not spin */
+    assert_true(server.got == got && got < BIG);
     assert_true(link_queued(client.link) > 0);
     link_pause_reading(server.link, false);
     RUN_UNTIL(server.got == BIG && client.drained);

@@ -44,6 +44,11 @@ static void make_epochs(void)
             unsigned disk = w % DISKS;
             uint32_t length = w < 2 ? 4096 : 1 + (uint32_t)(sample_random(&seed) % 20000);
             uint64_t offset = w < 2 ? 8192 : sample_random(&seed) % (BYTES - length);
+            if (epoch % 3) { /* whole blocks, as most guests write them */
+                length += DISK_BLOCK_SIZE - 1 - (length - 1) % DISK_BLOCK_SIZE;
+                offset -= offset % DISK_BLOCK_SIZE;
+                offset = offset < BYTES - length ? offset : BYTES - length;
+            }
             uint8_t *at = model[epoch][disk] + offset;
             for (uint32_t i = 0; i < length; i++)
                 at[i] = w == 4 && epoch % 2 ? 0
