@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -294,11 +295,14 @@ static int begin_sync(struct worker *w, struct errmsg *e)
                                  .disks = w->disks.client,
                                  .first_shared = w->disks.n - w->disks.shared.disks,
                                  .disk_count = w->disks.n,
+                                 .refers = w->disks.n && w->session.knows_disk_pages,
                                  .disk_sync_rate = disks_sync_rate(w),
                                  .delta_cache_bytes = w->settings->delta_cache_bytes,
                                  .drop_page = w->config->fault_drop_page};
     for (unsigned i = pc.first_shared; i < pc.disk_count; i++)
         pc.disk_fds[i] = w->disks.sync[i].fd;
+    if (getrandom(&pc.seed, sizeof pc.seed, 0) != (ssize_t)sizeof pc.seed)
+        return errmsg_set(e, "getrandom: %s", strerror(errno));
     c->pipeline = pipeline_new(w->loop, &pc, &handlers, w, e);
     if (!c->pipeline)
         return -1;

@@ -1,5 +1,6 @@
 #include "primary/encoder.h"
 #include "primary/delta_cache.h"
+#include "primary/page_index.h"
 #include "proto/disk.h"
 #include "proto/epoch.h"
 #include "proto/page.h"
@@ -9,12 +10,17 @@
 
 /* Octets of a record that goes out alone, and of those together that do not. */
 enum { ALONE = 16 << 10, GATHERED_MAX = 64 << 10 };
+/* Blocks in a row that a record refers to: fewer are not worth that it is three, unless they are all. And of how many
+ * blocks so many are looked at first. */
+enum { REFERRED_LEAST = 4, SAMPLED_FROM = 16, SAMPLES = 4 };
+#define NO_PAGE UINT64_MAX
 
 struct encoder {
     struct pipeline_config config;
     encoder_emit *emit;
     void *arg;
     struct delta_cache *cache;
+    struct page_index *index; /* NULL: nothing is referred to */
     struct digest *digest;
     uint32_t records;
     struct pipeline_chunk *open; /* one PAGES record under way, its header not written yet */
@@ -32,7 +38,8 @@ struct encoder *encoder_new(const struct pipeline_config *c, encoder_emit *emit,
     *e = (struct encoder){.config = *c, .emit = emit, .arg = arg};
     e->cache = delta_cache_new(c->pages, c->delta_cache_bytes);
     e->digest = digest_new();
-    if (e->cache && e->digest)
+    e->index = c->refers ? page_index_new(c->pages, c->seed) : NULL;
+    if (e->cache && e->digest && (e->index || !c->refers))
         return e;
     encoder_free(e);
     return NULL;
@@ -43,6 +50,7 @@ void encoder_free(struct encoder *e)
     if (!e)
         return;
     delta_cache_free(e->cache);
+    page_index_free(e->index);
     digest_free(e->digest);
     vm_blob_free(&e->last_state);
     free(e->open);
@@ -110,6 +118,15 @@ static bool is_dropped(struct encoder *e)
     return e->config.drop_page && ++e->dropped_clock % e->config.drop_page == 0;
 }
 
+/* Zeroes stay what they are: a hole. */
+static void note_sent(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, enum page_encoding encoding)
+{
+    if (e->index && encoding == PAGE_ZERO)
+        page_index_forget(e->index, gfn);
+    else if (e->index)
+        page_index_put(e->index, gfn, page, epoch);
+}
+
 int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t *page, bool remember)
 {
     if (!e->open) {
@@ -124,6 +141,7 @@ int encoder_page(struct encoder *e, uint64_t epoch, uint64_t gfn, const uint8_t 
     if (encoding == PAGE_UNCHANGED || (remember && is_dropped(e)))
         return 0;
     e->open->n += pages_entry_write(e->open->data + e->open->n, gfn, encoding, encoded, n);
+    note_sent(e, epoch, gfn, page, encoding);
     if (remember)
         delta_cache_put(e->cache, gfn, page);
     if (e->open->n + PAGES_ENTRY_SIZE + PAGE_ENCODED_MAX > PIPELINE_CHUNK)
@@ -179,6 +197,84 @@ int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct 
     return vm_blob_append(&e->last_state, blob->data, blob->size);
 }
 
+static int put_data(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data, uint32_t n)
+{
+    struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
+    if (!c)
+        return -1;
+    size_t at = c->n - RECORD_HEADER_SIZE;
+    c->n += disk_encode(disk, offset, data, n, c->data + c->n);
+    end_record(e, c, at, RECORD_DISK, epoch);
+    return 0;
+}
+
+static int put_pages(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint64_t *gfns,
+                     uint32_t blocks)
+{
+    struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + blocks * DISK_GFN_SIZE);
+    if (!c)
+        return -1;
+    size_t at = c->n - RECORD_HEADER_SIZE;
+    c->n += disk_encode_pages(disk, offset, gfns, blocks, c->data + c->n);
+    end_record(e, c, at, RECORD_DISK, epoch);
+    return 0;
+}
+
+static uint64_t find_page(const struct encoder *e, uint64_t epoch, const uint8_t *block)
+{
+    uint64_t gfn;
+    return page_index_find(e->index, block, epoch, &gfn) ? gfn : NO_PAGE;
+}
+
+/* Most of what is found at all is found as a whole, so a few blocks tell whether the rest is worth its digests. */
+static bool is_worth_finding(const struct encoder *e, uint64_t epoch, const uint8_t *data, uint32_t blocks)
+{
+    bool found = blocks < SAMPLED_FROM;
+    for (uint32_t i = 0; i < SAMPLES && !found; i++)
+        found = find_page(e, epoch, data + (blocks - 1) / (SAMPLES - 1) * i * DISK_BLOCK_SIZE) != NO_PAGE;
+    return found;
+}
+
+/* From block `first` on, how many have a page, as that one, or have none. */
+static uint32_t run_length(const uint64_t *gfns, uint32_t first, uint32_t blocks)
+{
+    uint32_t n = 1;
+    while (first + n < blocks && (gfns[first + n] == NO_PAGE) == (gfns[first] == NO_PAGE))
+        n++;
+    return n;
+}
+
+static void find_pages(const struct encoder *e, uint64_t epoch, const uint8_t *data, uint32_t blocks, uint64_t *gfns)
+{
+    for (uint32_t i = 0; i < blocks; i++)
+        gfns[i] = find_page(e, epoch, data + (size_t)i * DISK_BLOCK_SIZE);
+    for (uint32_t i = 0, n; i < blocks; i += n) {
+        n = run_length(gfns, i, blocks);
+        if (n < REFERRED_LEAST && n < blocks)
+            for (uint32_t k = 0; k < n; k++)
+                gfns[i + k] = NO_PAGE;
+    }
+}
+
+/* At most DISK_DATA_MAX octets: as references to pages so far as the replica has them. */
+static int put_piece(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data, uint32_t n)
+{
+    uint64_t gfns[DISK_BLOCKS_MAX];
+    uint32_t blocks = n / DISK_BLOCK_SIZE;
+    bool is_whole = n % DISK_BLOCK_SIZE == 0 && offset % DISK_BLOCK_SIZE == 0;
+    if (!e->index || !is_whole || !is_worth_finding(e, epoch, data, blocks))
+        return put_data(e, epoch, disk, offset, data, n);
+    find_pages(e, epoch, data, blocks, gfns);
+    int result = 0;
+    for (uint32_t i = 0, run; i < blocks && !result; i += run) {
+        uint64_t at = (uint64_t)i * DISK_BLOCK_SIZE;
+        run = run_length(gfns, i, blocks);
+        result = gfns[i] == NO_PAGE ? put_data(e, epoch, disk, offset + at, data + at, run * DISK_BLOCK_SIZE)
+                                    : put_pages(e, epoch, disk, offset + at, gfns + i, run);
+    }
+    return result;
+}
+
 /* DISK and PAGES records may stand in any order: the PAGES record under way stays open. But it is a record of its own
  * epoch: it was closed with that. */
 int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data,
@@ -186,12 +282,8 @@ int encoder_disk(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offs
 {
     while (length) {
         uint32_t n = length < DISK_DATA_MAX ? (uint32_t)length : DISK_DATA_MAX;
-        struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
-        if (!c)
+        if (put_piece(e, epoch, disk, offset, data, n))
             return -1;
-        size_t at = c->n - RECORD_HEADER_SIZE;
-        c->n += disk_encode(disk, offset, data, n, c->data + c->n);
-        end_record(e, c, at, RECORD_DISK, epoch);
         offset += n;
         data += n;
         length -= n;

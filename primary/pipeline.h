@@ -33,6 +33,8 @@ struct pipeline_config {
     struct disk_client *disks;         /* the pipeline's thread is the reader of its log; NULL: none */
     unsigned first_shared, disk_count; /* numbers of shared disks: first_shared to disk_count - 1 */
     int disk_fds[VM_MAX_DISKS];        /* their stores; borrowed */
+    bool refers;                       /* the replica's host knows DISK_AS_PAGES */
+    uint64_t seed;                     /* of digests, by chance */
     uint64_t disk_sync_rate;           /* octets per second that are read of disks for resync spans; 0: no limit */
     unsigned drop_page;                /* fault: one page in so many is not sent; 0: none */
 };

@@ -62,6 +62,7 @@ static void send_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
+    json_object_array_add(features, json_object_new_string(FEATURE_DISK_PAGES));
     json_object_array_add(features, json_object_new_string(FEATURE_GENERATIONS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-primary"));
@@ -157,6 +158,7 @@ static void on_hello(struct worker *w, const struct record *r)
     bool knows_disks = json_list_has(j, "features", FEATURE_DISKS);
     w->session.knows_check = json_list_has(j, "features", FEATURE_CHECK);
     bool knows_shared = json_list_has(j, "features", FEATURE_SHARED);
+    w->session.knows_disk_pages = json_list_has(j, "features", FEATURE_DISK_PAGES);
     w->session.knows_generations = json_list_has(j, "features", FEATURE_GENERATIONS);
     json_object_put(j);
     if (version == PROTO_VERSION && w->disks.n && !knows_disks) {

@@ -66,7 +66,7 @@ struct session {
     ev_timer heartbeat, reconnect;
     uint64_t sequence, echo;
     bool knows_check; /* the secondary answers CHECK */
-    bool knows_generations;
+    bool knows_generations, knows_disk_pages;
     bool told_regions;     /* READY said that REGIONS follow */
     int64_t heard_at;      /* last time any byte came */
     size_t unread;         /* that had come and were not read at the last look */

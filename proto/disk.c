@@ -6,6 +6,7 @@
 #include <lz4.h>
 
 _Static_assert(DISK_HEAD_SIZE == 2 + 1 + 1 + 4 + 8, "disk, encoding, reserved, length, offset");
+_Static_assert((int)DISK_BLOCK_SIZE == (int)PROTO_PAGE_SIZE, "a block is as large as a page");
 _Static_assert(BLOCKS_HEAD_SIZE == 2 + 2 + 4, "disk, reserved");
 
 const char *disk_size_refusal(uint64_t bytes)
@@ -69,15 +70,40 @@ size_t disk_encode_zeroes(unsigned disk, uint64_t offset, uint32_t length, uint8
     return DISK_HEAD_SIZE;
 }
 
+size_t disk_encode_pages(unsigned disk, uint64_t offset, const uint64_t *gfns, uint32_t blocks, uint8_t *out)
+{
+    uint8_t *at = out + DISK_HEAD_SIZE;
+    head_write(out, disk, DISK_AS_PAGES, blocks * DISK_BLOCK_SIZE, offset);
+    for (uint32_t i = 0; i < blocks; i++)
+        at = put_int(at, DISK_GFN_SIZE, gfns[i]);
+    return (size_t)(at - out);
+}
+
+static bool data_fits(const struct disk_extent *x)
+{
+    switch (x->encoding) {
+    case DISK_AS_DATA:
+        return x->n == x->length;
+    case DISK_AS_LZ4:
+        return x->n >= 1 && x->n < x->length;
+    case DISK_AS_PAGES:
+        return x->n == x->length / DISK_BLOCK_SIZE * DISK_GFN_SIZE;
+    case DISK_AS_ZEROES:
+    case DISK_ENCODINGS:
+        break;
+    }
+    return x->n == 0;
+}
+
 static int check_length(const struct disk_extent *x, struct proto_error *e)
 {
     if (!x->length || (x->encoding != DISK_AS_ZEROES && x->length > DISK_DATA_MAX))
         return proto_fail(e, "DISK of %u octets", x->length);
-    bool fits = x->encoding == DISK_AS_DATA  ? x->n == x->length
-                : x->encoding == DISK_AS_LZ4 ? x->n >= 1 && x->n < x->length
-                                             : x->n == 0;
-    return fits ? 0
-                : proto_fail(e, "DISK of %u octets, kind %u, with %zu octets of data", x->length, x->encoding, x->n);
+    if (x->encoding == DISK_AS_PAGES && (x->length % DISK_BLOCK_SIZE || x->offset % DISK_BLOCK_SIZE))
+        return proto_fail(e, "DISK of pages, %u octets at %" PRIu64 ": no whole blocks", x->length, x->offset);
+    return data_fits(x)
+               ? 0
+               : proto_fail(e, "DISK of %u octets, kind %u, with %zu octets of data", x->length, x->encoding, x->n);
 }
 
 int disk_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes, struct disk_extent *out,
@@ -108,10 +134,30 @@ int disk_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes, 
     return 0;
 }
 
+size_t disk_resolve(const struct disk_extent *x, const uint8_t *memory, uint64_t pages, uint8_t *out,
+                    struct proto_error *e)
+{
+    uint8_t *to = out + DISK_HEAD_SIZE;
+    head_write(out, x->disk, DISK_AS_DATA, x->length, x->offset);
+    for (const uint8_t *at = x->data; at < x->data + x->n; at += DISK_GFN_SIZE, to += PROTO_PAGE_SIZE) {
+        uint64_t gfn = octets_to_u64(at, DISK_GFN_SIZE);
+        if (gfn >= pages) {
+            proto_fail(e, "DISK: page %" PRIu64 " of %" PRIu64, gfn, pages);
+            return 0;
+        }
+        memcpy(to, memory + gfn * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE);
+    }
+    return (size_t)(to - out);
+}
+
 const uint8_t *disk_decode(const struct disk_extent *x, uint8_t *room, struct proto_error *e)
 {
     if (x->encoding == DISK_AS_DATA)
         return x->data;
+    if (x->encoding != DISK_AS_LZ4) {
+        proto_fail(e, "DISK of kind %u has no data", x->encoding);
+        return NULL;
+    }
     if (LZ4_decompress_safe((const char *)x->data, (char *)room, (int)x->n, (int)x->length) == (int)x->length)
         return room;
     proto_fail(e, "DISK: no LZ4 block of %u octets", x->length);

@@ -10,8 +10,9 @@
 #include "proto/regions.h"
 
 /* Features in HELLO. */
-#define FEATURE_DISKS  "disks"
-#define FEATURE_SHARED "shared"
+#define FEATURE_DISKS      "disks"
+#define FEATURE_SHARED     "shared"
+#define FEATURE_DISK_PAGES "disk-pages"
 
 enum {
     DISKS_MAX = 8,
@@ -20,6 +21,8 @@ enum {
     DISK_HEAD_SIZE = 16,
     DISK_DATA_MAX = 256 << 10, /* octets of a disk in one record, but for zeroes */
     DISK_PAYLOAD_MAX = DISK_HEAD_SIZE + DISK_DATA_MAX,
+    DISK_BLOCKS_MAX = DISK_DATA_MAX / DISK_BLOCK_SIZE, /* whole ones in one record */
+    DISK_GFN_SIZE = 8,
     BLOCKS_HEAD_SIZE = 8,
 };
 
@@ -35,6 +38,7 @@ enum disk_encoding {
     DISK_AS_DATA = 0,   /* exactly `length` octets */
     DISK_AS_LZ4 = 1,    /* an LZ4 block that decodes to `length` octets */
     DISK_AS_ZEROES = 2, /* no data */
+    DISK_AS_PAGES = 3,  /* `length` octets, whole blocks, are what pages of the replica hold: {gfn u64} .. */
     DISK_ENCODINGS
 };
 
@@ -54,11 +58,18 @@ struct disk_extent {
 size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, uint8_t *out);
 /* Writes a payload that sets any number of octets but 0 to zeroes. Returns DISK_HEAD_SIZE. */
 size_t disk_encode_zeroes(unsigned disk, uint64_t offset, uint32_t length, uint8_t out[DISK_HEAD_SIZE]);
+/* Writes a payload that sets `blocks` blocks (1 to DISK_BLOCKS_MAX) to what these pages of the replica hold at the end
+ * of the epoch before. Returns how many octets were written. */
+size_t disk_encode_pages(unsigned disk, uint64_t offset, const uint64_t *gfns, uint32_t blocks, uint8_t *out);
 /* Validates a payload but for the inside of an LZ4 block. 0, or -1 with the reason. */
 int disk_read(const uint8_t *payload, size_t n, const struct disk_sizes *sizes, struct disk_extent *out,
               struct proto_error *e);
-/* The octets that a valid extent, which is not DISK_AS_ZEROES, sets: borrowed from it, or decoded into `room`
- * (DISK_DATA_MAX octets). NULL: malformed. */
+/* What DISK_AS_PAGES refers to, in this memory of so many pages, as a payload of DISK_AS_DATA, into `out`
+ * (DISK_PAYLOAD_MAX octets). Returns how many were written; 0: malformed. */
+size_t disk_resolve(const struct disk_extent *x, const uint8_t *memory, uint64_t pages, uint8_t *out,
+                    struct proto_error *e);
+/* The octets that a valid extent, which is neither DISK_AS_ZEROES nor DISK_AS_PAGES, sets: borrowed from it, or decoded
+ * into `room` (DISK_DATA_MAX octets). NULL: malformed. */
 const uint8_t *disk_decode(const struct disk_extent *x, uint8_t *room, struct proto_error *e);
 
 /* BLOCKS payload: {disk u16, 0 u16, 0 u32}, then a REGIONS payload whose pages are blocks of that disk. */

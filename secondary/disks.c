@@ -35,7 +35,7 @@ struct disks {
     bool reading_paused;  /* writes come faster than the disks take them */
     bool sealing, failed; /* ordered; told to the worker */
     unsigned unanswered;  /* CHECKs that came */
-    uint8_t room[DISK_DATA_MAX];
+    uint8_t room[DISK_DATA_MAX], resolved[DISK_PAYLOAD_MAX];
 };
 
 void disks_dir(char out[DISKS_DIR_MAX], const struct config *c, const char *vm)
@@ -340,12 +340,12 @@ void disks_end_telling(struct worker *w)
 
 /* ---- epochs ---- */
 
-static int stage(struct worker *w, const struct record *r, struct errmsg *e)
+static int stage(struct worker *w, const uint8_t *payload, size_t n, struct errmsg *e)
 {
     struct disks *d = w->disks;
     if (!d->coming)
         d->coming = staging_new(w->config->staging_bytes, w->config->spool_dir);
-    return d->coming ? staging_add(d->coming, r->payload, r->length, e) : errmsg_set(e, "no memory to stage an epoch");
+    return d->coming ? staging_add(d->coming, payload, n, e) : errmsg_set(e, "no memory to stage an epoch");
 }
 
 static void write_batch(struct worker *w)
@@ -358,23 +358,44 @@ static void write_batch(struct worker *w)
     applier_progress(d->applier, &d->progress);
 }
 
+/* A valid payload whose data is in it: what refers to the replica's pages is made one. Nothing of this epoch has
+ * touched these yet. NULL: malformed. */
+static const uint8_t *complete(struct worker *w, const struct record *r, struct disk_extent *x, size_t *n,
+                               struct proto_error *e)
+{
+    struct disks *d = w->disks;
+    *n = r->length;
+    if (disk_read(r->payload, *n, &d->sizes, x, e))
+        return NULL;
+    if (x->encoding == DISK_AS_PAGES) {
+        if (!w->epoch) {
+            snprintf(e->text, sizeof e->text, "DISK of pages in the first epoch");
+            return NULL;
+        }
+        *n = disk_resolve(x, w->ops->memory(w->vm), w->info.pages, d->resolved, e);
+        return *n ? d->resolved : NULL;
+    }
+    return x->encoding == DISK_AS_ZEROES || disk_decode(x, d->room, e) ? r->payload : NULL;
+}
+
 enum replica_result disks_take(struct worker *w, const struct record *r, struct errmsg *e)
 {
     struct disks *d = w->disks;
     struct disk_extent x;
     struct proto_error why;
+    size_t n;
     if (!d) {
         errmsg_set(e, "DISK, but CONFIG told of no disks");
         return REPLICA_MALFORMED;
     }
-    if (disk_read(r->payload, r->length, &d->sizes, &x, &why) ||
-        (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, d->room, &why))) {
+    const uint8_t *payload = complete(w, r, &x, &n, &why);
+    if (!payload) {
         errmsg_set(e, "%s", why.text);
         return REPLICA_MALFORMED;
     }
     if (x.disk >= stores_sizes(d->stores)->count)
-        return shared_take(d->shared, r->payload, r->length, e) ? REPLICA_NO_ROOM : REPLICA_TAKEN;
-    if (stage(w, r, e))
+        return shared_take(d->shared, payload, n, e) ? REPLICA_NO_ROOM : REPLICA_TAKEN;
+    if (stage(w, payload, n, e))
         return REPLICA_NO_ROOM;
     if (!w->epoch && staging_bytes(d->coming) >= BATCH)
         write_batch(w);

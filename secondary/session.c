@@ -163,6 +163,7 @@ static void say_hello(struct worker *w)
     json_object_array_add(features, json_object_new_string(FEATURE_DISKS));
     json_object_array_add(features, json_object_new_string(FEATURE_CHECK));
     json_object_array_add(features, json_object_new_string(FEATURE_SHARED));
+    json_object_array_add(features, json_object_new_string(FEATURE_DISK_PAGES));
     json_object_array_add(features, json_object_new_string(FEATURE_GENERATIONS));
     json_object_object_add(j, "features", features);
     json_object_object_add(j, "agent", json_object_new_string("hikae-secondary"));

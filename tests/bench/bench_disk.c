@@ -47,7 +47,8 @@ enum { PORT = 11, GUEST_UP_MS = 120000, ANSWER_S = 300, POLL_MS = 100, ROUNDS_MA
 static const char help[] = "bench_disk: what protection costs a VM's disk.\n\n"
                            "  --rounds N       of each kind; the medians count (3)\n"
                            "  --seq MB         written one after the other in a round, in pieces of 256 KiB (256);\n"
-                           "                   and a quarter of that in pieces of 64 KiB, a 16th in pieces of 4\n"
+                           "                   and a quarter of that in pieces of 64 KiB, a 16th in pieces of 4,\n"
+                           "                   and half of it through the guest's page cache\n"
                            "  --rand N         blocks of 4 KiB written anywhere in a round (5000)\n"
                            "  --fsync N        writes with a flush in a round (300)\n"
                            "  --paced N        blocks of 4 KiB in a round, one each 2 ms (1500)\n"
@@ -66,6 +67,8 @@ enum figure {
     SEQ,
     SEQ_64K,
     SEQ_4K,
+    SEQ_CACHED,
+    CACHED_WIRE,
     RAND,
     FSYNC_50,
     FSYNC_99,
@@ -177,6 +180,14 @@ static unsigned part(unsigned mb, unsigned of)
     return mb / of ? mb / of : 1;
 }
 
+/* Sent to the replica's host so far. */
+static double wire_mb(struct bench *b)
+{
+    struct drill *d = &b->drill;
+    tracker_poll(d->tracker, &d->hosts[d->active], true, &d->status);
+    return (double)tracker_totals(d->tracker)->bytes_wire / MIB;
+}
+
 static int write_in_order(struct bench *b, int fd, double figures[FIGURES], struct errmsg *e)
 {
     double cpu = cpu_seconds();
@@ -185,7 +196,12 @@ static int write_in_order(struct bench *b, int fd, double figures[FIGURES], stru
     figures[CPUS_BUSY] = figures[CPU_MS_PER_MB] * figures[SEQ] / 1e3;
     if (figures[SEQ] < 0 || (figures[SEQ_64K] = rate(b, fd, "by64k", part(b->seq_mb, 4), e)) < 0)
         return -1;
-    return (figures[SEQ_4K] = rate(b, fd, "by4k", part(b->seq_mb, 16), e)) < 0 ? -1 : 0;
+    if ((figures[SEQ_4K] = rate(b, fd, "by4k", part(b->seq_mb, 16), e)) < 0)
+        return -1;
+    double sent = wire_mb(b);
+    figures[SEQ_CACHED] = rate(b, fd, "cached", part(b->seq_mb, 2), e);
+    figures[CACHED_WIRE] = (wire_mb(b) - sent) / part(b->seq_mb, 2);
+    return figures[SEQ_CACHED] < 0 ? -1 : 0;
 }
 
 static int write_and_flush(struct bench *b, int fd, double figures[FIGURES], struct errmsg *e)
@@ -216,11 +232,12 @@ static void note(struct bench *b, int series, const double figures[FIGURES])
     unsigned round = b->done[series]++;
     for (int i = 0; i < FIGURES; i++)
         b->figures[series][i][round] = figures[i];
-    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB; by 64 KiB %.0f, by 4 KiB %.0f), %5.0f "
-             "blocks/s anywhere, flush %.1f / %.1f ms, pause %.2f ms, of it by disks %.2f, under full load %.2f",
+    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB; by 64 KiB %.0f, by 4 KiB %.0f, cached "
+             "%.0f and %.2f times as much sent), %5.0f blocks/s anywhere, flush %.1f / %.1f ms, pause %.2f ms, of it "
+             "by disks %.2f, under full load %.2f",
              names[series], round + 1, figures[SEQ], figures[CPUS_BUSY], figures[CPU_MS_PER_MB], figures[SEQ_64K],
-             figures[SEQ_4K], figures[RAND], figures[FSYNC_50], figures[FSYNC_99], figures[PAUSE_BUSY],
-             figures[PAUSE_ADDED], figures[PAUSE_LOADED]);
+             figures[SEQ_4K], figures[SEQ_CACHED], figures[CACHED_WIRE], figures[RAND], figures[FSYNC_50],
+             figures[FSYNC_99], figures[PAUSE_BUSY], figures[PAUSE_ADDED], figures[PAUSE_LOADED]);
 }
 
 /* ---- Hikae ---- */
@@ -403,6 +420,8 @@ static struct json_object *series_json(struct bench *b, int series)
     add(j, "seq_write_mb_s", median(b, series, SEQ));
     add(j, "seq_write_64k_mb_s", median(b, series, SEQ_64K));
     add(j, "seq_write_4k_mb_s", median(b, series, SEQ_4K));
+    add(j, "seq_write_cached_mb_s", median(b, series, SEQ_CACHED));
+    add(j, "seq_write_cached_wire_mb_per_mb", median(b, series, CACHED_WIRE));
     add(j, "rand_write_iops", median(b, series, RAND));
     add(flush, "p50", median(b, series, FSYNC_50));
     add(flush, "p99", median(b, series, FSYNC_99));
@@ -415,6 +434,7 @@ static struct json_object *series_json(struct bench *b, int series)
     add(j, "seq_write_of_unprotected", of_unprotected(b, series, SEQ));
     add(j, "seq_write_64k_of_unprotected", of_unprotected(b, series, SEQ_64K));
     add(j, "seq_write_4k_of_unprotected", of_unprotected(b, series, SEQ_4K));
+    add(j, "seq_write_cached_of_unprotected", of_unprotected(b, series, SEQ_CACHED));
     add(j, "rand_write_of_unprotected", of_unprotected(b, series, RAND));
     json_object_object_add(j, "rounds", json_object_new_int((int)b->done[series]));
     return j;
@@ -436,12 +456,13 @@ static int conclude(struct bench *b, struct errmsg *e)
         json_object_object_add(all, names[i], j);
         view_say(
             "%-11s  %4.0f MB/s in order (%3.0f %%; %.1f CPUs busy, %.1f ms/MB)  by 64 KiB %4.0f (%3.0f %%)  by 4 KiB "
-            "%3.0f (%3.0f %%)  %5.0f blocks/s anywhere (%3.0f %%)  flush %5.1f / %5.1f ms  added to the pause %.2f ms",
+            "%3.0f (%3.0f %%)  cached %3.0f (%3.0f %%)  %5.0f blocks/s anywhere (%3.0f %%)  flush %5.1f / %5.1f ms  "
+            "added to the pause %.2f ms",
             names[i], median(b, i, SEQ), 100 * of_unprotected(b, i, SEQ), median(b, i, CPUS_BUSY),
             median(b, i, CPU_MS_PER_MB), median(b, i, SEQ_64K), 100 * of_unprotected(b, i, SEQ_64K),
-            median(b, i, SEQ_4K), 100 * of_unprotected(b, i, SEQ_4K), median(b, i, RAND),
-            100 * of_unprotected(b, i, RAND), median(b, i, FSYNC_50), median(b, i, FSYNC_99),
-            median(b, i, PAUSE_ADDED));
+            median(b, i, SEQ_4K), 100 * of_unprotected(b, i, SEQ_4K), median(b, i, SEQ_CACHED),
+            100 * of_unprotected(b, i, SEQ_CACHED), median(b, i, RAND), 100 * of_unprotected(b, i, RAND),
+            median(b, i, FSYNC_50), median(b, i, FSYNC_99), median(b, i, PAUSE_ADDED));
     }
     json_object_object_add(all, "limits", limits_json(b));
     view_say("limit: a copy elsewhere takes %.2f ms/MB of this machine's %ld processors, whoever makes it", b->floor,

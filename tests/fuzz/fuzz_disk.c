@@ -22,6 +22,13 @@ static void as_payload(const uint8_t *data, size_t n)
     if (disk_read(data, n, &sample_disk_sizes, &x, &e))
         return;
     uint8_t *at = disks[x.disk] + x.offset;
+    if (x.encoding == DISK_AS_PAGES) {
+        static uint8_t memory[SAMPLE_PAGES * PROTO_PAGE_SIZE], resolved[DISK_PAYLOAD_MAX];
+        size_t size = disk_resolve(&x, memory, SAMPLE_PAGES, resolved, &e);
+        if (size && (disk_read(resolved, size, &sample_disk_sizes, &x, &e) || x.encoding != DISK_AS_DATA))
+            abort();
+        return;
+    }
     if (x.encoding == DISK_AS_ZEROES) {
         memset(at, 0, x.length);
         return;

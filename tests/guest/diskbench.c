@@ -1,10 +1,11 @@
 /*
  * diskbench: the load of ./dev bench disk, in the guest: what fio would do, were there room for it. It writes behind
- * the blocks that are diskd's, around the page cache.
+ * the blocks that are diskd's, around the page cache unless it says so.
  *
  * TCP port 11, one order at a time, a JSON line as answer when it is done:
  *   "seq MB"       so many MiB one after the other, in pieces of 256 KiB, 8 at a time
  *   "by64k MB", "by4k MB"   the same in smaller pieces
+ *   "cached MB"    so many MiB by way of the guest's page cache, one after the other, and a flush: what cp and sync do
  *   "rand COUNT"   so many blocks of 4 KiB anywhere, 16 at a time
  *   "paced COUNT"  so many blocks of 4 KiB anywhere, one each 2 ms: a disk that is used, and not busy
  *   "fsync COUNT"  so often a block of 4 KiB and a flush; the answer has how long each pair took, by the guest's clock
@@ -29,6 +30,7 @@
 enum {
     PORT = 11,
     BLOCK = 4096,
+    SECTOR = 512,
     PIECE = 256 << 10,
     MEDIUM = 64 << 10,
     SEQUENTIAL = 8,
@@ -37,7 +39,7 @@ enum {
     PACE_NS = 2000000
 };
 
-static int disk;
+static int disk, cached;      /* the same, around the page cache and through it */
 static uint64_t first, bytes; /* our part of the disk */
 
 struct load {
@@ -60,6 +62,15 @@ static void fill(uint64_t *out, uint64_t n, uint64_t seed)
         out[i] = seed + i * 0x9e3779b97f4a7c15U;
 }
 
+/* A little of each sector, as fio does: no two are the same, and the guest's CPU is not what is measured. */
+static void change_sectors(uint64_t *out, uint64_t n, uint64_t seed)
+{
+    for (uint64_t i = 0; i < n / 8; i += SECTOR / 8) {
+        out[i] = mix(seed + i);
+        out[i + 1] ^= seed;
+    }
+}
+
 static void *write_some(void *arg)
 {
     static atomic_ullong runs;
@@ -70,7 +81,7 @@ static void *write_some(void *arg)
         fill(buffer, l->piece, seed);
     for (uint64_t i; buffer && (i = atomic_fetch_add(&l->next, 1)) < l->count;) {
         uint64_t place = (l->random ? mix(seed + i) : i) % places;
-        fill(buffer, l->piece > BLOCK ? 512 : BLOCK, seed + i); /* a part: the guest's CPU is not what is measured */
+        change_sectors(buffer, l->piece, seed + i);
         if (pwrite(disk, buffer, l->piece, (off_t)(first + place * l->piece)) != (ssize_t)l->piece)
             atomic_fetch_add(&l->errors, 1);
     }
@@ -89,6 +100,18 @@ static int write_all(char *out, size_t size, bool random, uint64_t count, uint64
         pthread_join(threads[i], NULL);
     return snprintf(out, size, "{\"bytes\":%llu,\"errors\":%llu}\n", (unsigned long long)(count * l.piece),
                     (unsigned long long)l.errors);
+}
+
+static int write_cached(char *out, size_t size, uint64_t count)
+{
+    static uint64_t runs, buffer[PIECE / 8];
+    uint64_t errors = 0, seed = mix(runs++);
+    for (uint64_t i = 0; i < count; i++) {
+        fill(buffer, PIECE, mix(seed + i));
+        errors += pwrite(cached, buffer, PIECE, (off_t)(first + i % (bytes / PIECE) * PIECE)) != PIECE;
+    }
+    errors += fdatasync(cached) != 0;
+    return snprintf(out, size, "{\"errors\":%llu}\n", (unsigned long long)errors);
 }
 
 static int write_paced(char *out, size_t size, uint64_t count)
@@ -150,6 +173,8 @@ static int obey(char *out, size_t size, const char *line)
         return write_all(out, size, false, n * ((1 << 20) / MEDIUM), MEDIUM);
     if (sscanf(line, "by4k %llu", &n) == 1)
         return write_all(out, size, false, n * ((1 << 20) / BLOCK), BLOCK);
+    if (sscanf(line, "cached %llu", &n) == 1)
+        return write_cached(out, size, n * ((1 << 20) / PIECE));
     if (sscanf(line, "rand %llu", &n) == 1)
         return write_all(out, size, true, n, BLOCK);
     if (sscanf(line, "paced %llu", &n) == 1)
@@ -179,7 +204,8 @@ int main(int argc, char **argv)
     uint64_t whole = 0, blocks = 4096;
     unsigned long long n;
     disk = argc > 1 ? open(argv[1], O_RDWR | O_DIRECT | O_CLOEXEC) : -1;
-    if (disk < 0 || ioctl(disk, BLKGETSIZE64, &whole)) {
+    cached = argc > 1 ? open(argv[1], O_RDWR | O_CLOEXEC) : -1;
+    if (disk < 0 || cached < 0 || ioctl(disk, BLKGETSIZE64, &whole)) {
         perror("diskbench");
         return 1;
     }

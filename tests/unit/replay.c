@@ -2,6 +2,7 @@
  * replay: see replay.h. Pages and disk writes of an epoch are staged as they came and applied at its COMMIT.
  */
 #include "replay.h"
+#include "proto/cursor.h"
 #include "sample.h"
 
 #include <stdlib.h>
@@ -92,13 +93,23 @@ static int take_write(struct replay *r, const struct record *record, struct prot
 {
     static uint8_t room[DISK_DATA_MAX];
     struct disk_extent x;
+    static uint8_t resolved[DISK_PAYLOAD_MAX];
+    const uint8_t *payload = record->payload;
     size_t n = record->length;
-    if (disk_read(record->payload, n, &sample_disk_sizes, &x, e))
+    if (disk_read(payload, n, &sample_disk_sizes, &x, e))
         return -1;
-    if (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, room, e))
+    if (x.encoding == DISK_AS_PAGES && record->epoch == 1)
+        return proto_fail(e, "DISK of pages in the first epoch");
+    if (x.encoding == DISK_AS_PAGES) {
+        n = disk_resolve(&x, r->memory, r->pages, resolved, e);
+        payload = resolved;
+    } else if (x.encoding != DISK_AS_ZEROES && !disk_decode(&x, room, e)) {
+        return -1;
+    }
+    if (!n)
         return -1;
     append(&r->writes, &n, sizeof n);
-    append(&r->writes, record->payload, n);
+    append(&r->writes, payload, n);
     return 0;
 }
 

@@ -139,6 +139,18 @@ static void sample_pages(struct sample *s, uint64_t epoch)
     sample_record(s, RECORD_PAGES, 0, epoch, payload, at);
 }
 
+/* Two blocks that are pages of the epoch before. */
+static void sample_disk_pages(struct sample *s, uint64_t epoch, uint8_t *payload)
+{
+    const uint64_t gfns[] = {epoch % SAMPLE_PAGES, 2};
+    uint64_t offset = epoch % 4 * DISK_BLOCK_SIZE;
+    size_t n = disk_encode_pages(1, offset, gfns, 2, payload);
+    for (size_t i = 0; i < 2; i++)
+        memcpy(s->disks[1] + offset + i * DISK_BLOCK_SIZE, s->memory + gfns[i] * PROTO_PAGE_SIZE, PROTO_PAGE_SIZE);
+    s->disk_encodings[DISK_AS_PAGES]++;
+    sample_record(s, RECORD_DISK, 0, epoch, payload, n);
+}
+
 /* Runs that overlap, on both disks: text, noise, and zeroes over some of it. */
 static void sample_disk_writes(struct sample *s, uint64_t epoch)
 {
@@ -155,6 +167,8 @@ static void sample_disk_writes(struct sample *s, uint64_t epoch)
         s->disk_encodings[payload[2]]++;
         sample_record(s, RECORD_DISK, 0, epoch, payload, n);
     }
+    if (epoch > 1)
+        sample_disk_pages(s, epoch, payload);
 }
 
 static void sample_device(struct sample *s, enum device_kind kind, uint64_t epoch, const uint8_t *blob, size_t n,

@@ -26,7 +26,7 @@ static void there_and_back(void **state)
     static const uint32_t lengths[] = {1, 2, 15, 512, 4095, 4096, 65536, DISK_DATA_MAX};
     uint8_t *data = malloc(DISK_DATA_MAX);
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
-        for (unsigned kind = 0; kind < DISK_ENCODINGS; kind++) {
+        for (unsigned kind = 0; kind <= DISK_AS_ZEROES; kind++) {
             struct disk_extent x;
             struct proto_error e;
             fill(data, lengths[i], kind);
@@ -104,7 +104,12 @@ static void violations_are_named(void **state)
     struct disk_extent x;
     struct proto_error e;
     refused(2, DISK_AS_ZEROES, 1, 0, 0, "disk 2 of 2");
-    refused(0, 3, 1, 0, 0, "kind 3");
+    refused(0, DISK_ENCODINGS, 1, 0, 0, "kind 4");
+    refused(0, DISK_AS_PAGES, 4096, 0, 16, "with 16 octets");
+    refused(0, DISK_AS_PAGES, 4096, 0, 0, "with 0 octets");
+    refused(0, DISK_AS_PAGES, 4095, 0, 0, "no whole blocks");
+    refused(0, DISK_AS_PAGES, 4096, 1, 8, "no whole blocks");
+    refused(0, DISK_AS_PAGES, DISK_DATA_MAX + 4096, 0, 520, "266240 octets");
     refused(0, DISK_AS_ZEROES, 0, 0, 0, "0 octets");
     refused(0, DISK_AS_ZEROES, (1 << 20) + 1, 0, 0, "disk 0, which has");
     refused(1, DISK_AS_ZEROES, 2, 64 * DISK_BLOCK_SIZE - 1, 0, "disk 1, which has");
@@ -123,6 +128,37 @@ static void violations_are_named(void **state)
     payload[3] = 1;
     assert_int_equal(disk_read(payload, DISK_HEAD_SIZE, &sizes, &x, &e), -1);
     assert_non_null(strstr(e.text, "reserved"));
+}
+
+static void pages_are_resolved(void **state)
+{
+    (void)state;
+    enum { PAGES = 70 };
+    static uint8_t memory[PAGES * PROTO_PAGE_SIZE], resolved[DISK_PAYLOAD_MAX];
+    uint64_t gfns[DISK_BLOCKS_MAX];
+    struct disk_extent x;
+    struct proto_error e;
+    fill(memory, sizeof memory, DISK_AS_DATA);
+    for (uint32_t blocks = 1; blocks <= DISK_BLOCKS_MAX; blocks += 9) {
+        for (uint32_t i = 0; i < blocks; i++)
+            gfns[i] = (i * 31 + blocks) % PAGES;
+        size_t n = disk_encode_pages(0, 3 * DISK_BLOCK_SIZE, gfns, blocks, payload);
+        assert_int_equal(n, DISK_HEAD_SIZE + blocks * DISK_GFN_SIZE);
+        assert_int_equal(disk_read(payload, n, &sizes, &x, &e), 0);
+        assert_int_equal(x.encoding, DISK_AS_PAGES);
+        assert_null(disk_decode(&x, room, &e));
+        n = disk_resolve(&x, memory, PAGES, resolved, &e);
+        assert_int_equal(disk_read(resolved, n, &sizes, &x, &e), 0);
+        assert_int_equal(x.encoding, DISK_AS_DATA);
+        assert_int_equal(x.offset, 3 * DISK_BLOCK_SIZE);
+        for (uint32_t i = 0; i < blocks; i++)
+            assert_memory_equal(x.data + (size_t)i * PROTO_PAGE_SIZE, memory + gfns[i] * PROTO_PAGE_SIZE,
+                                PROTO_PAGE_SIZE);
+    }
+    gfns[0] = PAGES;
+    assert_int_equal(disk_read(payload, disk_encode_pages(0, 0, gfns, 1, payload), &sizes, &x, &e), 0);
+    assert_int_equal(disk_resolve(&x, memory, PAGES, resolved, &e), 0);
+    assert_non_null(strstr(e.text, "page 70 of 70"));
 }
 
 static void sizes_of_disks(void **state)
@@ -202,13 +238,10 @@ static void false_tellings_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),
-        cmocka_unit_test(what_packs_in_part_is_packed),
-        cmocka_unit_test(one_octet_is_no_zeroes),
-        cmocka_unit_test(zeroes_may_be_long),
-        cmocka_unit_test(violations_are_named),
-        cmocka_unit_test(sizes_of_disks),
-        cmocka_unit_test(disks_are_told_one_by_one),
+        cmocka_unit_test(there_and_back),           cmocka_unit_test(what_packs_in_part_is_packed),
+        cmocka_unit_test(one_octet_is_no_zeroes),   cmocka_unit_test(zeroes_may_be_long),
+        cmocka_unit_test(violations_are_named),     cmocka_unit_test(pages_are_resolved),
+        cmocka_unit_test(sizes_of_disks),           cmocka_unit_test(disks_are_told_one_by_one),
         cmocka_unit_test(false_tellings_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,7 +27,8 @@ struct rig {
     struct stream_check *check;
     struct replica *replica;
     uint64_t committed;
-    size_t chunks, records, pages_records, disk_records, entries, wire, device_records;
+    size_t chunks, records, pages_records, disk_records, referred, entries, wire, device_records;
+    bool refers;          /* what is written to the disk may be in its memory */
     uint8_t *disk, *copy; /* the guest's; the replica's */
     unsigned encodings[PAGE_ENCODINGS];
 };
@@ -51,6 +52,14 @@ static void write_copy(struct rig *g, const struct record *r)
     if (disk_read(r->payload, r->length, &sizes, &x, &why))
         fail_msg("%s", why.text);
     g->disk_records++;
+    if (x.encoding == DISK_AS_PAGES) {
+        static uint8_t resolved[DISK_PAYLOAD_MAX];
+        assert_true(g->committed > 0);
+        g->referred += x.n / DISK_GFN_SIZE;
+        size_t n = disk_resolve(&x, g->memory, PAGES, resolved, &why);
+        if (disk_read(resolved, n, &sizes, &x, &why))
+            fail_msg("%s", why.text);
+    }
     if (x.encoding == DISK_AS_ZEROES)
         memset(g->copy + x.offset, 0, x.length);
     else
@@ -129,8 +138,11 @@ static struct rig rig_new(uint64_t seed)
 
 static void rig_start(struct rig *g, uint64_t cache_pages, unsigned drop_page)
 {
-    struct pipeline_config c = {
-        .pages = PAGES, .memory = g->guest, .delta_cache_bytes = cache_pages * PROTO_PAGE_SIZE, .drop_page = drop_page};
+    struct pipeline_config c = {.pages = PAGES,
+                                .memory = g->guest,
+                                .delta_cache_bytes = cache_pages * PROTO_PAGE_SIZE,
+                                .drop_page = drop_page,
+                                .refers = g->refers};
     g->encoder = encoder_new(&c, on_chunk, g);
     assert_non_null(g->encoder);
 }
@@ -331,6 +343,46 @@ static void write_disk(struct rig *g, uint64_t epoch)
     assert_int_equal(encoder_disk(g->encoder, epoch, 0, at, g->disk + at, n), 0);
 }
 
+/* As a guest writes out its page cache: runs of pages, some of which are as they were in an epoch before. */
+static void write_memory(struct rig *g, uint64_t epoch)
+{
+    size_t pages = 1 + pick(g, 70), from = pick(g, PAGES - pages), n = pages * PROTO_PAGE_SIZE;
+    size_t at = pick(g, (DISK - n) / DISK_BLOCK_SIZE) * DISK_BLOCK_SIZE;
+    memcpy(g->disk + at, g->guest + from * PROTO_PAGE_SIZE, n);
+    if (pick(g, 4) == 0)
+        g->disk[at + pick(g, n)] ^= 1;
+    assert_int_equal(encoder_disk(g->encoder, epoch, 0, at, g->disk + at, n), 0);
+}
+
+/* What the replica has in its memory is referred to, as it is at the end of the epoch before; zeroes are not. */
+static void test_disk_writes_from_memory(void **state)
+{
+    (void)state;
+    size_t referred = 0;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct rig rig = rig_new(seed), *g = &rig;
+        g->refers = true;
+        rig_start(g, seed * 8, 0);
+        first_epoch(g, 100);
+        end_epoch(g, 1, 100);
+        for (uint64_t epoch = 2; epoch <= 40; epoch++) {
+            for (uint64_t n = pick(g, 12); n; n--) {
+                uint64_t gfn = pick(g, PAGES);
+                write_memory(g, epoch);
+                write_disk(g, epoch);
+                change_page(g, g->guest + gfn * PROTO_PAGE_SIZE);
+                send_page(g, epoch, gfn, true);
+            }
+            end_epoch(g, epoch, 100);
+            assert_memory_equal(g->copy, g->disk, DISK);
+            expect_same(g);
+        }
+        referred += g->referred;
+        rig_end(g);
+    }
+    assert_true(referred > 10000);
+}
+
 /* Writes that overlap, small ones that share chunks and large ones between them, amid pages: their order stays, and the
  * commit's digest is right of what comes out. */
 static void test_disk_writes(void **state)
@@ -479,6 +531,7 @@ int main(void)
         cmocka_unit_test(test_split),
         cmocka_unit_test(test_remember),
         cmocka_unit_test(test_disk_writes),
+        cmocka_unit_test(test_disk_writes_from_memory),
         cmocka_unit_test(test_small_writes_share_a_chunk),
         cmocka_unit_test(test_blobs),
         cmocka_unit_test(test_blob_delta),

@@ -12,8 +12,8 @@
 
 enum { ZERO, UNCHANGED, RAW, LZ4, DELTA, DELTA_LZ4 };
 enum { BLOB_RAW, BLOB_LZ4, BLOB_DELTA_LZ4 };
-enum { DISK_DATA, DISK_LZ4, DISK_ZEROES };
-enum { DISK_HEAD = 16, DISK_OCTETS_MAX = 262144 };
+enum { DISK_DATA, DISK_LZ4, DISK_ZEROES, DISK_PAGES };
+enum { BLOCK = 4096, DISK_HEAD = 16, DISK_OCTETS_MAX = 262144 };
 enum { ENTRY_HEAD = 8, DEVICE_HEAD = 16, BLOB_OCTETS_MAX = 67108864, LINE = 64, WORD = 8 };
 
 const char *const encoding_names[ENCODINGS] = {"ZERO", "UNCHANGED", "RAW", "LZ4", "DELTA", "DELTA_LZ4"};
@@ -163,6 +163,8 @@ static bool data_is_valid(unsigned kind, const uint8_t *data, size_t n, size_t l
         return n == 0 || complain(c, "ZEROES with %zu octets of data", n);
     if (length > DISK_OCTETS_MAX)
         return complain(c, "%zu octets in one record", length);
+    if (kind == DISK_PAGES)
+        return (length % BLOCK == 0 && n == length / BLOCK * 8) || complain(c, "PAGES of %zu octets in %zu", length, n);
     if (kind == DISK_DATA)
         return n == length || complain(c, "DATA of %zu octets with %zu octets", length, n);
     if (n < 1 || n >= length)
@@ -173,13 +175,26 @@ static bool data_is_valid(unsigned kind, const uint8_t *data, size_t n, size_t l
     return ok || complain(c, "no LZ4 block of %zu octets", length);
 }
 
-bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct tally *t, struct complaint *c)
+static bool references_are_valid(const uint8_t *at, size_t n, uint64_t offset, uint64_t pages, struct complaint *c)
+{
+    if (!pages)
+        return complain(c, "DISK of pages in the first epoch");
+    if (offset % BLOCK)
+        return complain(c, "DISK of pages at %" PRIu64, offset);
+    for (size_t i = 0; i < n; i += 8)
+        if (little(at + i, 8) >= pages)
+            return complain(c, "DISK: page %" PRIu64 " of %" PRIu64, little(at + i, 8), pages);
+    return true;
+}
+
+bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, struct tally *t,
+                   struct complaint *c)
 {
     uint64_t disk = little(at, 2), length = little(at + 4, 4), offset = little(at + 8, 8);
     struct complaint why;
     if (disk >= d->count)
         return complain(c, "DISK: number %" PRIu64 " of %u", disk, d->count);
-    if (at[2] > DISK_ZEROES)
+    if (at[2] > DISK_PAGES)
         return complain(c, "DISK: unknown kind %u", at[2]);
     if (at[3])
         return complain(c, "DISK with a reserved octet");
@@ -188,6 +203,8 @@ bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct ta
                         d->octets[disk]);
     if (!data_is_valid(at[2], at + DISK_HEAD, n - DISK_HEAD, (size_t)length, &why))
         return complain(c, "DISK: %.180s", why.text);
+    if (at[2] == DISK_PAGES && !references_are_valid(at + DISK_HEAD, n - DISK_HEAD, offset, pages, c))
+        return false;
     t->disk_octets += n - DISK_HEAD;
     t->disk_written += length;
     return true;
@@ -198,7 +215,7 @@ bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct ta
 bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, uint64_t due,
                     struct complaint *c)
 {
-    enum { CHECK_HEAD = 40, RUN_HEAD = 8, DIGEST = 16, BLOCK = 4096, BLOCKS_MOST = 65536, MEMORY = 0xffff };
+    enum { CHECK_HEAD = 40, RUN_HEAD = 8, DIGEST = 16, BLOCKS_MOST = 65536, MEMORY = 0xffff };
     uint64_t number = little(at, 8), first = little(at + 16, 8), end = little(at + 24, 8), disk = little(at + 32, 2);
     if (number != due)
         return complain(c, "CHECK number %" PRIu64 ", due is %" PRIu64, number, due);

@@ -257,7 +257,7 @@ static bool part_of_epoch(struct walk *w, const struct head *h, const uint8_t *r
     if (h->type == DEVICE)
         return device_is_valid(&w->blobs, payload, h->length, &w->epoch, c);
     if (h->type == DISK)
-        return disk_is_valid(payload, h->length, &w->v->disks, &w->epoch, c);
+        return disk_is_valid(payload, h->length, &w->v->disks, h->epoch > 1 ? w->v->pages : 0, &w->epoch, c);
     w->spans = grown(w->spans, &w->span_capacity, w->span_count, sizeof *w->spans);
     w->spans[w->span_count++] = (struct span){payload, h->length};
     return pages_are_valid(payload, h->length, w->v->pages, &w->epoch, c);

@@ -52,8 +52,9 @@ struct disks {              /* of CONFIG */
     unsigned count, shared; /* the last ones are shared */
     uint64_t octets[DISKS];
 };
-/* Checks a DISK payload and adds to `t`. */
-bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, struct tally *t, struct complaint *c);
+/* Checks a DISK payload and adds to `t`. pages: those that it may refer to; 0: none yet. */
+bool disk_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, struct tally *t,
+                   struct complaint *c);
 
 /* Checks a CHECK payload, whose number must be `due`; pages: of the guest. */
 bool check_is_valid(const uint8_t *at, size_t n, const struct disks *d, uint64_t pages, uint64_t due,
