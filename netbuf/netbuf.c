@@ -63,12 +63,11 @@ int netbuf_hold(struct netbuf *b, const uint8_t *frame, size_t n)
     return 0;
 }
 
-int netbuf_barrier(struct netbuf *b, uint64_t epoch)
+void netbuf_barrier(struct netbuf *b, uint64_t epoch)
 {
-    if (b->barrier_count == NETBUF_BARRIERS_MAX)
-        return -1;
-    b->barriers[b->barrier_count++] = (struct barrier){.epoch = epoch, .end = b->next};
-    return 0;
+    if (b->barrier_count < NETBUF_BARRIERS_MAX)
+        b->barrier_count++;
+    b->barriers[b->barrier_count - 1] = (struct barrier){.epoch = epoch, .end = b->next};
 }
 
 uint64_t netbuf_running_frames(const struct netbuf *b)

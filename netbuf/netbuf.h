@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NETBUF_BARRIERS_MAX = 16 }; /* most epochs that are closed and not released */
+enum { NETBUF_BARRIERS_MAX = 16 }; /* epochs closed and not released that are told apart */
 
 struct netbuf;
 
@@ -27,9 +27,10 @@ bool netbuf_full(const struct netbuf *b);
 /* Holds a copy, in the running epoch. -1: no memory; nothing is held then, the caller must say so. A frame taken when
  * the buffer was not full always fits: the limit may be exceeded by one frame. */
 int netbuf_hold(struct netbuf *b, const uint8_t *frame, size_t n);
-/* Closes `epoch` (greater than the last one): what is held and behind no barrier belongs to it. -1: too many barriers.
- */
-int netbuf_barrier(struct netbuf *b, uint64_t epoch);
+/* Closes `epoch` (greater than the last one): what is held and behind no barrier belongs to it. If there are too many
+ * barriers the last one moves: what it closed is released with this epoch, later than it might be, and never earlier.
+ * (Epochs pile up while a guest's flush holds back their output, which takes as long as the disk does.) */
+void netbuf_barrier(struct netbuf *b, uint64_t epoch);
 /* Frames of the running epoch, i.e. behind the last barrier. */
 uint64_t netbuf_running_frames(const struct netbuf *b);
 

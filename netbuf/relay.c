@@ -213,9 +213,9 @@ void relay_poll(struct relay *r)
 
 /* ---- the gate ---- */
 
-int relay_barrier(struct relay *r, uint64_t epoch)
+void relay_barrier(struct relay *r, uint64_t epoch)
 {
-    return netbuf_barrier(r->held, epoch);
+    netbuf_barrier(r->held, epoch);
 }
 
 void relay_release(struct relay *r, uint64_t epoch)

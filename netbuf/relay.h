@@ -44,7 +44,7 @@ void relay_close(struct relay *r); /* what is held is dropped */
 void relay_drain(struct relay *r);
 /* Moves what waits in both directions, without the loop. */
 void relay_poll(struct relay *r);
-int relay_barrier(struct relay *r, uint64_t epoch);
+void relay_barrier(struct relay *r, uint64_t epoch);
 void relay_release(struct relay *r, uint64_t epoch);
 /* From now on frames are held / pass at once. Opening lets out what is held: only the sole owner of the VM may. */
 void relay_hold(struct relay *r);

@@ -102,7 +102,7 @@ static int barrier(const struct capture_source *from, uint64_t epoch, struct err
     for (unsigned i = 0; i < from->outlet_count; i++) {
         outlet_hold(from->outlets[i]);
         if (outlet_barrier(from->outlets[i], epoch))
-            return errmsg_set(e, "too many epochs are closed and not released");
+            return errmsg_set(e, "the barrier behind the VM's output can't be set");
     }
     return 0;
 }
