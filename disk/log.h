@@ -75,6 +75,9 @@ int write_log_bell_fd(const struct write_log *l); /* readable: write_log_events 
 int write_log_append(struct write_log *l, const struct disk_write *w);
 /* The reader is gone: who waits returns, nothing is appended any more. */
 void write_log_close(struct write_log *l);
+/* Is the VM being paused, and stands still by now unless its host is very busy? What is answered then it can't act on
+ * before the pause is over. */
+bool write_log_is_urgent(const struct write_log *l);
 /* The pause that the VM is in or about to be in: a number, another one for each; 0: none. */
 uint32_t write_log_pause(const struct write_log *l);
 /* The same, and says where the log ends behind it; then *end is valid also if it is not in the log. */

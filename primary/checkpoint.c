@@ -42,7 +42,7 @@ static bool can_capture(const struct worker *w)
 {
     const struct checkpoint *c = &w->checkpoint;
     return is_cycling(w) && c->free_count && flight_has_room(&c->flight) && !move_holds_checkpoints(w) &&
-           !shared_hold_checkpoints(w);
+           !shared_hold_checkpoints(w) && !disks_hold_checkpoints(w);
 }
 
 void checkpoint_arm(struct worker *w)

@@ -459,6 +459,13 @@ void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark)
         d->owed_since = epoch;
 }
 
+/* What the guest writes waits for an owed flush, and a pause would wait for that: it would last as long as the disk
+ * does, and this host be taken for lost. So the epoch lasts longer instead. */
+bool disks_hold_checkpoints(const struct worker *w)
+{
+    return w->disks.client && disk_owes_flush(w->disks.client);
+}
+
 void disks_flushed(struct worker *w)
 {
     struct disks *d = &w->disks;
@@ -466,6 +473,7 @@ void disks_flushed(struct worker *w)
     d->owed_since = d->waiting = 0;
     if (epoch && (w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING))
         disks_release(w, epoch);
+    checkpoint_arm(w);
 }
 
 void disks_stop(struct worker *w)

@@ -308,6 +308,7 @@ bool disks_are_told(const struct worker *w);
 void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);
 void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowledged: lets its output go, now or soon */
 void disks_flushed(struct worker *w);
+bool disks_hold_checkpoints(const struct worker *w);       /* until disks_flushed */
 uint64_t disks_sync_rate(const struct worker *w);          /* octets per second; 0: no limit */
 void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
 void disks_stop(struct worker *w);                         /* the stream has ended, and with it the pipeline */

@@ -1,21 +1,29 @@
 /*
- * owed: flushes that were answered before they were done. They are done on a thread of their own, at once; several of
- * one disk that come meanwhile are done as one.
+ * owed: flushes, done on a thread for each disk, so that whoever asked for one can be answered before it is done: then
+ * it is owed, and what comes later waits for it. Several of one disk that come while it is being flushed are done as
+ * one.
  */
 #ifndef HIKAE_DISK_SERVER_OWED_H
 #define HIKAE_DISK_SERVER_OWED_H
 
 #include "common/errmsg.h"
 
+#include <stdbool.h>
+
 struct owed;
 
-/* flush: makes what was written to `disk` durable, 0 or an errno; on owed's thread. changed: so many disks' flushes are
- * owed now; calls come one at a time and in order. NULL with `e`. */
-struct owed *owed_new(int (*flush)(unsigned disk, void *arg), void (*changed)(unsigned owed, void *arg), void *arg,
-                      struct errmsg *e);
+struct owed_handlers {
+    int (*flush)(unsigned disk, void *arg);    /* makes what was written to it durable, 0 or an errno; on its thread */
+    bool (*hurried)(void *arg);                /* must whoever waits for a flush be answered now? On any thread */
+    void (*changed)(unsigned owed, void *arg); /* so many disks' flushes are owed now; one call at a time, in order */
+};
+
+/* Of so many disks, at least one. NULL with `e`. */
+struct owed *owed_new(unsigned disks, const struct owed_handlers *h, void *arg, struct errmsg *e);
 void owed_free(struct owed *o); /* when they are done; NULL is allowed */
 
-void owed_add(struct owed *o, unsigned disk);
+/* Returns when it is done, with what it said; or 0 as soon as it is hurried, and then it is owed. */
+int owed_flush(struct owed *o, unsigned disk);
 void owed_wait(struct owed *o); /* until none is owed */
 void owed_tell(struct owed *o); /* calls changed */
 /* What an owed flush of `disk` failed with since this was last asked; 0: none did. */

@@ -89,8 +89,7 @@ static int failed(struct disk_set *s, unsigned disk, uint64_t n, uint64_t offset
     return error;
 }
 
-/* On the thread of the owed flushes. */
-static int flush_owed(unsigned disk, void *arg)
+static int flush_now(unsigned disk, void *arg)
 {
     struct disk_set *s = arg;
     return fdatasync(s->disks[disk].backing.fd) < 0 ? failed(s, disk, 0, 0, errno) : 0;
@@ -105,11 +104,23 @@ static void owed_changed(unsigned owed, void *arg)
     pthread_rwlock_unlock(&s->log_lock);
 }
 
+/* A flush takes as long as the disk does, and the VM's pause would wait for it: answered now it can't be acted on
+ * before that is over. */
+static bool is_urgent(void *arg)
+{
+    struct disk_set *s = arg;
+    pthread_rwlock_rdlock(&s->log_lock);
+    bool urgent = s->log && write_log_is_urgent(s->log);
+    pthread_rwlock_unlock(&s->log_lock);
+    return urgent;
+}
+
 static const struct gate_handlers gate_handlers;
 
 int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e)
 {
-    s->owed = owed_new(flush_owed, owed_changed, s, e);
+    static const struct owed_handlers handlers = {.flush = flush_now, .hurried = is_urgent, .changed = owed_changed};
+    s->owed = owed_new(s->count, &handlers, s, e);
     if (s->owed && s->shared)
         s->gate = gate_new(&gate_handlers, s, holding, GATE_ROOM, e);
     return s->owed && (s->gate || !s->shared) ? 0 : -1;
@@ -476,13 +487,10 @@ int disk_set_flush(struct disk_set *s, unsigned disk)
         return 0; /* QEMU's own */
     if (is_shared(s, disk) && gate_flush(s->gate, disk))
         return 0;
-    if (pause && !is_shared(s, disk)) {
-        owed_add(s->owed, disk);
-        return 0;
-    }
-    owed_wait(s->owed);
+    if (!pause)
+        owed_wait(s->owed);
     int error = owed_take_error(s->owed, disk); /* the kernel tells an error once, and told it to the owed flush */
     if (error)
         return error;
-    return fdatasync(s->disks[disk].backing.fd) < 0 ? failed(s, disk, 0, 0, errno) : 0;
+    return is_shared(s, disk) ? flush_now(disk, s) : owed_flush(s->owed, disk);
 }

@@ -6,10 +6,10 @@
  * and log see overlapping writes in one order (promise 2: the replica's disk becomes the very same), and whoever starts
  * to track and then reads the store has all that is not in the log.
  *
- * A flush is an fdatasync before the answer; FUA likewise. While the VM is being paused, a flush is answered at once
- * but owed: it begins at once on a thread of its own, and what arrives later waits for its end. So the store still sees
- * what was flushed before what came after, and the pause does not feel the store. The epoch's output waits for it
- * (disk_owes_flush).
+ * A flush is an fdatasync before the answer; FUA likewise. It is done on a thread of its own, and if the VM is paused
+ * meanwhile it is answered before it is done, but owed, and what arrives later waits for its end. So the store still
+ * sees what was flushed before what came after, and the pause does not feel the store. The epoch's output waits for it,
+ * and so does the next checkpoint (disk_owes_flush).
  *
  * QEMU itself flushes each time that it pauses a VM, after the VM's last request was answered, and first of all a disk
  * that is none: the export "still". What is flushed between that and the end of the pause nobody has asked for, and it

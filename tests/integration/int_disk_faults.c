@@ -157,6 +157,24 @@ static void test_owed_flush(void **state)
     disk_disconnect(c);
 }
 
+/* One that is under way as the pause begins is answered too, long before it is done. */
+static void test_flush_under_way(void **state)
+{
+    (void)state;
+    struct disk_client *c = begin_traced("inject=fdatasync:delay_enter=3000000");
+    MUST(disk_track(c, true, &error));
+    pid_t vm = guest_begin(&lab, 0, "write -P 1 0 4k\nflush\nread -P 1 0 4k\n");
+    assert_false(run_ends_within(vm, 1000)); /* it waits for its flush */
+    expect(c, DISK_DATA, 0, 4096, 0);
+    assert_false(disk_owes_flush(c));
+    disk_set_pausing(c, true);
+    assert_int_equal(run_wait(vm), 0);
+    assert_true(disk_owes_flush(c));
+    assert_true(wait_for(c, DISK_EVENT_FLUSHED));
+    assert_memory_equal(calls(), "wWsS", 4);
+    disk_disconnect(c);
+}
+
 /* ---- QEMU's own flushes ---- */
 
 /* A QEMU with the lab's disk, as vm/qemu starts them; without `still` it lacks the drive that tells what is its own. */
@@ -391,6 +409,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_flush_syncs, teardown),
         cmocka_unit_test_teardown(test_owed_flush, teardown),
+        cmocka_unit_test_teardown(test_flush_under_way, teardown),
         cmocka_unit_test_teardown(test_qemus_flush, teardown),
         cmocka_unit_test_teardown(test_unknown_flush, teardown),
         cmocka_unit_test_teardown(test_write_error, teardown),

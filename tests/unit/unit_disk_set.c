@@ -309,13 +309,21 @@ static bool waits_for_flushed(struct write_log *reader)
     return poll(&bell, 1, 30000) == 1 && write_log_events(reader) == DISK_EVENT_FLUSHED;
 }
 
+/* Announced, and the VM has had the time to come to stand still. */
+static void pause_now(struct write_log *reader)
+{
+    write_log_set_pausing(reader, true);
+    while (!write_log_is_urgent(reader))
+        usleep(200);
+}
+
 static void test_flush_in_a_pause(void **state)
 {
     (void)state;
     struct disk_set *s = open_set();
     struct write_log *reader = track(s, 1 << 20, 2 << 20);
     disk_set_stands_still(s); /* in no pause of ours: means nothing */
-    write_log_set_pausing(reader, true);
+    pause_now(reader);
     assert_int_equal(disk_set_flush(s, 0), 0);
     assert_true(waits_for_flushed(reader)); /* the guest's, perhaps: owed */
     disk_set_stands_still(s);
@@ -325,14 +333,14 @@ static void test_flush_in_a_pause(void **state)
     assert_int_equal(write_log_events(reader), 0); /* nor was it in between */
     write_log_set_pausing(reader, false);
     assert_int_equal(disk_set_flush(s, 0), 0);
-    write_log_set_pausing(reader, true); /* the next one */
+    pause_now(reader); /* the next one */
     assert_int_equal(disk_set_flush(s, 0), 0);
     assert_true(waits_for_flushed(reader));
     struct write_log *second = track(s, 1 << 20, 2 << 20); /* its pauses are others */
-    write_log_set_pausing(second, true);
+    pause_now(second);
     disk_set_stands_still(s);
     struct write_log *third = track(s, 1 << 20, 2 << 20);
-    write_log_set_pausing(third, true);
+    pause_now(third);
     assert_int_equal(disk_set_flush(s, 0), 0);
     assert_true(waits_for_flushed(third));
     write_log_free(reader);

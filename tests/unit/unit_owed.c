@@ -19,7 +19,8 @@ struct world {
     sem_t begun, may_end; /* of each flush */
     int error;            /* what a flush ends with */
     atomic_uint flushes[2], count;
-    atomic_bool waited;
+    atomic_bool hurried, waited;
+    unsigned disk; /* of who waits for a flush */
 };
 
 static int flush(unsigned disk, void *arg)
@@ -37,13 +38,34 @@ static void changed(unsigned owed, void *arg)
     atomic_store(&w->count, owed);
 }
 
-static void begin(struct world *w)
+static bool hurried(void *arg)
 {
+    struct world *w = arg;
+    return atomic_load(&w->hurried);
+}
+
+static void begin(struct world *w, bool is_hurried)
+{
+    static const struct owed_handlers handlers = {flush, hurried, changed};
     struct errmsg e;
     sem_init(&w->begun, 0, 0);
     sem_init(&w->may_end, 0, 0);
-    w->owed = owed_new(flush, changed, w, &e);
+    atomic_store(&w->hurried, is_hurried);
+    w->owed = owed_new(2, &handlers, w, &e);
     assert_non_null(w->owed);
+}
+
+static void *ask(void *arg)
+{
+    struct world *w = arg;
+    return (void *)(intptr_t)owed_flush(w->owed, w->disk);
+}
+
+static int answer(pthread_t asking)
+{
+    void *said;
+    pthread_join(asking, &said);
+    return (int)(intptr_t)said;
 }
 
 static void *wait_for_none(void *arg)
@@ -60,9 +82,9 @@ static void test_order(void **state)
     (void)state;
     struct world w = {0};
     pthread_t later;
-    begin(&w);
+    begin(&w, true);
     owed_wait(w.owed); /* none is owed */
-    owed_add(w.owed, 1);
+    owed_flush(w.owed, 1);
     assert_int_equal(atomic_load(&w.count), 1);
     sem_wait(&w.begun);
     pthread_create(&later, NULL, wait_for_none, &w);
@@ -81,12 +103,12 @@ static void test_again(void **state)
 {
     (void)state;
     struct world w = {0};
-    begin(&w);
-    owed_add(w.owed, 0);
+    begin(&w, true);
+    owed_flush(w.owed, 0);
     sem_wait(&w.begun);
-    owed_add(w.owed, 0);
-    owed_add(w.owed, 0);
-    owed_add(w.owed, 1);
+    owed_flush(w.owed, 0);
+    owed_flush(w.owed, 0);
+    owed_flush(w.owed, 1);
     assert_int_equal(atomic_load(&w.count), 2);
     for (int i = 0; i < 3; i++)
         sem_post(&w.may_end);
@@ -100,8 +122,8 @@ static void test_error(void **state)
 {
     (void)state;
     struct world w = {.error = EIO};
-    begin(&w);
-    owed_add(w.owed, 1);
+    begin(&w, true);
+    owed_flush(w.owed, 1);
     sem_post(&w.may_end);
     owed_wait(w.owed);
     assert_int_equal(owed_take_error(w.owed, 0), 0);
@@ -110,13 +132,62 @@ static void test_error(void **state)
     owed_free(w.owed);
 }
 
+/* Who is not hurried waits, and hears what came of it; so does whoever came before it began, and nobody else. */
+static void test_not_hurried(void **state)
+{
+    (void)state;
+    struct world w = {.disk = 1};
+    pthread_t first, second;
+    begin(&w, false);
+    pthread_create(&first, NULL, ask, &w);
+    sem_wait(&w.begun);
+    pthread_create(&second, NULL, ask, &w);
+    usleep(20000);
+    assert_int_equal(atomic_load(&w.count), 0);
+    w.error = EIO;
+    sem_post(&w.may_end);
+    assert_int_equal(answer(first), EIO);
+    sem_wait(&w.begun);
+    w.error = 0;
+    sem_post(&w.may_end);
+    assert_int_equal(answer(second), 0);
+    assert_int_equal(owed_take_error(w.owed, 1), 0);
+    owed_free(w.owed);
+}
+
+/* The VM is paused while a flush is under way: it is answered, and owed from then on. The other disk's is done
+ * meanwhile.
+ */
+static void test_hurried_amid_it(void **state)
+{
+    (void)state;
+    struct world w = {.error = ENOSPC};
+    pthread_t asking;
+    begin(&w, false);
+    pthread_create(&asking, NULL, ask, &w);
+    sem_wait(&w.begun);
+    assert_int_equal(atomic_load(&w.count), 0);
+    atomic_store(&w.hurried, true);
+    assert_int_equal(answer(asking), 0);
+    assert_int_equal(atomic_load(&w.count), 1);
+    assert_int_equal(owed_flush(w.owed, 1), 0);
+    sem_wait(&w.begun);
+    assert_int_equal(atomic_load(&w.count), 2);
+    sem_post(&w.may_end);
+    sem_post(&w.may_end);
+    owed_wait(w.owed);
+    assert_int_equal(owed_take_error(w.owed, 0), ENOSPC);
+    assert_int_equal(owed_take_error(w.owed, 1), ENOSPC);
+    owed_free(w.owed);
+}
+
 /* What is owed is paid before the end. */
 static void test_end(void **state)
 {
     (void)state;
     struct world w = {0};
-    begin(&w);
-    owed_add(w.owed, 0);
+    begin(&w, true);
+    owed_flush(w.owed, 0);
     sem_post(&w.may_end);
     owed_free(w.owed);
     assert_int_equal(atomic_load(&w.flushes[0]), 1);
@@ -125,10 +196,8 @@ static void test_end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_again),
-        cmocka_unit_test(test_error),
-        cmocka_unit_test(test_end),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_again),           cmocka_unit_test(test_error),
+        cmocka_unit_test(test_not_hurried), cmocka_unit_test(test_hurried_amid_it), cmocka_unit_test(test_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
