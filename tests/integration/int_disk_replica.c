@@ -578,12 +578,9 @@ static void ready_with_third_disk(void)
     EVIL_WAIT(f.e, blocks_all_told(&f.told));
 }
 
-/* The spool takes no more of an epoch: it is not committed, and the primary hears why. */
-static void spool_is_full(void **state)
+/* Epochs 1 and 2, where 1 MiB is staged in memory and a quarter of that in the spool. */
+static void commit_with_small_spool(void)
 {
-    (void)state;
-    if (!agents_have_sandbox())
-        skip();
     char host[300];
     set_up("restart_grace = 10s\ndetect = 30s\n", "");
     snprintf(host, sizeof host, "restart_grace = 10s\ndetect = 30s\nstaging = 1M\nspool_dir = %s/spool\n", f.b->dir);
@@ -592,6 +589,15 @@ static void spool_is_full(void **state)
     host_start(f.b, SECONDARY);
     ready_with_third_disk();
     commit_epochs(1, 2);
+}
+
+/* The spool takes no more of an epoch: it is not committed, and the primary hears why. */
+static void spool_is_full(void **state)
+{
+    (void)state;
+    if (!agents_have_sandbox())
+        skip();
+    commit_with_small_spool();
     WAIT_FOR(disks_are(2));
     put_noise(3, 4 * MB, 1);
     EVIL_WAIT(f.e, f.e->bye);
@@ -611,14 +617,7 @@ static void faster_than_the_disks(void **state)
     enum { LAST = 30 };
     if (!agents_have_sandbox())
         skip();
-    char host[300];
-    set_up("restart_grace = 10s\ndetect = 30s\n", "");
-    snprintf(host, sizeof host, "restart_grace = 10s\ndetect = 30s\nstaging = 1M\nspool_dir = %s/spool\n", f.b->dir);
-    agents_write_config(f.agents, &(struct agents_options){.host = host, .vm = "pages = 24\n", .accept = "web"});
-    mount_small("spool", "256k");
-    host_start(f.b, SECONDARY);
-    ready_with_third_disk();
-    commit_epochs(1, 2);
+    commit_with_small_spool();
     for (uint64_t epoch = 3; epoch <= LAST; epoch++) {
         put_noise(epoch, 3, epoch);
         put_epoch(epoch);
