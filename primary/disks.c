@@ -455,8 +455,10 @@ void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark)
     shared_captured(w, epoch, mark);
     if (!d->client || !disk_owes_flush(d->client))
         d->owed_since = 0;
-    else if (!d->owed_since)
+    else if (!d->owed_since) {
         d->owed_since = epoch;
+        d->owed_from = clock_now();
+    }
 }
 
 /* What the guest writes waits for an owed flush, and a pause would wait for that: it would last as long as the disk

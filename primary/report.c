@@ -51,10 +51,28 @@ static void add_growth(struct json_object *all, const struct worker *w)
     }
 }
 
+/* Of a store that takes its time: the VM's packets wait for it, and whoever misses them shall find out why. */
+static void add_slow_flush(struct json_object *all, const struct worker *w)
+{
+    enum { PATIENCE_S = 1 };
+    const struct disks *d = &w->disks;
+    int64_t seconds = (clock_now() - d->owed_from) / 1000000000;
+    char text[256];
+    if (!d->owed_since || !disks_hold_checkpoints(w) || seconds < PATIENCE_S)
+        return;
+    snprintf(
+        text, sizeof text,
+        "the stores of the VM's disks have been at a flush for %" PRId64
+        " s: until it is done there is no checkpoint and the VM's packets wait; see what slows this host's storage",
+        seconds);
+    json_object_array_add(all, json_object_new_string(text));
+}
+
 static void add_warnings(struct json_object *j, const struct worker *w)
 {
     struct json_object *all = json_object_new_array();
     add_growth(all, w);
+    add_slow_flush(all, w);
     if (w->state == PROTECTION_AT_RISK)
         json_object_array_add(all, json_object_new_string("AT RISK: output is open by isolated = open, without the "
                                                           "arbiter's word; the VM may run twice"));

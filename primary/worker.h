@@ -141,6 +141,7 @@ struct disks {
     bool tracking;
     uint64_t pushed;     /* position in the log: all before it is in the pipeline */
     uint64_t owed_since; /* oldest epoch in whose last pause a flush was answered that may not be done yet; 0: none */
+    int64_t owed_from;   /* when that pause was, ns */
     uint64_t waiting;    /* newest epoch that is acknowledged and whose output waits for such flushes; 0: none */
     struct blocks_told told;
     struct written written;
