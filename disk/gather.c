@@ -44,9 +44,11 @@ static int trouble(const struct gather_file *f, struct errmsg *e)
 static int write_blocks(struct gather *g, size_t first, size_t count, struct errmsg *e)
 {
     struct gather_file *f = g->file;
-    int none = -1, *direct = count < LONG_BLOCKS ? &none : &f->direct;
-    int result = medium_write_direct(g->medium, direct, f->fd, g->window + first * MEDIUM_BLOCK, count * MEDIUM_BLOCK,
-                                     g->at + first * MEDIUM_BLOCK);
+    const uint8_t *data = g->window + first * MEDIUM_BLOCK;
+    uint64_t at = g->at + first * MEDIUM_BLOCK;
+    size_t n = count * MEDIUM_BLOCK;
+    int result = count < LONG_BLOCKS ? g->medium->write(g->medium, f->fd, data, n, at)
+                                     : medium_write_direct(g->medium, &f->direct, f->fd, data, n, at);
     return result ? trouble(f, e) : 0;
 }
 

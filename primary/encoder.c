@@ -197,14 +197,20 @@ int encoder_blob(struct encoder *e, uint64_t epoch, unsigned kind, const struct 
     return vm_blob_append(&e->last_state, blob->data, blob->size);
 }
 
+/* A DISK record, whose payload of n octets stands at the end of its chunk. */
+static void end_disk(struct encoder *e, struct pipeline_chunk *c, size_t n, uint64_t epoch)
+{
+    size_t at = c->n - RECORD_HEADER_SIZE;
+    c->n += n;
+    end_record(e, c, at, RECORD_DISK, epoch);
+}
+
 static int put_data(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t offset, const uint8_t *data, uint32_t n)
 {
     struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
     if (!c)
         return -1;
-    size_t at = c->n - RECORD_HEADER_SIZE;
-    c->n += disk_encode(disk, offset, data, n, c->data + c->n);
-    end_record(e, c, at, RECORD_DISK, epoch);
+    end_disk(e, c, disk_encode(disk, offset, data, n, c->data + c->n), epoch);
     return 0;
 }
 
@@ -214,9 +220,7 @@ static int put_pages(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t 
     struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + blocks * DISK_GFN_SIZE);
     if (!c)
         return -1;
-    size_t at = c->n - RECORD_HEADER_SIZE;
-    c->n += disk_encode_pages(disk, offset, gfns, blocks, c->data + c->n);
-    end_record(e, c, at, RECORD_DISK, epoch);
+    end_disk(e, c, disk_encode_pages(disk, offset, gfns, blocks, c->data + c->n), epoch);
     return 0;
 }
 
@@ -299,9 +303,7 @@ int encoder_disk_zeroes(struct encoder *e, uint64_t epoch, unsigned disk, uint64
         struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE);
         if (!c)
             return -1;
-        size_t at = c->n - RECORD_HEADER_SIZE;
-        c->n += disk_encode_zeroes(disk, offset, n, c->data + c->n);
-        end_record(e, c, at, RECORD_DISK, epoch);
+        end_disk(e, c, disk_encode_zeroes(disk, offset, n, c->data + c->n), epoch);
         offset += n;
         length -= n;
     }
