@@ -227,6 +227,7 @@ scene_begin() {
     arbiter_begin
     hosts_prepare
     [[ $switch != openvswitch ]] || load+=(vif=bridge=ovsbr0,script=vif-openvswitch)
+    [[ $kind != hvm ]] || disk_rate=1 # each command to an IDE disk is some twenty accesses to ports, and each of those leaves the guest
     ((!disk)) || load+=("disk=$disk" "disk_rate=$disk_rate" "disk_blocks=$((disk * 256))")
     lab guest 1 "$guest" "$kind" "${load[@]}"
     client_begin

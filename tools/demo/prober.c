@@ -109,14 +109,16 @@ static void connection_lost(struct prober *p, struct connection *c)
     c->answered = false;
 }
 
-/* A connection that never gets an answer (the guest still boots) is soon tried anew. One that had answers is given all
- * the time that a failover may take: two ends that no longer agree on what was said do not reset it, they are silent
- * for ever. A guest that reads all of a disk says nothing meanwhile, and on a busy machine that takes its time. */
+/* A connection that never gets an answer (the guest still boots) is soon tried anew, unless it waits for a transaction,
+ * which slow disks may take seconds for. One that had answers is given all the time that a failover may take: two ends
+ * that no longer agree on what was said do not reset it, they are silent for ever. A guest that reads all of a disk
+ * says nothing meanwhile, and on a busy machine that takes its time. */
 static void connection_tend(struct prober *p, struct connection *c)
 {
     int64_t now = now_ms();
-    bool reads = c == &p->disk || c == &p->database;
-    bool silent = c->answered ? now - c->heard >= (reads ? READ_MS : p->dead_ms) : now - c->tried >= RETRY_MS;
+    bool reads = c == &p->disk || c == &p->database, waits = c == &p->database && p->transaction;
+    int64_t patience = !c->answered && !waits ? RETRY_MS : reads ? READ_MS : p->dead_ms;
+    bool silent = now - (c->answered ? c->heard : c->tried) >= patience;
     if (c->fd >= 0 && silent)
         connection_lost(p, c);
     if (c->fd < 0 && now - c->tried >= RETRY_MS)

@@ -66,18 +66,28 @@ static bool uses_vif(const struct vm *vm, unsigned i)
     return is_one(vm, path, "4"); /* XenbusStateConnected */
 }
 
-/* Likewise of disks. */
-static bool uses_emulated_disk(const struct vm *vm)
+/* Likewise of a disk: what would be used instead is a drive of the device model. */
+static bool uses_vbd(const struct vm *vm, unsigned i)
+{
+    char path[80];
+    unsigned number = shape_emulated_disk(vm->shape.disks[i].vdev);
+    if (!number || vm->known)
+        return true;
+    snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%u/%u/state", vm->domid, number);
+    return is_one(vm, path, "4");
+}
+
+static int check_guest_disks(struct vm *vm, struct errmsg *e)
 {
     const struct shape *s = &vm->shape;
     for (unsigned i = 0; i < s->disk_count; i++) {
-        char path[80];
-        unsigned number = shape_emulated_disk(s->disks[i].vdev);
-        snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%u/%u/state", vm->domid, number);
-        if (s->hvm.transparent || (number && !vm->known && !is_one(vm, path, "4")))
-            return true;
+        const char *vdev = s->disks[i].vdev;
+        if (s->hvm.transparent && !shape_emulated_disk(vdev))
+            return xen_refuse(vm, e, "it has a disk (its fifth or a later one) that its guest has no driver for");
+        if (!s->hvm.transparent && !uses_vbd(vm, i))
+            return xen_refuse(vm, e, "its guest has Xen's drivers and uses a disk by way of its device model");
     }
-    return false;
+    return 0;
 }
 
 int hvm_read_guest(struct vm *vm, struct errmsg *e)
@@ -94,8 +104,8 @@ int hvm_read_guest(struct vm *vm, struct errmsg *e)
                           "the guest has Xen's drivers, but does not say that it can suspend itself "
                           "(control/feature-suspend): is it still booting?");
     s->hvm.transparent = !cooperative;
-    if (uses_emulated_disk(vm))
-        return xen_refuse(vm, e, "its guest uses a disk by way of its device model, not by Xen's drivers");
+    if (check_guest_disks(vm, e) < 0)
+        return -1;
     for (unsigned i = 0; i < s->nic_count; i++) {
         struct shape_nic *n = &s->nics[i];
         n->emulated = n->model[0] && !(cooperative && uses_vif(vm, i));
