@@ -237,7 +237,7 @@ static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
     if (change_watch(vm, e) < 0)
         return -1;
     if (check_kind(vm, &info, e) == 0 && read_shape(vm, e) == 0 && layout_map(vm, false, e) == 0 &&
-        (!vm->shape.is_hvm || model_open(vm, e) == 0)) {
+        (!vm->shape.is_hvm || (model_open(vm, e) == 0 && drives_find(vm, e) == 0))) {
         vm->full_pages = vm->shape.ram.pages;
         return facts_write(vm, e);
     }

@@ -200,7 +200,10 @@ int xen_pause(struct vm *vm, struct errmsg *e)
     if (vm->changed)
         return errmsg_set(e, "%s", vm->changed);
     vm->pausing = true;
+    drives_write_back(vm);
     int status = vm->shape.hvm.transparent ? suspend_by_force(vm, e) : suspend_by_guest(vm, e);
+    if (status == 0)
+        status = drives_settle(vm, e);
     if (status == 0 && vm->shape.is_hvm)
         status = model_stop(vm, e);
     if (status < 0)

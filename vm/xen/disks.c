@@ -17,11 +17,10 @@
  *
  * An HVM domain's device model has the first four as IDE disks, until the guest has it give them up, here and, as it
  * resumes, elsewhere. A guest without Xen's drivers has no others. Of those nothing is under way when the model has
- * stopped: `stop` waits for it, and has what dom0's page cache may still hold written to the server (after
- * model_bypass_cache nothing does). What the model read from them it has marked as dirty itself. The replica's model
- * has its disks open from the beginning, and reads of them when it is made; as it is given its state QEMU has dom0's
- * page cache dropped, so that the guest reads what the store holds then. A guest that has Xen's drivers and uses such a
- * disk all the same is refused (hvm_read_guest).
+ * stopped: `stop` waits for it, and writes what dom0's page cache still holds of it to the server. What the model read
+ * from them it has marked as dirty itself. The replica's model has its disks open from the beginning, and reads of them
+ * when it is made; as it is given its state QEMU has dom0's page cache dropped, so that the guest reads what the store
+ * holds then. A guest that has Xen's drivers and uses such a disk all the same is refused (hvm_read_guest).
  */
 #include "vm/xen/xen.h"
 

@@ -10,7 +10,8 @@
  *   refuse.c      configurations that can't be checkpointed
  *   keep.c        a replica whose agent died, and who takes it over
  *   change.c      memory and devices that its admin changes meanwhile
- *   disks.c       its disks, and a replica's; name.c: by which names they are known
+ *   disks.c       its disks, and a replica's; name.c: by which names they are known; drives.c: those that a guest has
+ *                 by way of its device model
  *   facts.c       RUN_DIR/domain.json, by which a restarted agent knows its domain again
  *   shape.c       what a domain is made of, as JSON; skeleton.c: as the stream that libxl restores; bitmap.c; state.c
  */
@@ -31,7 +32,7 @@
 
 #include <stdbool.h>
 
-enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, MODEL_PATH_MAX = 64 };
+enum { XEN_NAME_MAX = 128, XEN_RUN_DIR_MAX = 480, MODEL_PATH_MAX = 64, DRIVES_MAX = 4 };
 
 struct xen_log { /* what the libraries have to say; the last error is for our own messages */
     xentoollog_logger vtable;
@@ -50,7 +51,9 @@ struct model {
     struct qmp qmp; /* not connected if the domain is PVH */
     struct qmp_state saved;
     struct qmp_migration migration;
-    bool stopped; /* by events */
+    bool stopped;                /* by events */
+    char drives[DRIVES_MAX][64]; /* transparent: the block devices of dom0 that are its disks */
+    unsigned drive_count;
 };
 
 struct vm {
@@ -206,6 +209,16 @@ int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
 int model_prepare(struct vm *vm, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model stands still then, and announces nothing. */
 int model_load(struct vm *vm, uint8_t *state, size_t n, struct errmsg *e);
+
+/* ---- drives.c ---- */
+/* Which are the guest's disks, if it has no drivers of Xen's for them? */
+int drives_find(struct vm *vm, struct errmsg *e);
+/* Writes what dom0's page cache holds of them, while the guest runs: the pause has the less to write. */
+void drives_write_back(const struct vm *vm);
+/* The guest is suspended: waits until the device model has done what it was told to trim. QEMU 7.2 hangs for good if it
+ * is stopped between two pieces of a trim (of 32 MB each): the next one waits for the end of the stop, and that for the
+ * whole trim. libxl has QEMU ignore trims, so each turn of its loop does a piece, and is what a question takes. */
+int drives_settle(struct vm *vm, struct errmsg *e);
 
 /* ---- create.c ---- */
 /* A paused domain from a stream. Connects its device model if it has one. */
