@@ -144,10 +144,10 @@ static int take(const struct capture_source *from, bool copy, struct page_ranges
 }
 
 /* A pause that was given up may be carried out later all the same. */
-static int undo_pause(const struct capture_source *from)
+static int undo_pause(const struct capture_source *from, struct capture *c)
 {
     struct errmsg second;
-    (void)from->ops->resume(from->vm, &second); /* if that fails as well, whoever opens the gate tries again */
+    c->stuck = from->ops->resume(from->vm, &second) < 0;
     return -1;
 }
 
@@ -155,6 +155,7 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
                        struct capture *c, struct errmsg *e)
 {
     c->epoch = epoch;
+    c->stuck = false;
     c->times = (struct capture_times){.paused_at = clock_now()};
     int64_t mark = c->times.paused_at;
     if (from->disks) {
@@ -164,7 +165,7 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     if (from->ops->pause(from->vm, e)) {
         if (from->disks)
             disk_set_pausing(from->disks, false);
-        return undo_pause(from);
+        return undo_pause(from, c);
     }
     c->disk_mark = 0;
     if (from->disks) /* its I/O is drained: what it has written is in the log, and nothing else */
@@ -177,8 +178,10 @@ int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool l
     if (from->disks) /* not before: saving its state flushes once more */
         disk_set_pausing(from->disks, false);
     mark = clock_now();
-    if ((!last || result) && from->ops->resume(from->vm, result ? &second : e))
+    if ((!last || result) && from->ops->resume(from->vm, result ? &second : e)) {
+        c->stuck = true;
         result = -1;
+    }
     c->times.resume = lap(&mark);
     c->times.total = mark - c->times.paused_at;
     return result;

@@ -23,6 +23,7 @@ struct capture {
     uint64_t *gfns;
     uint8_t *pages; /* VM_PAGE_SIZE each, prefaulted */
     size_t n, capacity;
+    bool stuck; /* the VM could not be resumed either */
     struct vm_blob state;
     struct capture_times times;
 };
@@ -43,8 +44,8 @@ struct capture_source {
 
 /* Pauses the guest, takes the epoch into `c`, resumes it. The outlets get their barrier(epoch) while the guest is
  * paused: promise 1. last: unless it fails the guest is left paused, and its pages where they are: `scratch` names
- * them. With a failure the guest has been resumed if that was possible at all, and what was scanned is lost: the stream
- * can't go on. */
+ * them. With a failure the guest has been resumed, or c->stuck is true, and what was scanned is lost: the stream can't
+ * go on. */
 int capture_checkpoint(const struct capture_source *from, uint64_t epoch, bool last, struct page_ranges *scratch,
                        struct capture *c, struct errmsg *e);
 

@@ -66,10 +66,15 @@ static void make_room(struct checkpoint *c, uint64_t pages)
             capture_make_room(c->free[i], wanted);
 }
 
-/* The stream can't go on, or the VM has ended. */
-static void fail(struct worker *w, const char *what)
+/* The stream can't go on, or the VM has ended, or as good as ended. If there is no replica yet that can take a stuck
+ * one over, whoever opens the gate tries to resume it again and again. */
+static void fail(struct worker *w, bool stuck, const char *what)
 {
-    if (!worker_check_vm(w) && !disks_are_lost(w))
+    if (worker_check_vm(w) || disks_are_lost(w))
+        return;
+    if (stuck && w->state == PROTECTION_PROTECTED)
+        worker_event(w, EVENT_VM_STUCK, "the VM stands still: %s", what);
+    else
         worker_event(w, EVENT_LINK_DOWN, "a checkpoint failed: %s", what);
 }
 
@@ -103,14 +108,14 @@ static void checkpoint(struct worker *w)
                                   .disks = w->disks.tracking ? w->disks.client : NULL};
     if (first && shared_begin_holding(w, &e)) {
         c->free[c->free_count++] = capture;
-        fail(w, e.text);
+        fail(w, false, e.text);
         return;
     }
     if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
             shared_let_go(w);
-        fail(w, e.text);
+        fail(w, capture->stuck, e.text);
         return;
     }
     disks_captured(w, c->flight.last + 1, capture->disk_mark);
@@ -164,7 +169,7 @@ static void next_round(struct worker *w)
     struct errmsg e;
     page_ranges_clear(&c->dirty);
     if (w->ops->dirty_running(w->vm, &c->dirty, &e)) {
-        fail(w, e.text);
+        fail(w, false, e.text);
         return;
     }
     s->round++;
@@ -229,7 +234,7 @@ int checkpoint_regions(struct worker *w, const struct record *r, struct proto_er
         return -1;
     struct resync_span *span = resync_span_new(&s->told, first, r->payload, r->length, &s->populated, &s->cursor);
     if (!span) {
-        fail(w, "no memory to compare with what the secondary holds");
+        fail(w, false, "no memory to compare with what the secondary holds");
         return 0;
     }
     s->spans++;
@@ -257,7 +262,7 @@ static void on_output(void *arg)
 
 static void on_failed(const char *what, void *arg)
 {
-    fail(arg, what);
+    fail(arg, false, what);
 }
 
 static int refill_captures(struct checkpoint *c, struct errmsg *e)
@@ -327,7 +332,7 @@ void checkpoint_sync(struct worker *w)
 {
     struct errmsg e;
     if (begin_sync(w, &e))
-        fail(w, e.text);
+        fail(w, false, e.text);
 }
 
 void checkpoint_stop(struct worker *w)
@@ -340,7 +345,7 @@ void checkpoint_stop(struct worker *w)
     verify_stop(w);
     disks_stop(w);
     struct errmsg e;
-    if (w->vm && w->ops->disarm(w->vm, &e))
+    if (w->vm && w->state != PROTECTION_ENDED && w->ops->disarm(w->vm, &e)) /* one that ends needs none of it */
         log_warn("dirty tracking could not be ended: %s", e.text);
 }
 

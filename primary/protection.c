@@ -51,6 +51,8 @@ static const struct row table[] = {
     ROW(PROTECTED, TAKEN_OVER, DISPUTED, ACTION_CLAIM | ACTION_STOP_SYNC | ACTION_HANG_UP),
     ROW(PROTECTED, VM_SHUT_DOWN, STOPPING, ACTION_CLAIM | ACTION_STOP_SYNC),
     ROW(PROTECTED, VM_GONE, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
+    /* Only here is there surely an epoch that goes on elsewhere. */
+    ROW(PROTECTED, VM_STUCK, ENDED, ACTION_STOP_SYNC | ACTION_BYE_CRASHED | ACTION_DESTROY),
 
     /* From HANDOVER on both sides have the same VM, and the arbiter decides whose it is. Unless the secondary says that
        it has taken the VM over, ours goes on at once, its output held until it was granted. */
@@ -137,6 +139,7 @@ const char *protection_event_name(enum protection_event event)
         [EVENT_TAKEN_OVER] = "taken over",
         [EVENT_VM_SHUT_DOWN] = "guest shut down",
         [EVENT_VM_GONE] = "VM's process gone",
+        [EVENT_VM_STUCK] = "VM does not answer",
     };
     return (unsigned)event < PROTECTION_EVENTS ? names[event] : "?";
 }

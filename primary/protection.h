@@ -45,6 +45,7 @@ enum protection_event {
     EVENT_TAKEN_OVER,   /* the secondary says that the VM runs there */
     EVENT_VM_SHUT_DOWN, /* by the guest */
     EVENT_VM_GONE,      /* its process died */
+    EVENT_VM_STUCK,     /* its process can neither pause it nor let it go on, each within VM_CALL_MS */
     PROTECTION_EVENTS
 };
 

@@ -376,7 +376,8 @@ static void act(struct worker *w, unsigned actions)
 
 static bool is_trouble(enum protection_event event)
 {
-    return event == EVENT_REFUSED || event == EVENT_LINK_DOWN || event == EVENT_TAKEN_OVER || event == EVENT_VM_GONE;
+    return event == EVENT_REFUSED || event == EVENT_LINK_DOWN || event == EVENT_TAKEN_OVER || event == EVENT_VM_GONE ||
+           event == EVENT_VM_STUCK;
 }
 
 static void log_event(struct worker *w, enum protection_state before, enum protection_event event, const char *reason)

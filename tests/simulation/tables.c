@@ -31,7 +31,7 @@ static const char *const protection_states[] = {"CLAIMING",  "OPEN",    "CONNECT
                                                 "STOPPING",  "LOST",    "ENDED"};
 static const char *const protection_events[] = {"GRANTED",   "REFUSED",    "NO_ANSWER",    "UNANSWERED",   "WANT",
                                                 "UNWANT",    "READY",      "LINK_DOWN",    "CHECKPOINTED", "ACKED",
-                                                "HAND_OVER", "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE"};
+                                                "HAND_OVER", "TAKEN_OVER", "VM_SHUT_DOWN", "VM_GONE",      "VM_STUCK"};
 static const char *const protection_actions[] = {
     "CLAIM",         "CLAIM_LATER", "CONNECT",     "CONNECT_LATER", "SYNC",      "STOP_SYNC",  "RESUME",
     "BYE_UNPROTECT", "BYE_STOPPED", "BYE_CRASHED", "HANG_UP",       "OPEN_GATE", "CLOSE_GATE", "DESTROY"};
