@@ -7,7 +7,6 @@
 
 #include "common/jsonget.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <stdio.h>
