@@ -25,7 +25,7 @@ enum {
     SYNC_ROUNDS_MAX = 8,
     BACKLOG_ENOUGH = 64 << 10
 };
-static const double PACE_S = 0.001;
+static const double PACE_S = 0.001, STUCK_LOOK_S = 0.2;
 
 static void set_timer(struct checkpoint *c, int64_t at)
 {
@@ -42,7 +42,7 @@ static bool can_capture(const struct worker *w)
 {
     const struct checkpoint *c = &w->checkpoint;
     return is_cycling(w) && c->free_count && flight_has_room(&c->flight) && !move_holds_checkpoints(w) &&
-           !shared_hold_checkpoints(w) && !disks_hold_checkpoints(w);
+           !shared_hold_checkpoints(w) && !disks_hold_checkpoints(w) && !ev_is_active(&c->stuck);
 }
 
 void checkpoint_arm(struct worker *w)
@@ -70,12 +70,31 @@ static void make_room(struct checkpoint *c, uint64_t pages)
  * one over, whoever opens the gate tries to resume it again and again. */
 static void fail(struct worker *w, bool stuck, const char *what)
 {
+    struct checkpoint *c = &w->checkpoint;
     if (worker_check_vm(w) || disks_are_lost(w))
         return;
-    if (stuck && w->state == PROTECTION_PROTECTED)
-        worker_event(w, EVENT_VM_STUCK, "the VM stands still: %s", what);
-    else
+    if (!stuck || w->state != PROTECTION_PROTECTED) {
         worker_event(w, EVENT_LINK_DOWN, "a checkpoint failed: %s", what);
+        return;
+    }
+    log_error("the VM stands still and can't be resumed: %s", what);
+    errmsg_set(&c->stuck_why, "%s", what);
+    c->stuck_heard = 0;
+    ev_now_update(w->loop); /* it is that of before the call that took so long */
+    ev_timer_again(w->loop, &c->stuck);
+}
+
+/* To end it here takes the VM's last copy if the secondary was lost as well. What came while the VM was waited for has
+ * been read by the first turn, and says nothing about now. */
+static void on_stuck(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop, (void)events;
+    struct worker *w = t->data;
+    struct checkpoint *c = &w->checkpoint;
+    if (!c->stuck_heard)
+        c->stuck_heard = w->session.heard_at;
+    else if (w->session.heard_at > c->stuck_heard)
+        worker_event(w, EVENT_VM_STUCK, "the VM stands still: %s", c->stuck_why.text);
 }
 
 static void account(struct worker *w, const struct capture *c)
@@ -340,6 +359,7 @@ void checkpoint_stop(struct worker *w)
     struct checkpoint *c = &w->checkpoint;
     set_timer(c, 0);
     ev_timer_stop(w->loop, &c->pace);
+    ev_timer_stop(w->loop, &c->stuck);
     pipeline_free(c->pipeline);
     c->pipeline = NULL;
     verify_stop(w);
@@ -398,7 +418,8 @@ int checkpoint_init(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "timerfd: %s", strerror(errno));
     ev_io_init(&c->timer, on_timer, c->timer_fd, EV_READ);
     ev_timer_init(&c->pace, on_pace, PACE_S, 0.);
-    c->timer.data = c->pace.data = w;
+    ev_timer_init(&c->stuck, on_stuck, 0., STUCK_LOOK_S);
+    c->timer.data = c->pace.data = c->stuck.data = w;
     ev_io_start(w->loop, &c->timer);
     return 0;
 }

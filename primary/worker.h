@@ -102,6 +102,10 @@ struct checkpoint {
     struct page_ranges dirty;
     struct sync sync;
     ev_timer pace; /* of the rounds of the first sync */
+    /* The VM is stuck: it is given up as soon as the secondary, which is to take it over, says something. */
+    ev_timer stuck;
+    int64_t stuck_heard; /* when it was last heard before that; 0: that is not known yet */
+    struct errmsg stuck_why;
 };
 
 struct disk_client;
