@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
@@ -77,7 +78,9 @@ static void fail(struct worker *w, bool stuck, const char *what)
         worker_event(w, EVENT_LINK_DOWN, "a checkpoint failed: %s", what);
         return;
     }
-    log_error("the VM stands still and can't be resumed: %s", what);
+    log_error("the VM stands still and can't be resumed: %s; it goes on at %s as soon as that is heard from", what,
+              w->peer);
+    snprintf(w->reason, sizeof w->reason, "the VM stands still and can't be resumed: %.200s", what);
     errmsg_set(&c->stuck_why, "%s", what);
     c->stuck_heard = 0;
     ev_now_update(w->loop); /* it is that of before the call that took so long */

@@ -79,13 +79,17 @@ static bool uses_vbd(const struct vm *vm, unsigned i)
 
 static int check_guest_disks(struct vm *vm, struct errmsg *e)
 {
+    static const char no_drive[] = "it has a disk, its fifth or a later one, that its guest has no driver for: take it "
+                                   "away (xl block-detach)";
+    static const char no_driver[] =
+        "its guest has Xen's drivers and uses a disk by way of its device model: is it still "
+        "booting? Else let its drivers have the disk (Linux: no xen_emul_unplug=never)";
     const struct shape *s = &vm->shape;
     for (unsigned i = 0; i < s->disk_count; i++) {
-        const char *vdev = s->disks[i].vdev;
-        if (s->hvm.transparent && !shape_emulated_disk(vdev))
-            return xen_refuse(vm, e, "it has a disk (its fifth or a later one) that its guest has no driver for");
+        if (s->hvm.transparent && !shape_emulated_disk(s->disks[i].vdev))
+            return xen_refuse(vm, e, no_drive);
         if (!s->hvm.transparent && !uses_vbd(vm, i))
-            return xen_refuse(vm, e, "its guest has Xen's drivers and uses a disk by way of its device model");
+            return xen_refuse(vm, e, no_driver);
     }
     return 0;
 }
