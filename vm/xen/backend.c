@@ -248,7 +248,10 @@ void xen_destroy(struct vm *vm)
 {
     xc_domaininfo_t info;
     layout_unmap(vm); /* pages that are mapped would outlive the domain */
-    if (xen_info(vm, &info) && libxl_domain_destroy(vm->ctx, vm->domid, NULL) != 0) {
+    bool there = xen_info(vm, &info);
+    if (there)
+        model_end(vm, vm->domid);
+    if (there && libxl_domain_destroy(vm->ctx, vm->domid, NULL) != 0) {
         log_warn("libxl could not destroy domain %u: %s; asking the hypervisor", vm->domid, vm->log.last);
         (void)xc_domain_destroy(vm->xc, vm->domid);
     }

@@ -7,14 +7,21 @@
  */
 #include "vm/xen/xen.h"
 
+#include "common/log.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { RETRY_NS = 20 * 1000000, LOOK_MS = 500 };
+enum { RETRY_NS = 20 * 1000000, LOOK_MS = 500, END_MS = 5000 };
 
 static int64_t soon(void)
 {
@@ -127,6 +134,34 @@ int model_stop(struct vm *vm, struct errmsg *e)
 int model_continue(struct vm *vm, struct errmsg *e)
 {
     return qmp_call(&vm->model.qmp, "cont", NULL, NULL, soon(), e);
+}
+
+/* Is this process what libxl has noted it to be? Its number may have gone to another one. */
+static bool is_model_of(pid_t pid, uint32_t domid)
+{
+    char path[40], words[8192], wanted[40];
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    size_t n = (size_t)snprintf(wanted, sizeof wanted, "-xen-domid%c%u", '\0', domid) + 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, words, sizeof words);
+    if (fd >= 0)
+        close(fd);
+    return got > 0 && memmem(words, (size_t)got, wanted, n);
+}
+
+void model_end(const struct vm *vm, uint32_t domid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/image/device-model-pid", domid);
+    char *noted = xs_read(vm->xs, XBT_NULL, path, NULL);
+    pid_t pid = noted ? atoi(noted) : 0;
+    free(noted);
+    struct pollfd end = {.fd = pid > 0 ? pidfd_open(pid, 0) : -1, .events = POLLIN};
+    if (end.fd < 0)
+        return;
+    if (is_model_of(pid, domid) && pidfd_send_signal(end.fd, SIGKILL, NULL, 0) == 0 && poll(&end, 1, END_MS) != 1)
+        log_warn("the domain's device model (process %d) does not end", (int)pid);
+    close(end.fd);
 }
 
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)

@@ -139,6 +139,7 @@ static int check_host(struct vm *vm, bool use_kept, struct errmsg *e)
         vm->kept = fits > 0;
         if (fits)
             return fits < 0 ? -1 : 0;
+        model_end(vm, domid);
         if (libxl_domain_destroy(vm->ctx, domid, NULL) != 0)
             return xen_error(vm, e, "destroying an older replica");
     }

@@ -205,6 +205,10 @@ int model_stop(struct vm *vm, struct errmsg *e);
 /* It goes on, after what is under way. */
 int model_continue(struct vm *vm, struct errmsg *e);
 int model_save_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);
+/* Ends the process of a domain, if it has one. libxl only asks it to end (SIGHUP) and goes on: one that hangs does not
+ * hear that, and would keep the domain's disks open for ever. What the guest was told to be done needs no model to be
+ * done. */
+void model_end(const struct vm *vm, uint32_t domid);
 /* Of a replica: what `model_load` needs and can be done long before. */
 int model_prepare(struct vm *vm, struct errmsg *e);
 /* Of a replica, VM_SETUP_MS at most. The model stands still then, and announces nothing. */
