@@ -1,5 +1,6 @@
 #include "disk/kernel.h"
 
+#include "common/log.h"
 #include "disk/log.h"
 #include "disk/nbd.h"
 
@@ -275,6 +276,20 @@ int kernel_disk_disconnect(const struct kernel_disk *k, struct errmsg *e)
 {
     struct wanted w = {.k = k, .e = e};
     return kernel_disks(k->dir, disconnect_if_wanted, &w);
+}
+
+static int disconnect_found(const struct kernel_disk *k, void *arg)
+{
+    struct errmsg *e = arg;
+    if (disconnect_one(k, e) < 0)
+        log_warn("%s", e->text);
+    return 0;
+}
+
+void kernel_disks_disconnect(const char *dir)
+{
+    struct errmsg e;
+    (void)kernel_disks(dir, disconnect_found, &e);
 }
 
 /* ---- connecting anew ---- */

@@ -31,6 +31,8 @@ bool kernel_disk_parse(const char *backend, struct kernel_disk *k);
 int kernel_disk_connect(struct kernel_disk *k, struct errmsg *e);
 /* Takes it away: requests that still wait fail. It may stay for as long as somebody has it open. No such device: 0. */
 int kernel_disk_disconnect(const struct kernel_disk *k, struct errmsg *e);
+/* The same for all devices of the server in `dir`, which has ended for good. */
+void kernel_disks_disconnect(const char *dir);
 /* Calls `found` for each device of the server in `dir`, until that returns other than 0, which is returned. */
 int kernel_disks(const char *dir, int (*found)(const struct kernel_disk *k, void *arg), void *arg);
 /* Gives every device of the server in `dir`, which runs, a new connection in the place of one that has ended. The

@@ -23,6 +23,21 @@
 
 enum { JOURNAL_WAIT_MS = 5000 };
 
+int disk_paths(const struct config *c, const char *vm, const struct store_paths *stores, struct disk_paths *out,
+               struct errmsg *e)
+{
+    const struct config_vm *v = config_vm(c, vm);
+    unsigned n = stores->count + v->shared_count;
+    if (n > DISKS_MAX)
+        return errmsg_set(e, "VM %s has %u disks here, at most %d are possible", vm, n, (int)DISKS_MAX);
+    out->shared = v->shared_count;
+    for (out->n = 0; out->n < stores->count; out->n++)
+        out->at[out->n] = stores->at[out->n];
+    for (unsigned i = 0; i < v->shared_count; i++)
+        out->at[out->n++] = v->shared_disks[i];
+    return 0;
+}
+
 /* ---- are they the primary's? ---- */
 
 static int check_identity(const struct config *c, const char *path, unsigned disk, const char *theirs,

@@ -13,9 +13,19 @@
 
 #include "common/errmsg.h"
 #include "disk/medium.h"
+#include "disk/store.h"
 #include "proto/disk.h"
 
 struct config;
+
+/* Where all disks of a VM are on this host, in the order of their numbers: its stores, then `shared` that its section
+ * names. They point into `stores` and the configuration. -1 with `e`: more than a VM can have. */
+struct disk_paths {
+    const char *at[DISKS_MAX];
+    unsigned n, shared;
+};
+int disk_paths(const struct config *c, const char *vm, const struct store_paths *stores, struct disk_paths *out,
+               struct errmsg *e);
 
 /* The shared disks of a VM as this host's configuration names them: which numbers they have, what they are. For a
  * replica: refuses, -1 with `e`, what can't be those of its primary: another number or size; missing, read-only, or in

@@ -193,14 +193,13 @@ static void end_guarding(struct worker *w)
 
 /* A server that hangs takes a while to be found out. A hypervisor that has its disks from the kernel does not connect
  * anew by itself. */
-static int serve(struct worker *w, const char *dir, const char *const *paths, unsigned n, unsigned shared,
-                 struct errmsg *e)
+static int serve(struct worker *w, const char *dir, const struct disk_paths *paths, struct errmsg *e)
 {
     watched_allow(VM_SETUP_MS);
     end_guarding(w); /* of one that was found, of a VM that was not */
     hang_up(w);
-    int result = disk_server_start_shared(dir, paths, n, shared, false, e) || kernel_disks_reconnect(dir, e) ||
-                         connect_server(w, e) || begin_guarding(w, dir, e)
+    int result = disk_server_start_shared(dir, paths->n ? paths->at : NULL, paths->n, paths->shared, false, e) ||
+                         kernel_disks_reconnect(dir, e) || connect_server(w, e) || begin_guarding(w, dir, e)
                      ? -1
                      : 0;
     watched_allow(0);
@@ -210,19 +209,12 @@ static int serve(struct worker *w, const char *dir, const char *const *paths, un
 int disks_start(struct worker *w, struct errmsg *e)
 {
     struct store_paths stores;
-    const char *paths[2 * DISKS_MAX];
+    struct disk_paths paths;
     char dir[DISKS_DIR_MAX];
-    unsigned n = 0, shared = w->settings->shared_count;
-    if (store_paths(w->config, w->name, &stores, e))
+    if (store_paths(w->config, w->name, &stores, e) || disk_paths(w->config, w->name, &stores, &paths, e))
         return -1;
-    while (n < stores.count)
-        paths[n] = stores.at[n], n++;
-    for (unsigned i = 0; i < shared; i++)
-        paths[n++] = w->settings->shared_disks[i];
-    if (!n)
+    if (!paths.n)
         return 0;
-    if (n > DISKS_MAX)
-        return errmsg_set(e, "VM %s has %u disks here, at most %d are possible", w->name, n, (int)DISKS_MAX);
     disks_dir(w, dir);
     /* They may have been a replica's here until a moment ago. */
     if (stores_recover(w->config, w->name, &medium_kernel, e) ||
@@ -236,16 +228,15 @@ int disks_start(struct worker *w, struct errmsg *e)
         if (account_remove(w->config, w->name, e))
             return -1;
     }
-    return serve(w, dir, paths, n, shared, e);
+    return serve(w, dir, &paths, e);
 }
 
 int disks_find(struct worker *w, struct errmsg *e)
 {
+    static const struct disk_paths those_it_had = {.n = 0};
     char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
-    if (!disk_server_exists(dir))
-        return 0;
-    return serve(w, dir, NULL, 0, 0, e);
+    return disk_server_exists(dir) ? serve(w, dir, &those_it_had, e) : 0;
 }
 
 void disks_end(struct worker *w)
@@ -260,6 +251,7 @@ void disks_end(struct worker *w)
     shared_end(w);
     if (w->disks.n && disk_server_stop(dir, &e))
         log_warn("the VM's disk server: %s", e.text);
+    kernel_disks_disconnect(dir); /* requests that wait for it would keep the domain's devices from going */
     w->disks.n = w->disks.shared.disks = 0;
     watched_allow(0);
 }

@@ -229,18 +229,12 @@ static int open_stores(struct worker *w, const struct wanted *wanted, struct err
 static int serve(struct worker *w, struct errmsg *e)
 {
     struct disks *d = w->disks;
-    const struct store_paths *p = stores_paths(d->stores);
-    const struct config_vm *v = config_vm(w->config, w->vm_name);
-    const char *paths[DISKS_MAX];
-    unsigned n = 0;
-    for (; n < p->count; n++)
-        paths[n] = p->at[n];
-    for (unsigned i = 0; n < d->sizes.count; i++)
-        paths[n++] = v->shared_disks[i];
-    if (disk_server_start_shared(d->dir, paths, n, n - p->count, true, e))
+    struct disk_paths paths;
+    if (disk_paths(w->config, w->vm_name, stores_paths(d->stores), &paths, e) ||
+        disk_server_start_shared(d->dir, paths.at, paths.n, paths.shared, true, e))
         return -1;
     d->serving = true;
-    log_info("%u disks of VM %s are here, disk 0 is %s", n, w->vm_name, paths[0]);
+    log_info("%u disks of VM %s are here, disk 0 is %s", paths.n, w->vm_name, paths.at[0]);
     return 0;
 }
 

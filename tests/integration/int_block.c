@@ -2,10 +2,13 @@
  * kernel does then needs its module nbd: tests/xenlab. Here it is refused at the latest there. */
 #include "common/file.h"
 #include "common/state.h"
+#include "disk/journal.h"
+#include "proto/disk.h"
 #include "tests/integration/disk_harness.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +18,7 @@
 
 #include <cmocka.h>
 
-enum { MIB = 1 << 20 };
+enum { MIB = 1 << 20, TERM = 7 };
 
 static struct lab lab;
 static char program[256];
@@ -25,19 +28,31 @@ static void in_folder(char out[128], const char *name)
     snprintf(out, 128, "%s/%s", lab.dir, name);
 }
 
-static int setup(void **state)
+/* The VM has two disks; the second one is named by this key. */
+static int setup_with(const char *key)
 {
-    (void)state;
     char path[128], text[1024];
     lab_make(&lab, 2, 4 * MIB);
     snprintf(lab.run, sizeof lab.run, "%s/r/disks/web", lab.dir); /* where the VM's server is */
     in_folder(path, "hikae.conf");
     snprintf(text, sizeof text,
              "[host]\nname = a\nlisten = 127.0.0.1\nrun_dir = %s/r\nstate_dir = %s/s\narbiter = none\n"
-             "[vm web]\nbackend = xen\ndisk = %s %s\n",
-             lab.dir, lab.dir, lab.disk[0], lab.disk[1]);
+             "[vm web]\nbackend = xen\ndisk = %s%s %s\n",
+             lab.dir, lab.dir, lab.disk[0], key, lab.disk[1]);
     MUST(file_write_atomic(path, text, strlen(text), 0600, &error));
     return setenv("HIKAE_CONFIG", path, 1);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return setup_with("");
+}
+
+static int setup_shared(void **state)
+{
+    (void)state;
+    return setup_with("\nshared_disk =");
 }
 
 static int teardown(void **state)
@@ -80,7 +95,7 @@ static bool is_served(void)
 static void note_role_of(const char *role, const char *boot)
 {
     char state_dir[128];
-    struct vm_record r = {.name = "web", .backend = "xen", .peer = "b"};
+    struct vm_record r = {.name = "web", .backend = "xen", .peer = "b", .term = TERM};
     in_folder(state_dir, "s");
     snprintf(r.role, sizeof r.role, "%s", role);
     snprintf(r.boot, sizeof r.boot, "%s", boot);
@@ -143,6 +158,56 @@ static void test_server(void **state)
     assert_false(is_served());
 }
 
+/* What was committed, was granted to this host with that term, and was not brought to the disk. */
+static void leave_journal(uint64_t term, int octet)
+{
+    char path[128], name[32];
+    uint8_t data[DISK_BLOCK_SIZE], payload[DISK_HEAD_SIZE + sizeof data];
+    snprintf(name, sizeof name, "s/disks/web.shared-%u", (unsigned)term);
+    in_folder(path, "s/disks");
+    MUST(dir_make(path, 0700, &error));
+    in_folder(path, name);
+    struct journal *j = journal_open(path, &medium_kernel, 0, &error);
+    assert_non_null(j);
+    memset(data, octet, sizeof data);
+    size_t n = disk_encode(1, 0, data, sizeof data, payload);
+    journal_begin(j, 1);
+    MUST(journal_add(j, payload, n, &error));
+    MUST(journal_end(j, &error));
+    MUST(journal_sync(j, &error));
+    journal_close(j);
+}
+
+static void test_shared(void **state)
+{
+    (void)state;
+    note_role("running");
+    leave_journal(TERM, 0xab);
+    block("connect", "web:1", "web");
+    struct disk_client *c = disk_connect(lab.run, &error);
+    assert_non_null(c);
+    assert_int_equal(disk_count(c), 2);
+    assert_int_equal(disk_shared(c), 1);
+    disk_disconnect(c);
+    uint8_t *store = lab_store(&lab, 1, DISK_BLOCK_SIZE);
+    assert_int_equal(store[0], 0xab);
+    free(store);
+    refused("web:2", "web", "`shared_disk = `");
+    assert_string_equal(block("disconnect", "web:1", "web"), "");
+    leave_journal(TERM - 1, 0xcd); /* others had the VM since */
+    block("connect", "web:1", "web");
+    store = lab_store(&lab, 1, DISK_BLOCK_SIZE);
+    assert_int_equal(store[0], 0xab);
+    free(store);
+    /* It dies with what it holds: no other one may serve what is older. */
+    MUST(disk_server_note_holding(lab.run, true, &error));
+    kill(lab_server(&lab), SIGKILL);
+    for (int waited = 0; !disk_server_has_lost_writes(lab.run) && waited < 5000; waited++)
+        usleep(1000);
+    refused("web:1", "web", "were not let out");
+    assert_false(is_served());
+}
+
 int main(int argc, char **argv)
 {
     (void)argc;
@@ -150,6 +215,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_words, setup, teardown),
         cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
         cmocka_unit_test_setup_teardown(test_server, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shared, setup_shared, teardown),
     };
     char *slash = strrchr(argv[0], '/');
     snprintf(program, sizeof program, "%.*s/hikae-block", slash ? (int)(slash - argv[0]) : 1, slash ? argv[0] : ".");

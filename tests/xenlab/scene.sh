@@ -9,6 +9,7 @@ switch=bridge # or openvswitch: what the guest's interface is on
 grace=10s # of restart_grace: agents in an emulated dom0 take their time
 disk=0 # MB of the guest's second disk; its first one is its root then. Operations per second and thread on it:
 disk_rate=5
+san='' # not empty: both disks are in a SAN that both hosts see, and a host that is lost is switched off
 patience=${HIKAE_LAB_PATIENCE:-420} # seconds for anything to come about; the lab's machine may have other work
 work=$(mktemp -d)
 declare -a started=()
@@ -37,6 +38,7 @@ finish() {
         tail -n 5 "$work"/*.log >&2
     fi
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null; done
+    [[ ! $san ]] || kill -KILL "$san" 2>/dev/null
     [[ ! $take_down ]] || lab down
     wait 2>/dev/null
     rm -rf "$work"
@@ -62,6 +64,21 @@ arbiter_begin() {
     started+=($!)
 }
 
+# ---- the SAN, and what switches hosts off, likewise ----
+
+san_begin() {
+    [[ $san ]] || return 0
+    cp --sparse=always "$(lab folder)/guest.img" "$work/lun-0"
+    truncate -s "${disk}M" "$work/lun-1"
+    "$here/lab" outside "$here/san" "$work/lun-0" "$work/lun-1" >"$work/san.log" 2>&1 </dev/null &
+    san=$! # it does not hear SIGTERM while somebody is logged in
+    : >"$work/power"
+    HIKAE_LAB_POWER_LOG=$work/power "$here/lab" outside socat TCP-LISTEN:2400,bind=10.8.0.254,reuseaddr,fork "EXEC:$here/power-switch" \
+        >"$work/power.log" 2>&1 </dev/null &
+    started+=($!)
+}
+san_login() { [[ ! $san ]] || on "$1" /lab/san || fail "host $1 can't log in to the SAN: $(cat "$work/san.log")"; } # HOST
+
 # ---- the hosts ----
 
 # Keys are made once and kept outside, so that a host that comes back with an empty disk is the same host.
@@ -75,11 +92,12 @@ host_keys() {
 }
 
 host_configure() { # HOST
-    local peer disks=
+    local peer disks='' fence=''
     peer=$(other "$1")
     lab ssh "$1" "tar -C /etc -x" <"$work/$1.tar"
     # Host a has disks that its section names, host b those that are made for a replica.
     ((!disk || $1 != 1)) || disks="disk = /lab/disks/$guest-0.img /lab/disks/$guest-1.img"
+    [[ ! $san ]] || disks='shared_disk = /dev/san0 /dev/san1' fence='fence = /lab/power-off'
     lab ssh "$1" "cat >/etc/hikae/hikae.conf" <<END
 [host]
 name = ${names[$1]}
@@ -89,6 +107,7 @@ detect = $detect
 worker_bound = 60s
 pause_bound = 60s
 restart_grace = $grace
+$fence
 
 [peer ${names[$peer]}]
 address = 192.168.77.$peer
@@ -130,6 +149,7 @@ hosts_prepare() {
     for host in 1 2; do
         host_configure "$host"
         host_switch "$host"
+        san_login "$host"
         agents_start "$host"
     done
     for host in 1 2; do wait_for "the agents on host $host" agents_answer "$host"; done
@@ -141,12 +161,13 @@ host_back() { # HOST fresh|reboot
         lab up "$1" >"$work/up.log" 2>&1
         lab deploy release "$1"
         host_configure "$1"
-        ((!disk)) || on "$1" "mkdir /lab/disks; truncate -s 64M /lab/disks/$guest-0.img; truncate -s ${disk}M /lab/disks/$guest-1.img"
+        ((!disk)) || [[ $san ]] || on "$1" "mkdir /lab/disks; truncate -s 64M /lab/disks/$guest-0.img; truncate -s ${disk}M /lab/disks/$guest-1.img"
     else
         lab reboot "$1" >"$work/up.log" 2>&1
         check_store "$1"
     fi
     host_switch "$1"
+    san_login "$1"
     agents_start "$1"
     wait_for "the agents on host $1" agents_answer "$1"
 }
@@ -155,6 +176,7 @@ host_back() { # HOST fresh|reboot
 
 status() { on "$1" '/opt/hikae/bin/hikae --json status 2>/dev/null | tee /tmp/status.txt' 2>/dev/null || true; }
 field() { grep -o "\"$1\": *\"\?[^\",}]*" | head -n 1 | sed 's/^"[^"]*": *"\{0,1\}//'; } # KEY <JSON
+is_up() { lab status | grep -q "^host $1: process"; } # HOST
 is_protected() { [[ $(status "$1") == *'"PROTECTED"'* ]]; }
 domains() { on "$1" "xl list | sed 1,2d"; }            # HOST: all but dom0
 hikae() { on "$1" "/opt/hikae/bin/hikae ${*:2}"; }      # HOST WORDS..
@@ -210,11 +232,20 @@ has_read_disks() {
 # What the power loss of a host has left of the root's file system: by its journal it must become whole. On a copy.
 check_store() { # HOST
     local image=/var/lib/hikae/images/$guest-0.img
-    ((disk)) || return 0
+    ((disk)) && [[ ! $san ]] || return 0
     ((${1} != 1)) || image=/lab/disks/$guest-0.img
     on "$1" "cp --sparse=always $image /tmp/fsck.img && { e2fsck -fp /tmp/fsck.img >/tmp/fsck.log 2>&1 || [ \$? = 1 ]; } &&
         e2fsck -fn /tmp/fsck.img >>/tmp/fsck.log 2>&1; status=\$?; rm -f /tmp/fsck.img; [ \$status = 0 ] || cat /tmp/fsck.log; exit \$status" ||
         fail "the file system on the disk that host $1 had when it was lost"
+}
+
+# Likewise of disks in a SAN, as a loss of both hosts would leave them: to be called before the other host has taken the guest over.
+check_luns() {
+    [[ $san ]] || return 0
+    sleep 1 # what was on its way
+    cp --sparse=always "$work/lun-0" "$work/fsck.img"
+    e2fsck -fp "$work/fsck.img" >"$work/fsck.log" 2>&1 || (($? == 1)) || fail "the file system in the SAN: $(cat "$work/fsck.log")"
+    e2fsck -fn "$work/fsck.img" >"$work/fsck.log" 2>&1 || fail "the file system in the SAN: $(cat "$work/fsck.log")"
 }
 
 # ---- begin ----
@@ -225,9 +256,11 @@ scene_begin() {
     lab down
     lab up
     arbiter_begin
+    san_begin
     hosts_prepare
     [[ $switch != openvswitch ]] || load+=(vif=bridge=ovsbr0,script=vif-openvswitch)
     [[ $kind != hvm ]] || disk_rate=1 # each command to an IDE disk is some twenty accesses to ports, and each of those leaves the guest
+    [[ ! $san ]] || load+=(stores=san)
     ((!disk)) || load+=("disk=$disk" "disk_rate=$disk_rate" "disk_blocks=$((disk * 256))")
     lab guest 1 "$guest" "$kind" "${load[@]}"
     client_begin

@@ -17,7 +17,7 @@
 #include "disk/kernel.h"
 #include "disk/log.h"
 #include "disk/server.h"
-#include "disk/store.h"
+#include "disk/shared.h"
 #include "vm/xen/name.h"
 
 #include <errno.h>
@@ -66,36 +66,49 @@ static int check_record(const struct order *o, const struct vm_record *r, struct
     return 0;
 }
 
-static int check_role(const struct order *o, struct errmsg *e)
+/* *term: of its last grant to this host that is known; 0: none. */
+static int check_role(const struct order *o, uint64_t *term, struct errmsg *e)
 {
     struct vm_record r;
     int got = vm_record_load(o->config->state_dir, o->vm, &r, e);
     int status = got < 0 ? -1 : got == 0 ? check_record(o, &r, e) : 0;
+    *term = r.term;
     vm_record_clear(&r);
     return status;
 }
 
 /* They may have been a replica's until the host died. No account is kept of what is written: an account counts on the
  * VM's requests being drained at a checkpoint (disk/account.h), which a domain's are not. Re-syncs compare all. */
-static int serve(const struct order *o, struct errmsg *e)
+static int make_current(const struct order *o, uint64_t term, struct errmsg *e)
 {
-    struct store_paths stores;
-    const char *paths[DISKS_MAX];
-    if (config_vm(o->config, o->vm)->shared_count)
-        return errmsg_set(e, "[vm %s] has a shared_disk: Hikae does not hold those of Xen domains yet", o->vm);
-    if (store_paths(o->config, o->vm, &stores, e) < 0)
-        return -1;
-    if (o->disk.disk >= stores.count)
-        return errmsg_set(e, "VM %s has %u disks on this host, there is no disk %u: name it, `disk = ` in [vm %s]",
-                          o->vm, stores.count, o->disk.disk, o->vm);
-    for (unsigned i = 0; i < stores.count; i++)
-        paths[i] = stores.at[i];
-    if (disk_server_exists(o->disk.dir)) /* with whatever stores it has: they are checked */
-        return disk_server_start(o->disk.dir, paths, stores.count, e);
     return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 || account_remove(o->config, o->vm, e) < 0 ||
-                   disk_server_start(o->disk.dir, paths, stores.count, e) < 0
+                   shared_apply(o->config, o->vm, term, &medium_kernel, e) < 0
                ? -1
                : 0;
+}
+
+static int serve(const struct order *o, uint64_t term, struct errmsg *e)
+{
+    struct store_paths stores;
+    struct disk_paths paths;
+    if (store_paths(o->config, o->vm, &stores, e) < 0 || disk_paths(o->config, o->vm, &stores, &paths, e) < 0)
+        return -1;
+    if (o->disk.disk >= paths.n)
+        return errmsg_set(
+            e,
+            "VM %s has %u disks on this host, there is no disk %u: name it, `disk = ` or `shared_disk = ` "
+            "in [vm %s]",
+            o->vm, paths.n, o->disk.disk, o->vm);
+    if (disk_server_has_lost_writes(o->disk.dir))
+        return errmsg_set(
+            e,
+            "the disk server of VM %s has ended with writes to its shared disks that were not let out: its "
+            "agent sees to that, `hikae status %s`",
+            o->vm, o->vm);
+    if (!disk_server_exists(o->disk.dir) && make_current(o, term, e) < 0)
+        return -1;
+    /* One that exists has whatever stores it has: they are compared. */
+    return disk_server_start_shared(o->disk.dir, paths.at, paths.n, paths.shared, false, e);
 }
 
 static int print_device(const struct kernel_disk *k, struct errmsg *e)
@@ -123,7 +136,8 @@ static int connect_disk(struct order *o, struct errmsg *e)
 {
     if (kernel_disks(o->disk.dir, find_other, o))
         return IN_USE;
-    if (!o->is_replica && (check_role(o, e) < 0 || serve(o, e) < 0))
+    uint64_t term;
+    if (!o->is_replica && (check_role(o, &term, e) < 0 || serve(o, term, e) < 0))
         return -1;
     if (kernel_disk_disconnect(&o->disk, e) < 0) /* of this very domain: left by an attempt that failed */
         return -1;
