@@ -1,5 +1,7 @@
 #include "disk/server.h"
 
+#include "disk/owing.h"
+
 #include "common/file.h"
 #include "common/module.h"
 #include "disk/server/backing.h"
@@ -87,7 +89,7 @@ bool disk_server_has_lost_writes(const char *dir)
 
 static void clear_folder(const char *dir)
 {
-    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock", "holding"};
+    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock", "holding", OWING_NAME};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         path_in(dir, names[i], path);

@@ -136,7 +136,7 @@ static void checkpoint(struct worker *w)
     if (capture_checkpoint(&from, c->flight.last + 1, last, &c->dirty, capture, &e)) {
         c->free[c->free_count++] = capture;
         if (first) /* nothing that a replica could start from has left: output is free again */
-            shared_let_go(w);
+            disks_free_output(w);
         fail(w, capture->stuck, e.text);
         return;
     }
@@ -144,7 +144,7 @@ static void checkpoint(struct worker *w)
     w->disks.pushed = capture->disk_mark;
     flight_open(&c->flight, capture->times.paused_at);
     if (w->config->fault_release_early) /* a negative control of the tests: promise 1 broken on purpose */
-        shared_let_go(w);
+        disks_free_output(w);
     if (!last)
         account(w, capture);
     int64_t paused_at = c->trigger.paused_at = capture->times.paused_at;

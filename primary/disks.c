@@ -248,7 +248,7 @@ void disks_end(struct worker *w)
     ev_timer_stop(w->loop, &w->disks.grow);
     end_guarding(w);
     hang_up(w);
-    shared_end(w);
+    disks_stop_freeing(w);
     if (w->disks.n && disk_server_stop(dir, &e))
         log_warn("the VM's disk server: %s", e.text);
     kernel_disks_disconnect(dir); /* requests that wait for it would keep the domain's devices from going */
@@ -262,7 +262,7 @@ void disks_let_go(struct worker *w)
     end_sync(w);
     end_guarding(w);
     hang_up(w);
-    shared_end(w);
+    disks_stop_freeing(w);
 }
 
 /* ---- first sync ---- */
@@ -299,7 +299,10 @@ int disks_begin_sync(struct worker *w, struct errmsg *e)
         return 0;
     if (!d->client)
         return errmsg_set(e, "the VM's disk server is being started again");
-    if (shared_begin_sync(w, e) || disk_track(d->client, true, e))
+    if (disks_output_waits(w))
+        return errmsg_set(e, "what the VM wrote is still on its way to its disks");
+    shared_begin_sync(w);
+    if (disk_track(d->client, true, e))
         return -1;
     d->tracking = true;
     d->pushed = disk_mark(d->client);
@@ -488,6 +491,6 @@ void disks_init(struct worker *w)
     struct disks *d = &w->disks;
     ev_timer_init(&d->push, on_push, 0., PUSH_S);
     d->push.data = w;
-    shared_init(w);
+    disks_init_out(w);
     disks_init_growing(w);
 }

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 enum { SETTLE_MS = 4000, SETTLE_STEP_US = 2000 };
-static const double OUT_S = 0.01;
 
 bool shared_are_lost(const struct worker *w)
 {
@@ -50,40 +49,18 @@ static int let_out(struct worker *w)
     return out;
 }
 
-static void on_out(struct ev_loop *loop, ev_timer *t, int events)
+bool shared_are_out(struct worker *w)
 {
-    (void)events;
-    struct worker *w = t->data;
-    struct shared *s = &w->disks.shared;
-    if (let_out(w) != 1)
-        return;
-    ev_timer_stop(loop, t);
-    if (s->let_go && !protection_gate_is_closed(w->state))
-        network_let_go(w);
-    s->let_go = false;
-}
-
-void shared_let_go(struct worker *w)
-{
-    struct shared *s = &w->disks.shared;
-    if (!s->disks || let_out(w) == 1) {
-        network_let_go(w);
-        return;
-    }
-    s->let_go = true;
-    ev_timer_again(w->loop, &s->out);
+    return !w->disks.shared.disks || let_out(w) == 1;
 }
 
 /* ---- the stream ---- */
 
-int shared_begin_sync(struct worker *w, struct errmsg *e)
+void shared_begin_sync(struct worker *w)
 {
     struct shared *s = &w->disks.shared;
     s->n = 0;
     s->acked = s->released = 0;
-    if (s->disks && ev_is_active(&s->out))
-        return errmsg_set(e, "what the VM wrote to its shared disk is still on its way there");
-    return 0;
 }
 
 int shared_begin_holding(struct worker *w, struct errmsg *e)
@@ -207,15 +184,4 @@ void shared_cut(struct worker *w)
 {
     if (w->disks.shared.disks)
         disks_end(w);
-}
-
-void shared_end(struct worker *w)
-{
-    ev_timer_stop(w->loop, &w->disks.shared.out);
-}
-
-void shared_init(struct worker *w)
-{
-    ev_timer_init(&w->disks.shared.out, on_out, 0., OUT_S);
-    w->disks.shared.out.data = w;
 }

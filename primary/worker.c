@@ -316,7 +316,7 @@ static void open_gate(struct worker *w)
         give_up(w, e.text);
         return;
     }
-    shared_let_go(w);
+    disks_free_output(w);
     resume_vm(w);
     worker_save_record(w, "running");
     worker_answer(w, NULL);

@@ -131,8 +131,6 @@ struct shared {
     struct shared_epoch at[SHARED_EPOCHS];
     unsigned n;
     uint64_t acked, released; /* newest epoch that was; its output was let go */
-    ev_timer out;             /* asks whether all that was held is out */
-    bool let_go;              /* the network is let go when it is */
 };
 
 struct disks {
@@ -155,6 +153,8 @@ struct disks {
     unsigned growing;   /* the VM is to be told that disks have grown: so many tries are left */
     ev_io event, news;  /* of the client, of the guard */
     ev_timer push, grow;
+    ev_timer out;       /* looks whether the VM's disks allow its output to be free */
+    bool frees_network; /* the network is let go when they do */
 };
 
 enum move_kind { MOVE_NONE, MOVE_SWITCHOVER, MOVE_MIGRATE };
@@ -318,12 +318,17 @@ uint64_t disks_sync_rate(const struct worker *w);          /* octets per second;
 void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
 void disks_stop(struct worker *w);                         /* the stream has ended, and with it the pipeline */
 
+/* disks_out.c */
+void disks_init_out(struct worker *w);
+/* The network is let go of: now, or as soon as what the guest has flushed is durable and what was held is out. */
+void disks_free_output(struct worker *w);
+bool disks_output_waits(const struct worker *w); /* for that: no epoch may begin before it is free */
+void disks_stop_freeing(struct worker *w);
+
 /* shared.c: disks that another host sees as well. Without any all of it does nothing. */
-void shared_init(struct worker *w);
-/* Output is free: what was held for them, too. Lets go of the network, now or, since what the guest has flushed must
- * be durable before anybody hears of it, when all of it is. */
-void shared_let_go(struct worker *w);
-int shared_begin_sync(struct worker *w, struct errmsg *e);    /* -1: not all that was held is out yet */
+/* Output is free: lets out what was held for them. Is all of it durable there? Else it is to be asked again. */
+bool shared_are_out(struct worker *w);
+void shared_begin_sync(struct worker *w);
 int shared_begin_holding(struct worker *w, struct errmsg *e); /* before the first checkpoint */
 bool shared_hold_checkpoints(const struct worker *w);         /* they are too far behind */
 void shared_captured(struct worker *w, uint64_t epoch, uint64_t mark);
@@ -337,7 +342,6 @@ void shared_settle(struct worker *w);
 void shared_cut(struct worker *w);
 /* Did the disk server die with writes that the guest believes to have made? Then the VM can't go on. */
 bool shared_are_lost(const struct worker *w);
-void shared_end(struct worker *w);
 
 /* verify.c: comparing the disks, or the memory, with the replica's. The first returns what is wrong, or NULL. */
 const char *verify_begin(struct worker *w, bool of_memory, bool repair);

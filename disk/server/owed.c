@@ -173,6 +173,15 @@ int owed_flush(struct owed *o, unsigned disk)
     return error;
 }
 
+void owed_begin(struct owed *o, unsigned disk)
+{
+    struct disk *d = &o->disks[disk];
+    pthread_mutex_lock(&o->lock);
+    d->answered = ++d->wanted;
+    recount(o);
+    pthread_mutex_unlock(&o->lock);
+}
+
 void owed_wait(struct owed *o)
 {
     if (atomic_load(&o->count) == 0)

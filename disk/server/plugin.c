@@ -6,6 +6,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "disk/owing.h"
 #include "disk/server/control.h"
 #include "disk/server/noter.h"
 
@@ -30,6 +31,7 @@ static bool holding;
 static struct disk_set *set;
 static struct control *control;
 static struct noter *noter;
+static _Atomic uint32_t *owing;
 
 /* ---- the server's life ---- */
 
@@ -94,6 +96,12 @@ static int after_fork(void)
         return -1;
     }
     disk_set_note_in(set, noter);
+    owing = owing_map(dir, &e);
+    if (!owing) {
+        nbdkit_error("%s", e.text);
+        return -1;
+    }
+    disk_set_note_owing(set, owing);
     control = disk_set_start(set, holding, &e) == 0 ? control_start(dir, set, &e) : NULL;
     if (!control)
         nbdkit_error("%s", e.text);
@@ -105,6 +113,7 @@ static void unload(void)
     control_stop(control);
     noter_stop(noter); /* before the stores may be another server's */
     disk_set_close(set);
+    owing_unmap(owing);
     free(dir);
     for (unsigned i = 0; i < path_count; i++)
         free(paths[i]);

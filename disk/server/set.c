@@ -25,7 +25,8 @@ struct disk_set {
     unsigned count, shared; /* the last ones are shared */
     struct disk disks[DISK_MAX];
     struct owed *owed;
-    struct gate *gate; /* NULL: no disk is shared */
+    _Atomic uint32_t *owing; /* NULL: nobody wants to know when we are dead */
+    struct gate *gate;       /* NULL: no disk is shared */
     struct noter *noter;
     pthread_rwlock_t log_lock; /* which log: held for reading while it is used */
     struct write_log *log;     /* NULL: nobody tracks */
@@ -98,6 +99,8 @@ static int flush_now(unsigned disk, void *arg)
 static void owed_changed(unsigned owed, void *arg)
 {
     struct disk_set *s = arg;
+    if (s->owing)
+        atomic_store(s->owing, owed);
     pthread_rwlock_rdlock(&s->log_lock);
     if (s->log)
         write_log_set_owed(s->log, owed);
@@ -120,7 +123,10 @@ static const struct gate_handlers gate_handlers;
 int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e)
 {
     static const struct owed_handlers handlers = {.flush = flush_now, .hurried = is_urgent, .changed = owed_changed};
+    uint32_t owing = s->owing ? atomic_load(s->owing) : 0;
     s->owed = owed_new(s->count, &handlers, s, e);
+    for (unsigned i = 0; s->owed && owing && i < s->count - s->shared; i++)
+        owed_begin(s->owed, i);
     if (s->owed && s->shared)
         s->gate = gate_new(&gate_handlers, s, holding, GATE_ROOM, e);
     return s->owed && (s->gate || !s->shared) ? 0 : -1;
@@ -136,6 +142,11 @@ void disk_set_close(struct disk_set *s)
     for (unsigned i = 0; i < s->count; i++)
         backing_close(&s->disks[i].backing);
     free(s);
+}
+
+void disk_set_note_owing(struct disk_set *s, _Atomic uint32_t *owing)
+{
+    s->owing = owing;
 }
 
 void disk_set_note_in(struct disk_set *s, struct noter *n)

@@ -24,6 +24,9 @@
 #include "disk/log.h"
 #include "disk/server/backing.h"
 
+#include <stdatomic.h>
+#include <stdint.h>
+
 struct disk_set;
 
 /* Opens all stores or none; the last `shared` of them are shared. bytes: of each the first so many are the disk, 0:
@@ -35,6 +38,10 @@ struct disk_set *disk_set_open(const char *const *paths, const uint64_t *bytes, 
 int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e);
 /* When no request is under way. Owed flushes are done before it returns. NULL is allowed. */
 void disk_set_close(struct disk_set *s);
+
+/* Where it stands how many disks' flushes are owed: those that the server before this one has left owing are done
+ * first. Before disk_set_start; stays the caller's. */
+void disk_set_note_owing(struct disk_set *s, _Atomic uint32_t *owing);
 
 /* Who notes what is about to be written; NULL: nobody. Before the first request; stays the caller's. */
 struct noter;

@@ -4,6 +4,7 @@
  */
 #include "common/file.h"
 #include "common/module.h"
+#include "disk/owing.h"
 #include "tests/integration/disk_harness.h"
 #include "vm/qemu/template.h"
 #include "vm/qmp/qmp.h"
@@ -41,11 +42,9 @@ static int teardown(void **state)
 
 /* ---- a server under strace ---- */
 
-/* Starts one whose system calls are noted, and changed as `inject` says (NULL: not at all). */
-static struct disk_client *begin_traced(const char *inject)
+static struct disk_client *start_traced(const char *inject)
 {
     char module[PATH_MAX], socket[128], trace[128], dir[128], disk[128];
-    lab_make(&lab, 1, BYTES);
     MUST(dir_make(lab.run, 0700, &error));
     assert_int_equal(module_path("hikae-disk.so", module, sizeof module), 0);
     snprintf(socket, sizeof socket, "%s/nbd.sock", lab.run);
@@ -79,6 +78,13 @@ static struct disk_client *begin_traced(const char *inject)
     tracer = 0;
     skip();
     return NULL;
+}
+
+/* Starts one whose system calls are noted, and changed as `inject` says (NULL: not at all). */
+static struct disk_client *begin_traced(const char *inject)
+{
+    lab_make(&lab, 1, BYTES);
+    return start_traced(inject);
 }
 
 /* What it called so far: 'w' a pwrite that began and 'W' that ended, 's' and 'S' for fdatasync. */
@@ -154,6 +160,33 @@ static void test_owed_flush(void **state)
     expect(c, DISK_DATA, 0, 4096, 0);
     expect(c, DISK_DATA, 8192, 4096, 0);
     assert_memory_equal(calls(), "wWsSwW", 6);
+    disk_disconnect(c);
+}
+
+/* It dies before that: the next one does it before all else, and whoever must know sees that it is owed. */
+static void test_dies_owing(void **state)
+{
+    (void)state;
+    char socket[128];
+    struct disk_client *c = begin_traced("inject=fdatasync:delay_enter=3000000");
+    MUST(disk_track(c, true, &error));
+    disk_set_pausing(c, true);
+    pid_t vm = guest_begin(&lab, 0, "write -P 1 0 4k\nflush\nread -P 1 0 4k\nwrite -P 2 8k 4k\n");
+    while (!strstr(guest_said(&lab, 0), "read 4096"))
+        assert_false(run_ends_within(vm, 5));
+    assert_true(owing_is_noted(lab.run));
+    kill(lab_server(&lab), SIGKILL);
+    run_wait(tracer);
+    run_wait(vm);
+    disk_disconnect(c);
+    assert_true(owing_is_noted(lab.run));
+    snprintf(socket, sizeof socket, "%s/nbd.sock", lab.run);
+    unlink(socket);
+    c = start_traced("inject=fdatasync:delay_enter=3000000");
+    assert_true(owing_is_noted(lab.run));
+    assert_int_equal(guest(&lab, 0, "read -P 1 0 4k\nwrite -P 3 8k 4k\n"), 0); /* qemu-io flushes as it ends */
+    assert_false(owing_is_noted(lab.run));
+    assert_memory_equal(calls(), "sSwWsS", 6);
     disk_disconnect(c);
 }
 
@@ -409,6 +442,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_flush_syncs, teardown),
         cmocka_unit_test_teardown(test_owed_flush, teardown),
+        cmocka_unit_test_teardown(test_dies_owing, teardown),
         cmocka_unit_test_teardown(test_flush_under_way, teardown),
         cmocka_unit_test_teardown(test_qemus_flush, teardown),
         cmocka_unit_test_teardown(test_unknown_flush, teardown),

@@ -181,6 +181,26 @@ static void test_hurried_amid_it(void **state)
     owed_free(w.owed);
 }
 
+/* What another one has left owing is owed from the beginning, and paid like any other. */
+static void test_begun(void **state)
+{
+    (void)state;
+    struct world w = {0};
+    pthread_t later;
+    begin(&w, false);
+    owed_begin(w.owed, 1);
+    assert_int_equal(atomic_load(&w.count), 1);
+    sem_wait(&w.begun);
+    pthread_create(&later, NULL, wait_for_none, &w);
+    usleep(50000);
+    assert_false(atomic_load(&w.waited));
+    sem_post(&w.may_end);
+    pthread_join(later, NULL);
+    assert_int_equal(atomic_load(&w.count), 0);
+    assert_int_equal(atomic_load(&w.flushes[1]), 1);
+    owed_free(w.owed);
+}
+
 /* What is owed is paid before the end. */
 static void test_end(void **state)
 {
@@ -198,6 +218,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),       cmocka_unit_test(test_again),           cmocka_unit_test(test_error),
         cmocka_unit_test(test_not_hurried), cmocka_unit_test(test_hurried_amid_it), cmocka_unit_test(test_end),
+        cmocka_unit_test(test_begun),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
