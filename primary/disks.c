@@ -12,6 +12,7 @@
 #include "disk/client.h"
 #include "disk/guard.h"
 #include "disk/kernel.h"
+#include "disk/prepare.h"
 #include "disk/server.h"
 #include "disk/shared.h"
 #include "disk/store.h"
@@ -216,18 +217,8 @@ int disks_start(struct worker *w, struct errmsg *e)
     if (!paths.n)
         return 0;
     disks_dir(w, dir);
-    /* They may have been a replica's here until a moment ago. */
-    if (stores_recover(w->config, w->name, &medium_kernel, e) ||
-        shared_apply(w->config, w->name, w->term - 1, &medium_kernel, e))
+    if (disks_prepare(w->config, w->name, dir, &stores, w->term - 1, w->ops->drains_disks, e))
         return -1;
-    shared_drop(w->config, w->name);
-    struct errmsg why;
-    if (stores.count && (account_place(w->config, w->name, dir, &stores, &why) ||
-                         account_distrust_changed(w->config, w->name, &stores, &why))) {
-        log_warn("%s", why.text);
-        if (account_remove(w->config, w->name, e))
-            return -1;
-    }
     return serve(w, dir, &paths, e);
 }
 
@@ -251,7 +242,8 @@ void disks_end(struct worker *w)
     disks_stop_freeing(w);
     if (w->disks.n && disk_server_stop(dir, &e))
         log_warn("the VM's disk server: %s", e.text);
-    kernel_disks_disconnect(dir); /* requests that wait for it would keep the domain's devices from going */
+    if (w->disks.n)
+        kernel_disks_disconnect(dir); /* requests that wait for it would keep the domain's devices from going */
     w->disks.n = w->disks.shared.disks = 0;
     watched_allow(0);
 }

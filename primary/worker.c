@@ -136,6 +136,8 @@ static int find_vm(struct worker *w, struct errmsg *e)
         return errmsg_set(e,
                           "the VM can't go on: its disk server has ended with writes to shared disks that were not let "
                           "out yet");
+    spec.disks = w->disks.at;
+    spec.disk_count = w->disks.n;
     if (w->ops->attach(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
@@ -168,15 +170,13 @@ static int begin_vm(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "the VM's record can't be written, so it is not started");
     discard_remains(w);
     bool runs = w->ops->is_foreign(settings);
-    if (!runs && disks_start(w, e))
+    if (runs ? disks_find(w, e) : disks_start(w, e))
         return -1;
     spec.disks = w->disks.at;
     spec.disk_count = w->disks.n;
     if (runs ? w->ops->attach(&spec, &w->vm, e) : w->ops->launch(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
-    if (runs && disks_find(w, e))
-        return -1;
     return network_open(w, e);
 }
 

@@ -74,7 +74,7 @@ struct vm_spec {
     const char *remains;          /* vm/remains.h, or NULL. replica_create: begins with that memory if it fits, and uses
                                      it up in any case; clear: keeps the memory of what it ends there */
     bool doomed;                  /* clear: a VM of ours that runs can't go on, and is ended as well */
-    const struct vm_disk *disks;  /* launch, replica_create: in the order in which the guest sees them */
+    const struct vm_disk *disks;  /* launch, attach, replica_create: in the order in which the guest sees them */
     unsigned disk_count;
     /* launch, attach: for the life of the VM's handle, called several times a second while `pause` waits for a guest
      * that runs meanwhile. It must not call this interface. NULL: nobody wants to know. */

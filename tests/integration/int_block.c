@@ -29,7 +29,7 @@ static void in_folder(char out[128], const char *name)
 }
 
 /* The VM has two disks; the second one is named by this key. */
-static int setup_with(const char *key)
+static int setup_with(const char *backend, const char *key)
 {
     char path[128], text[1024];
     lab_make(&lab, 2, 4 * MIB);
@@ -37,8 +37,8 @@ static int setup_with(const char *key)
     in_folder(path, "hikae.conf");
     snprintf(text, sizeof text,
              "[host]\nname = a\nlisten = 127.0.0.1\nrun_dir = %s/r\nstate_dir = %s/s\narbiter = none\n"
-             "[vm web]\nbackend = xen\ndisk = %s%s %s\n",
-             lab.dir, lab.dir, lab.disk[0], key, lab.disk[1]);
+             "[vm web]\nbackend = %s\ndisk = %s%s %s\n",
+             lab.dir, lab.dir, backend, lab.disk[0], key, lab.disk[1]);
     MUST(file_write_atomic(path, text, strlen(text), 0600, &error));
     return setenv("HIKAE_CONFIG", path, 1);
 }
@@ -46,13 +46,19 @@ static int setup_with(const char *key)
 static int setup(void **state)
 {
     (void)state;
-    return setup_with("");
+    return setup_with("xen", "");
 }
 
 static int setup_shared(void **state)
 {
     (void)state;
-    return setup_with("\nshared_disk =");
+    return setup_with("xen", "\nshared_disk =");
+}
+
+static int setup_qemu(void **state)
+{
+    (void)state;
+    return setup_with("qemu\nqmp = /run/web.qmp", "");
 }
 
 static int teardown(void **state)
@@ -62,12 +68,11 @@ static int teardown(void **state)
     return 0;
 }
 
-static const char *block(const char *what, const char *target, const char *domain)
+static const char *run_block(const char *const *command)
 {
-    static char text[2048];
+    static char text[4096];
     char said[128];
     in_folder(said, "block.said");
-    const char *const command[] = {program, what, target, "7", domain, NULL};
     int status = run_wait(run_begin(NULL, said, command));
     FILE *f = fopen(said, "r");
     assert_non_null(f);
@@ -76,6 +81,16 @@ static const char *block(const char *what, const char *target, const char *domai
     if (status == 127)
         fail_msg("%s can't be run", program);
     return text;
+}
+
+static const char *block(const char *what, const char *target, const char *domain)
+{
+    return run_block((const char *const[]){program, what, target, "7", domain, NULL});
+}
+
+static const char *block_qemu(const char *what)
+{
+    return run_block((const char *const[]){program, what, "web", NULL});
 }
 
 static void refused(const char *target, const char *domain, const char *because)
@@ -208,6 +223,35 @@ static void test_shared(void **state)
     assert_false(is_served());
 }
 
+/* For a QEMU that somebody starts: until its end, or its agent's word. */
+static void test_qemu(void **state)
+{
+    (void)state;
+    char path[128];
+    note_role("standby");
+    assert_non_null(strstr(block_qemu("serve"), "hikae failover web"));
+    assert_false(is_served());
+    note_role("running");
+    const char *said = block_qemu("serve");
+    assert_true(is_served());
+    assert_non_null(strstr(said, "-drive if=none,id=hikae-still,"));
+    assert_non_null(strstr(said, "export=1,"));
+    assert_non_null(strstr(said, "-device virtio-blk-pci,drive=hikae-disk1,"));
+    assert_null(strstr(said, "hikae-disk2"));
+    assert_non_null(strstr(said, lab.run));
+    in_folder(path, "r/vms");
+    MUST(dir_make(path, 0700, &error));
+    in_folder(path, "r/vms/web.lock");
+    int agent = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(flock(agent, LOCK_EX), 0);
+    assert_non_null(strstr(block_qemu("serve"), "an agent looks after it"));
+    block_qemu("end");
+    assert_true(is_served());
+    close(agent);
+    block_qemu("end");
+    assert_false(is_served());
+}
+
 int main(int argc, char **argv)
 {
     (void)argc;
@@ -216,6 +260,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
         cmocka_unit_test_setup_teardown(test_server, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shared, setup_shared, teardown),
+        cmocka_unit_test_setup_teardown(test_qemu, setup_qemu, teardown),
     };
     char *slash = strrchr(argv[0], '/');
     snprintf(program, sizeof program, "%.*s/hikae-block", slash ? (int)(slash - argv[0]) : 1, slash ? argv[0] : ".");

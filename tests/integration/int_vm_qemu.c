@@ -425,7 +425,7 @@ static void foreign_refusals(void **arg)
          "shared with other"},
         {HAND_GOOD "-netdev user,id=n -device virtio-net-pci,netdev=n", "use -netdev stream"},
         {HAND_GOOD "-netdev hubport,id=n,hubid=0 -device virtio-net-pci,netdev=n", "or -netdev tap"},
-        {HAND_GOOD "-drive driver=null-co,if=virtio", "only those are replicated"},
+        {HAND_GOOD "-drive driver=null-co,if=virtio", "hikae-block serve"},
         {HAND_GOOD "-incoming defer", "waits for an incoming migration"},
         {HAND_GOOD "-device virtio-balloon-pci", "virtio-balloon-pci"},
     };
@@ -444,6 +444,23 @@ static void foreign_refusals(void **arg)
         json_object_put(settings);
         remove_folder(dir);
     }
+}
+
+/* A disk server runs for the VM, and its QEMU does not have its disk from that. */
+static void foreign_without_its_disks(void **arg)
+{
+    (void)arg;
+    char *dir = make_folder();
+    pid_t pid = start_by_hand(dir, HAND_GOOD);
+    struct json_object *settings = qmp_setting(dir);
+    struct vm *vm = NULL;
+    struct vm_disk disk = {.socket = "/r/nbd.sock", .export_name = "0", .bytes = 4096};
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings, .disks = &disk, .disk_count = 1};
+    assert_int_equal(ops->attach(&spec, &vm, &error), -1);
+    assert_non_null(strstr(error.text, "QEMU has 0 disks, and the VM's disk server 1"));
+    end_by_hand(pid);
+    json_object_put(settings);
+    remove_folder(dir);
 }
 
 /* Says a command on a QMP socket that no agent is connected to. */
@@ -705,6 +722,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(hung_qemu),
         cmocka_unit_test(doomed_qemu),
         cmocka_unit_test(foreign_refusals),
+        cmocka_unit_test(foreign_without_its_disks),
         cmocka_unit_test(settings_refusals),
         cmocka_unit_test(taps),
     };

@@ -306,6 +306,64 @@ static void from_process_to_replica(void **arg)
     template_free(&copy);
 }
 
+#define NBD(id, export)                                                                                                \
+    "driver=nbd," id ",server.type=unix,server.path=/r/nbd.sock,export=" export ",reconnect-delay=120"
+#define DISK_0 "-blockdev " NBD("node-name=hikae-disk0", "0") ",discard=unmap "
+#define STILL                                                                                                          \
+    "-drive "                                                                                                          \
+    "if=none,id=hikae-still,driver=nbd,server.type=unix,server.path=/r/nbd.sock,export=still,reconnect-delay=120 "
+#define DEVICE_0 "-device virtio-blk-pci,drive=hikae-disk0,werror=report,rerror=report"
+
+static int filter_process(const char *disks, struct template *t, struct template_found *found)
+{
+    char line[1024];
+    struct words in = {0};
+    snprintf(line, sizeof line, "-M q35 %s", disks);
+    assert_int_equal(words_split(&in, line, &e), 0);
+    int status = template_filter(t, &in, FROM_PROCESS, "/", found, &e);
+    words_free(&in);
+    return status;
+}
+
+/* A QEMU that somebody else has started has the very options that we would have given it. */
+static void disks_of_a_process(void **arg)
+{
+    (void)arg;
+    static const char *const bad[] = {
+        "-blockdev driver=file,node-name=hikae-disk0,filename=/x",
+        "-blockdev " NBD("node-name=hikae-disk0", "1") ",discard=unmap",
+        "-blockdev " NBD("node-name=hikae-disk8", "8") ",discard=unmap",
+        "-blockdev " NBD("node-name=hikae-disk0", "0") ",discard=unmap,read-only=on",
+        "-blockdev " NBD("node-name=hikae-disk0", "0"),
+        "-blockdev driver=raw,file=hikae-disk0",
+        "-drive if=virtio,file=/x",
+        "-drive "
+        "if=none,id=hikae-still,driver=nbd,server.type=unix,server.path=/r/nbd.sock,export=0,reconnect-delay=120",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct template t = {0};
+        assert_int_equal(filter_process(bad[i], &t, NULL), -1);
+        if (!strstr(e.text, "hikae-block serve"))
+            fail_msg("%s: %s", bad[i], e.text);
+        template_free(&t);
+    }
+    struct template t = {.memory = 128 << 20, .program = "qemu-system-x86_64", .ram_id = "ram0"}, failing = {0};
+    struct template_found found = {0};
+    assert_int_equal(filter_process(DISK_0 STILL "-device virtio-blk-pci,drive=hikae-disk0", &failing, NULL), -1);
+    assert_non_null(strstr(e.text, "werror=report"));
+    assert_int_equal(filter_process(DISK_0 STILL DEVICE_0, &t, &found), 0);
+    assert_string_equal(found.disk_paths[0], "/r/nbd.sock");
+    assert_string_equal(found.disk_paths[1], "");
+    assert_string_equal(found.still_path, "/r/nbd.sock");
+    assert_int_equal(t.disk_count, 1);
+    /* What the replica gets is its own host's. */
+    struct json_object *j = template_to_json(&t);
+    assert_null(strstr(json_object_to_json_string(j), "nbd.sock"));
+    json_object_put(j);
+    template_free(&failing);
+    template_free(&t);
+}
+
 static int filter_netdev(struct template *t, const char *netdev, struct template_found *found)
 {
     char line[512];
@@ -377,6 +435,7 @@ int main(void)
         cmocka_unit_test(malformed_descriptions),
         cmocka_unit_test(disks_are_ours_only),
         cmocka_unit_test(from_process_to_replica),
+        cmocka_unit_test(disks_of_a_process),
         cmocka_unit_test(taps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

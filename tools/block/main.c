@@ -1,7 +1,12 @@
 /*
- * hikae-block: what Xen's hotplug script block-hikae (beside this) needs of us: a disk of a VM as a block device of
- * this host. The VM's disk server is started if this is its first disk here, and ended with the last one if no agent
- * looks after the VM. Nobody types this; the words are those of the script.
+ * hikae-block: disks for VMs that others start.
+ *
+ *   hikae-block serve VM      starts the VM's disk server and prints the options with which a QEMU has its disks
+ *   hikae-block end VM        ends it, when that QEMU has ended, unless an agent looks after the VM
+ *
+ * And what Xen's hotplug script block-hikae (beside this) needs of us: a disk of a VM as a block device of this host.
+ * The VM's disk server is started if this is its first disk here, and ended with the last one if no agent looks after
+ * the VM. Nobody types this; the words are those of the script.
  *
  *   hikae-block connect VM[:N] DOMID DOMAIN      prints the device, "MAJOR:MINOR NAME", the numbers in hexadecimal;
  *                                                status 3: another domain has one, prints the domain's number
@@ -12,12 +17,14 @@
  */
 #include "common/config.h"
 #include "common/file.h"
+#include "common/jsonget.h"
 #include "common/state.h"
-#include "disk/account_place.h"
 #include "disk/kernel.h"
 #include "disk/log.h"
+#include "disk/prepare.h"
 #include "disk/server.h"
 #include "disk/shared.h"
+#include "vm/qemu/template.h"
 #include "vm/xen/name.h"
 
 #include <errno.h>
@@ -36,6 +43,7 @@ struct order {
     struct config *config;
     char vm[64];
     bool is_replica; /* of the domain */
+    bool is_script;  /* who asks */
     struct kernel_disk disk;
 };
 
@@ -77,38 +85,30 @@ static int check_role(const struct order *o, uint64_t *term, struct errmsg *e)
     return status;
 }
 
-/* They may have been a replica's until the host died. No account is kept of what is written: an account counts on the
- * VM's requests being drained at a checkpoint (disk/account.h), which a domain's are not. Re-syncs compare all. */
-static int make_current(const struct order *o, uint64_t term, struct errmsg *e)
+/* Starts the server, unless it runs. drains: as in disk/prepare.h. */
+static int serve(const struct order *o, bool drains, struct disk_paths *paths, struct store_paths *stores,
+                 struct errmsg *e)
 {
-    return stores_recover(o->config, o->vm, &medium_kernel, e) < 0 || account_remove(o->config, o->vm, e) < 0 ||
-                   shared_apply(o->config, o->vm, term, &medium_kernel, e) < 0
-               ? -1
-               : 0;
-}
-
-static int serve(const struct order *o, uint64_t term, struct errmsg *e)
-{
-    struct store_paths stores;
-    struct disk_paths paths;
-    if (store_paths(o->config, o->vm, &stores, e) < 0 || disk_paths(o->config, o->vm, &stores, &paths, e) < 0)
+    uint64_t term;
+    if (check_role(o, &term, e) < 0 || store_paths(o->config, o->vm, stores, e) < 0 ||
+        disk_paths(o->config, o->vm, stores, paths, e) < 0)
         return -1;
-    if (o->disk.disk >= paths.n)
+    if (o->disk.disk >= paths->n)
         return errmsg_set(
             e,
             "VM %s has %u disks on this host, there is no disk %u: name it, `disk = ` or `shared_disk = ` "
             "in [vm %s]",
-            o->vm, paths.n, o->disk.disk, o->vm);
+            o->vm, paths->n, o->disk.disk, o->vm);
     if (disk_server_has_lost_writes(o->disk.dir))
         return errmsg_set(
             e,
             "the disk server of VM %s has ended with writes to its shared disks that were not let out: its "
             "agent sees to that, `hikae status %s`",
             o->vm, o->vm);
-    if (!disk_server_exists(o->disk.dir) && make_current(o, term, e) < 0)
+    if (!disk_server_exists(o->disk.dir) && disks_prepare(o->config, o->vm, o->disk.dir, stores, term, drains, e) < 0)
         return -1;
     /* One that exists has whatever stores it has: they are compared. */
-    return disk_server_start_shared(o->disk.dir, paths.at, paths.n, paths.shared, false, e);
+    return disk_server_start_shared(o->disk.dir, paths->at, paths->n, paths->shared, false, e);
 }
 
 static int print_device(const struct kernel_disk *k, struct errmsg *e)
@@ -136,8 +136,9 @@ static int connect_disk(struct order *o, struct errmsg *e)
 {
     if (kernel_disks(o->disk.dir, find_other, o))
         return IN_USE;
-    uint64_t term;
-    if (!o->is_replica && (check_role(o, &term, e) < 0 || serve(o, term, e) < 0))
+    struct store_paths stores;
+    struct disk_paths paths;
+    if (!o->is_replica && serve(o, false, &paths, &stores, e) < 0)
         return -1;
     if (kernel_disk_disconnect(&o->disk, e) < 0) /* of this very domain: left by an attempt that failed */
         return -1;
@@ -175,6 +176,43 @@ static int disconnect_disk(struct order *o, struct errmsg *e)
     return disk_server_stop(o->disk.dir, e);
 }
 
+/* ---- a QEMU that somebody else starts ---- */
+
+static int print_options(const struct order *o, unsigned disks, struct errmsg *e)
+{
+    struct words all = {0};
+    char socket[KERNEL_DISK_DIR_MAX + 16], number[12];
+    snprintf(socket, sizeof socket, "%s/nbd.sock", o->disk.dir);
+    template_still(socket, &all);
+    for (unsigned i = 0; i < disks; i++) {
+        snprintf(number, sizeof number, "%u", i);
+        template_disk(i, socket, number, &all);
+        words_add(&all, "-device");
+        words_add(&all, "virtio-blk-pci,drive=" TEMPLATE_DISK_ID "%u,werror=report,rerror=report", i);
+    }
+    for (size_t i = 0; i < all.n; i++)
+        printf("%s%c", all.at[i], i + 1 < all.n ? ' ' : '\n');
+    int status = all.failed ? errmsg_set(e, "out of memory") : 0;
+    words_free(&all);
+    return status;
+}
+
+static int serve_qemu(struct order *o, struct errmsg *e)
+{
+    struct store_paths stores;
+    struct disk_paths paths;
+    if (!json_get_text(config_vm(o->config, o->vm)->settings, "qmp", NULL))
+        return errmsg_set(e, "[vm %s] has no key qmp: Hikae starts its QEMU itself, and its disk server too", o->vm);
+    if (has_agent(o))
+        return errmsg_set(e, "VM %s runs on this host: an agent looks after it", o->vm);
+    return serve(o, true, &paths, &stores, e) < 0 ? -1 : print_options(o, paths.n, e);
+}
+
+static int end_qemu(struct order *o, struct errmsg *e)
+{
+    return has_agent(o) ? 0 : disk_server_stop(o->disk.dir, e);
+}
+
 /* ---- words ---- */
 
 static int read_target(struct order *o, const char *target, struct errmsg *e)
@@ -209,16 +247,38 @@ static int take_turn(const struct order *o, struct errmsg *e)
     return fd >= 0 && flock(fd, LOCK_EX) == 0 ? 0 : errmsg_set(e, "%s: %s", path, strerror(errno));
 }
 
+struct word {
+    const char *name;
+    bool of_domain; /* DOMID DOMAIN follow the target */
+    int (*carry_out)(struct order *o, struct errmsg *e);
+};
+
+static const struct word *find_word(int argc, char **argv)
+{
+    static const struct word words[] = {{"connect", true, connect_disk},
+                                        {"disconnect", true, disconnect_disk},
+                                        {"serve", false, serve_qemu},
+                                        {"end", false, end_qemu}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (argc == (words[i].of_domain ? 5 : 3) && strcmp(argv[1], words[i].name) == 0)
+            return &words[i];
+    return NULL;
+}
+
 static int carry_out(struct order *o, int argc, char **argv, struct errmsg *e)
 {
     const char *path = getenv("HIKAE_CONFIG");
-    bool connects = argc == 5 && strcmp(argv[1], "connect") == 0;
-    if (argc != 5 || (!connects && strcmp(argv[1], "disconnect") != 0))
-        return errmsg_set(e, "connect|disconnect VM[:N] DOMID DOMAIN: block-hikae knows how");
+    const struct word *word = find_word(argc, argv);
+    if (!word)
+        return errmsg_set(e, "serve VM or end VM: disks of a QEMU that you start, hikae-disks(7); "
+                             "connect|disconnect VM[:N] DOMID DOMAIN: block-hikae knows how");
+    o->is_script = word->of_domain;
     o->config = config_load(path ? path : "/etc/hikae/hikae.conf", e);
-    if (!o->config || read_target(o, argv[2], e) < 0 || read_domain(o, argv[3], argv[4], e) < 0 || take_turn(o, e) < 0)
+    if (!o->config || read_target(o, argv[2], e) < 0)
         return -1;
-    return connects ? connect_disk(o, e) : disconnect_disk(o, e);
+    if (o->is_script && read_domain(o, argv[3], argv[4], e) < 0)
+        return -1;
+    return take_turn(o, e) < 0 ? -1 : word->carry_out(o, e);
 }
 
 int main(int argc, char **argv)
@@ -226,8 +286,8 @@ int main(int argc, char **argv)
     struct order order = {.config = NULL};
     struct errmsg e;
     int status = carry_out(&order, argc, argv, &e);
-    if (status < 0)
-        puts(e.text); /* stderr is for what the libraries log */
+    if (status < 0) /* the script reads stdout, and has a log for what the libraries say */
+        fprintf(order.is_script ? stdout : stderr, order.is_script ? "%s\n" : "hikae-block: %s\n", e.text);
     if (order.config)
         config_free(order.config);
     return status < 0 ? 1 : status;

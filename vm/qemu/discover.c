@@ -168,8 +168,26 @@ static int find_taps(struct vm *vm, struct errmsg *e)
     return 0;
 }
 
+/* A foreign QEMU's disks are those of this VM's disk server, all of them and no others; and that can tell what QEMU
+ * flushes by itself. */
+static int check_disks(const struct vm *vm, const struct vm_spec *spec, const struct template_found *found,
+                       struct errmsg *e)
+{
+    static const char remedy[] = "start it with the options that `hikae-block serve` prints, hikae-disks(7)";
+    unsigned n = vm->shape.disk_count;
+    if (n != spec->disk_count)
+        return errmsg_set(e, "QEMU has %u disks, and the VM's disk server %u: %s", n, spec->disk_count, remedy);
+    for (unsigned i = 0; i < TEMPLATE_DISKS_MAX; i++)
+        if (strcmp(found->disk_paths[i], i < n ? spec->disks[i].socket : "") != 0)
+            return errmsg_set(e, "QEMU's disk %u is not of %s: %s", i, i < n ? spec->disks[i].socket : "a device",
+                              remedy);
+    return strcmp(found->still_path, n ? spec->disks[0].socket : "") == 0
+               ? 0
+               : errmsg_set(e, "QEMU has no drive hikae-still of the VM's disk server: %s", remedy);
+}
+
 /* The shape of a foreign QEMU, from its command line. */
-static int read_command_line(struct vm *vm, const char *bridge, struct errmsg *e)
+static int read_command_line(struct vm *vm, const struct vm_spec *spec, const char *bridge, struct errmsg *e)
 {
     struct words words = {0};
     struct template_found found = {0};
@@ -196,6 +214,8 @@ static int read_command_line(struct vm *vm, const char *bridge, struct errmsg *e
         return errmsg_set(e,
                           "QEMU was started with -global migration.send-configuration=off, which its replica is not: "
                           "start it without");
+    if (check_disks(vm, spec, &found, e) < 0)
+        return -1;
     for (unsigned i = 0; i < vm->shape.nic_count; i++) {
         memcpy(vm->net_path[i], found.net_paths[i], sizeof vm->net_path[i]);
         memcpy(vm->ifname[i], found.ifnames[i], sizeof vm->ifname[i]);
@@ -241,13 +261,13 @@ int qemu_pin_shape(struct vm *vm, int64_t deadline, struct errmsg *e)
     return template_pin(&vm->shape, machine, is_said ? "" : has_kvm ? "kvm" : "tcg", e);
 }
 
-static int attach_foreign(struct vm *vm, const struct qemu_settings *s, struct errmsg *e)
+static int attach_foreign(struct vm *vm, const struct vm_spec *spec, const struct qemu_settings *s, struct errmsg *e)
 {
     int64_t deadline = qmp_now_ms() + QEMU_ATTACH_DEADLINE_MS;
     if (snprintf(vm->qmp_path, sizeof vm->qmp_path, "%s", s->qmp) >= (int)sizeof vm->qmp_path)
         return errmsg_set(e, "qmp = %s: too long", s->qmp);
     if (!track_choose(e) || find_peer(vm, deadline, e) < 0 || qemu_open_pidfd(vm, e) < 0 ||
-        read_command_line(vm, s->bridge, e) < 0 || qemu_connect(vm, deadline, e) < 0 ||
+        read_command_line(vm, spec, s->bridge, e) < 0 || qemu_connect(vm, deadline, e) < 0 ||
         check_not_incoming(vm, deadline, e) < 0 || qemu_pin_shape(vm, deadline, e) < 0 ||
         query_memory(vm, deadline, e) < 0 || qemu_setup_tracking(vm, deadline, e) < 0 ||
         qmp_state_open(&vm->saved, &vm->qmp, deadline, e) < 0)
@@ -273,7 +293,7 @@ static int attach_new(struct vm *vm, const struct vm_spec *spec, struct errmsg *
     if (!foreign)
         return errmsg_set(e, "VM %s does not run here: start it, or name the QMP socket of a running QEMU (qmp = PATH)",
                           vm->name);
-    return qemu_settings_read(&s, spec->settings, e) < 0 ? -1 : attach_foreign(vm, &s, e);
+    return qemu_settings_read(&s, spec->settings, e) < 0 ? -1 : attach_foreign(vm, spec, &s, e);
 }
 
 int qemu_attach(const struct vm_spec *spec, struct vm **out, struct errmsg *e)

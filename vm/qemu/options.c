@@ -274,6 +274,67 @@ static int refuse_device(const char *value, size_t n, struct errmsg *e)
                       (int)n, value);
 }
 
+/* Is a value what we would have written, with the socket that it names? */
+static bool is_as_written(const char *value, const struct words *ours)
+{
+    return !ours->failed && ours->n == 2 && strcmp(ours->at[1], value) == 0;
+}
+
+static int refuse_disk(const struct rule *r, const char *value, struct errmsg *e)
+{
+    return errmsg_set(e,
+                      "-%s %s: only disks of Hikae's disk server are replicated: start QEMU with the options that "
+                      "`hikae-block serve` prints, hikae-disks(7)",
+                      r->name, value);
+}
+
+static int give_by_key(const struct rule *r, struct errmsg *e)
+{
+    return errmsg_set(e, "-%s: give the VM its disks by the key disk: only those are replicated", r->name);
+}
+
+static int take_blockdev(struct option_context *c, const struct rule *r, const char *value, struct errmsg *e)
+{
+    char path[108] = "", name[32] = "", number[12], rest;
+    struct words ours = {0};
+    unsigned disk;
+    if (c->source != FROM_PROCESS)
+        return give_by_key(r, e);
+    if (!comma_value(value, "server.path", path, sizeof path) || !comma_value(value, "node-name", name, sizeof name) ||
+        sscanf(name, TEMPLATE_DISK_ID "%u%c", &disk, &rest) != 1 || disk >= TEMPLATE_DISKS_MAX)
+        return refuse_disk(r, value, e);
+    snprintf(number, sizeof number, "%u", disk);
+    template_disk(disk, path, number, &ours);
+    bool good = is_as_written(value, &ours);
+    words_free(&ours);
+    if (!good)
+        return refuse_disk(r, value, e);
+    memcpy(c->found->disk_paths[disk], path, sizeof path);
+    return 0;
+}
+
+static int take_drive(struct option_context *c, const struct rule *r, const char *value, struct errmsg *e)
+{
+    char path[108] = "";
+    struct words ours = {0};
+    if (c->source != FROM_PROCESS)
+        return give_by_key(r, e);
+    comma_value(value, "server.path", path, sizeof path);
+    template_still(path, &ours);
+    bool good = is_as_written(value, &ours);
+    words_free(&ours);
+    if (!good)
+        return refuse_disk(r, value, e);
+    memcpy(c->found->still_path, path, sizeof path);
+    return 0;
+}
+
+static bool is_reported(const char *value, const char *key)
+{
+    char policy[8] = "";
+    return comma_value(value, key, policy, sizeof policy) && strcmp(policy, "report") == 0;
+}
+
 /* A disk of the VM, by its number: they come in order, each once. */
 static int take_disk(struct option_context *c, const char *value, struct errmsg *e)
 {
@@ -283,6 +344,11 @@ static int take_disk(struct option_context *c, const char *value, struct errmsg 
         return errmsg_set(e, "-device %s: only disks that the key disk names are replicated", value);
     if (c->t->disk_count == TEMPLATE_DISKS_MAX)
         return errmsg_set(e, "more than %d disks", TEMPLATE_DISKS_MAX);
+    if (c->source == FROM_PROCESS && !(is_reported(value, "werror") && is_reported(value, "rerror")))
+        return errmsg_set(e,
+                          "-device %s: write werror=report,rerror=report: an error of a store would else stop the VM, "
+                          "and be seen by nobody",
+                          value);
     c->t->disk_count++;
     return 0;
 }
@@ -357,6 +423,8 @@ static const struct rule rules[] = {
     {"parallel", true, take_parallel, NULL},
     {"sandbox", true, take_plain, NULL},
     {"netdev", true, take_netdev, NULL},
+    {"blockdev", true, take_blockdev, NULL},
+    {"drive", true, take_drive, NULL},
     {"m", true, take_ours, "use the key memory"},
     {"name", true, take_ours, "it is the VM's name"},
     {"display", true, take_ours, "there is none"},
@@ -388,7 +456,7 @@ int option_take(struct option_context *c, const char *name, const char *value, s
             return -1;
         return r->has_value ? 2 : 1;
     }
-    static const char *const disks[] = {"drive", "blockdev", "hda", "hdb", "cdrom", "fda", "pflash", NULL};
+    static const char *const disks[] = {"hda", "hdb", "cdrom", "fda", "pflash", NULL};
     for (size_t i = 0; disks[i]; i++)
         if (strcmp(disks[i], name) == 0)
             return errmsg_set(e, "-%s: give the VM its disks by the key disk: only those are replicated", name);

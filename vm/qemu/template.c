@@ -237,6 +237,24 @@ static void add_args(const struct template *t, const struct template_paths *p, b
 }
 
 /* A disk server that is started anew is found again: meanwhile requests wait, for as long as a guest's kernel does. */
+void template_disk(unsigned disk, const char *socket, const char *export_name, struct words *out)
+{
+    words_add(out, "-blockdev");
+    words_add(out,
+              "driver=nbd,node-name=" TEMPLATE_DISK_ID
+              "%u,server.type=unix,server.path=%s,export=%s,reconnect-delay=120,discard=unmap",
+              disk, socket, export_name);
+}
+
+/* QEMU flushes in each pause. A drive without a device comes before all disks: by its flush the disk server knows what
+ * follows for QEMU's own (disk/server/set.h). */
+void template_still(const char *socket, struct words *out)
+{
+    words_add(out, "-drive");
+    words_add(out, "if=none,id=hikae-still,driver=nbd,server.type=unix,server.path=%s,export=still,reconnect-delay=120",
+              socket);
+}
+
 static int add_disks(const struct template *t, const struct template_paths *p, size_t longest, struct words *out,
                      struct errmsg *e)
 {
@@ -246,24 +264,11 @@ static int add_disks(const struct template *t, const struct template_paths *p, s
         if (strlen(p->disk_socket[i]) > longest || strchr(p->disk_socket[i], ','))
             return errmsg_set(e, "%s: too long for a unix socket, or with a comma: choose another run_dir",
                               p->disk_socket[i]);
-        words_add(out, "-blockdev");
-        words_add(out,
-                  "driver=nbd,node-name=" TEMPLATE_DISK_ID
-                  "%u,server.type=unix,server.path=%s,export=%s,reconnect-delay=120,discard=unmap",
-                  i, p->disk_socket[i], p->disk_export[i]);
+        template_disk(i, p->disk_socket[i], p->disk_export[i], out);
     }
+    if (t->disk_count)
+        template_still(p->disk_socket[0], out);
     return 0;
-}
-
-/* QEMU flushes in each pause. A drive without a device comes before all disks: by its flush the disk server knows what
- * follows for QEMU's own (disk/server/set.h). */
-static void add_still(const struct template *t, const struct template_paths *p, struct words *out)
-{
-    if (t->disk_count == 0)
-        return;
-    words_add(out, "-drive");
-    words_add(out, "if=none,id=hikae-still,driver=nbd,server.type=unix,server.path=%s,export=still,reconnect-delay=120",
-              p->disk_socket[0]);
 }
 
 int template_command(const struct template *t, const struct template_paths *p, bool replica, struct words *out,
@@ -293,7 +298,6 @@ int template_command(const struct template *t, const struct template_paths *p, b
     }
     if (add_disks(t, p, longest, out, e) < 0)
         return -1;
-    add_still(t, p, out);
     if (strlen(p->qmp) > longest)
         return errmsg_set(e, "%s: too long for a unix socket: choose a shorter run_dir", p->qmp);
     static const char *const always[] = {"-display", "none", "-only-migratable", "-no-shutdown", "-qmp"};

@@ -52,7 +52,9 @@ enum template_source {
 struct template_found {
     bool configuration_off; /* -global migration.send-configuration=off */
     char net_paths[TEMPLATE_NICS_MAX][108];
-    char ifnames[TEMPLATE_NICS_MAX][16]; /* of taps */
+    char ifnames[TEMPLATE_NICS_MAX][16];      /* of taps */
+    char disk_paths[TEMPLATE_DISKS_MAX][108]; /* by number: the disk server's socket; "": there is none */
+    char still_path[108];
 };
 
 /* Passes `in` through the allow-list into t->args (and ram_id, nics). `base`: folder that relative file names belong
@@ -75,6 +77,10 @@ struct template_paths {
     int tap[TEMPLATE_NICS_MAX];                                                    /* of plugs: QEMU's descriptor */
     const char *disk_socket[TEMPLATE_DISKS_MAX], *disk_export[TEMPLATE_DISKS_MAX]; /* of NBD */
 };
+/* The options by which a QEMU has a disk of a disk server, and by which that knows what QEMU flushes by itself (there
+ * is one of these, if there are disks). A QEMU that is attached to must have the very same. */
+void template_disk(unsigned disk, const char *socket, const char *export_name, struct words *out);
+void template_still(const char *socket, struct words *out);
 /* The whole command line, program first. */
 int template_command(const struct template *t, const struct template_paths *p, bool replica, struct words *out,
                      struct errmsg *e);
