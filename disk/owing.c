@@ -19,8 +19,9 @@ _Atomic uint32_t *owing_map(const char *dir, struct errmsg *e)
 {
     enum { ALL = PROT_READ | PROT_WRITE };
     int fd = open_in(dir, O_RDWR | O_CREAT);
-    void *at = fd < 0 || ftruncate(fd, sizeof(uint32_t)) < 0 ? MAP_FAILED
-                                                             : mmap(NULL, sizeof(uint32_t), ALL, MAP_SHARED, fd, 0);
+    void *at = fd < 0 || (errno = posix_fallocate(fd, 0, sizeof(uint32_t)))
+                   ? MAP_FAILED
+                   : mmap(NULL, sizeof(uint32_t), ALL, MAP_SHARED, fd, 0);
     int error = errno;
     if (fd >= 0)
         close(fd);

@@ -56,23 +56,44 @@ bool disk_server_exists(const char *dir)
     return access(path, F_OK) == 0;
 }
 
-int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e)
+/* An empty file, or none. */
+static int note(const char *dir, const char *name, bool is_so, struct errmsg *e)
 {
     char path[PATH_MAX];
-    path_in(dir, "holding", path);
-    int fd = holding ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
-    if (holding ? fd < 0 : unlink(path) < 0 && errno != ENOENT)
+    path_in(dir, name, path);
+    int fd = is_so ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (is_so ? fd < 0 : unlink(path) < 0 && errno != ENOENT)
         return errmsg_set(e, "%s: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
     return 0;
 }
 
-bool disk_server_is_holding(const char *dir)
+static bool is_noted(const char *dir, const char *name)
 {
     char path[PATH_MAX];
-    path_in(dir, "holding", path);
+    path_in(dir, name, path);
     return access(path, F_OK) == 0;
+}
+
+int disk_server_note_taken(const char *dir, struct errmsg *e)
+{
+    return note(dir, "taken", true, e);
+}
+
+bool disk_server_is_taken(const char *dir)
+{
+    return is_noted(dir, "taken");
+}
+
+int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e)
+{
+    return note(dir, "holding", holding, e);
+}
+
+bool disk_server_is_holding(const char *dir)
+{
+    return is_noted(dir, "holding");
 }
 
 bool disk_server_has_lost_writes(const char *dir)
@@ -89,7 +110,7 @@ bool disk_server_has_lost_writes(const char *dir)
 
 static void clear_folder(const char *dir)
 {
-    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock", "holding", OWING_NAME};
+    static const char *const names[] = {"disks.json", "nbd.sock", "control.sock", "holding", "taken", OWING_NAME};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         path_in(dir, names[i], path);

@@ -30,6 +30,9 @@ int disk_server_start_shared(const char *dir, const char *const *paths, unsigned
  * VM has to end. */
 int disk_server_note_holding(const char *dir, bool holding, struct errmsg *e);
 bool disk_server_is_holding(const char *dir); /* is that noted? */
+/* Notes that a VM which no agent has started has the disks of the server in `dir`: until that is stopped. */
+int disk_server_note_taken(const char *dir, struct errmsg *e);
+bool disk_server_is_taken(const char *dir);
 /* Has such a server died? */
 bool disk_server_has_lost_writes(const char *dir);
 /* The disks are to be as large as their stores are by now: ends the server, the next one (whoever guards it starts it)

@@ -236,7 +236,7 @@ int shared_apply(const struct config *c, const char *vm, uint64_t term, const st
     a->medium = m;
     a->vm = v;
     a->first = stores.count;
-    int result = open_disks(a, e) || replay(a, path, e) ? -1 : 0;
+    int result = open_disks(a, e) || (term && replay(a, path, e)) ? -1 : 0; /* without one it was never granted */
     for (unsigned i = 0; i < a->count; i++)
         close(a->fds[i]);
     free(a);

@@ -43,8 +43,8 @@ struct journal;
 struct journal *shared_journal(const struct config *c, const char *vm, const struct medium *m, struct errmsg *e);
 /* The claim was granted, with `term`. The journal was closed. */
 int shared_granted(const struct config *c, const char *vm, uint64_t term, struct errmsg *e);
-/* Brings what was committed to the disks, durably, if there is something for that term; -1 with `e`: the VM must not
- * run yet, and it can be tried again. */
+/* Brings what was committed to the disks, durably, if there is something for that term (0: there is not); -1 with `e`:
+ * the VM must not run yet, and it can be tried again. */
 int shared_apply(const struct config *c, const char *vm, uint64_t term, const struct medium *m, struct errmsg *e);
 /* The replica is given up, or was never claimed: removes its journal, and all that were never brought to the disks. */
 void shared_drop(const struct config *c, const char *vm);

@@ -230,9 +230,44 @@ int disks_find(struct worker *w, struct errmsg *e)
     return disk_server_exists(dir) ? serve(w, dir, &those_it_had, e) : 0;
 }
 
-void disks_end(struct worker *w)
+/* ---- the end ---- */
+
+static int is_anothers(const struct kernel_disk *k, void *arg)
+{
+    const struct disks *d = arg;
+    return !d->has_owner || k->domid != d->owner;
+}
+
+static int take_owner(const struct kernel_disk *k, void *arg)
+{
+    struct disks *d = arg;
+    d->has_owner = true;
+    d->owner = k->domid;
+    return 1;
+}
+
+void disks_cut(struct worker *w)
+{
+    char dir[DISKS_DIR_MAX];
+    disks_dir(w, dir);
+    kernel_disks_disconnect(dir);
+}
+
+/* A domain that reboots is another one at once, and may have its disks of the same server by now. */
+static void end_server(struct worker *w, const char *dir)
 {
     struct errmsg e;
+    if (kernel_disks(dir, is_anothers, &w->disks)) {
+        log_info("another domain has the disks of the VM: their server stays");
+        return;
+    }
+    if (disk_server_exists(dir) && disk_server_stop(dir, &e))
+        log_warn("the VM's disk server: %s", e.text);
+    disks_cut(w); /* of a domain of ours that is still to end: requests that wait would keep its devices from going */
+}
+
+void disks_end(struct worker *w)
+{
     char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
     watched_allow(VM_SETUP_MS);
@@ -240,10 +275,7 @@ void disks_end(struct worker *w)
     end_guarding(w);
     hang_up(w);
     disks_stop_freeing(w);
-    if (w->disks.n && disk_server_stop(dir, &e))
-        log_warn("the VM's disk server: %s", e.text);
-    if (w->disks.n)
-        kernel_disks_disconnect(dir); /* requests that wait for it would keep the domain's devices from going */
+    end_server(w, dir);
     w->disks.n = w->disks.shared.disks = 0;
     watched_allow(0);
 }
@@ -293,6 +325,9 @@ int disks_begin_sync(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "the VM's disk server is being started again");
     if (disks_output_waits(w))
         return errmsg_set(e, "what the VM wrote is still on its way to its disks");
+    char dir[DISKS_DIR_MAX];
+    disks_dir(w, dir);
+    (void)kernel_disks(dir, take_owner, d);
     shared_begin_sync(w);
     if (disk_track(d->client, true, e))
         return -1;

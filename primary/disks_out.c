@@ -13,7 +13,7 @@ static bool are_settled(struct worker *w)
 {
     char dir[DISKS_DIR_MAX];
     disks_dir(w, dir);
-    return shared_are_out(w) && !owing_is_noted(dir);
+    return shared_are_out(w) && !(w->disks.n && owing_is_noted(dir));
 }
 
 static void on_look(struct ev_loop *loop, ev_timer *t, int events)

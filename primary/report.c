@@ -68,11 +68,20 @@ static void add_slow_flush(struct json_object *all, const struct worker *w)
     json_object_array_add(all, json_object_new_string(text));
 }
 
+/* Likewise of output that is free, but for that. */
+static void add_waiting_output(struct json_object *all, const struct worker *w)
+{
+    if (disks_output_waits(w))
+        json_object_array_add(all, json_object_new_string("the VM's packets wait until what it wrote is durable on its "
+                                                          "disks; see what slows this host's storage"));
+}
+
 static void add_warnings(struct json_object *j, const struct worker *w)
 {
     struct json_object *all = json_object_new_array();
     add_growth(all, w);
     add_slow_flush(all, w);
+    add_waiting_output(all, w);
     if (w->state == PROTECTION_AT_RISK)
         json_object_array_add(all, json_object_new_string("AT RISK: output is open by isolated = open, without the "
                                                           "arbiter's word; the VM may run twice"));

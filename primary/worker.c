@@ -136,8 +136,8 @@ static int find_vm(struct worker *w, struct errmsg *e)
         return errmsg_set(e,
                           "the VM can't go on: its disk server has ended with writes to shared disks that were not let "
                           "out yet");
-    spec.disks = w->disks.at;
-    spec.disk_count = w->disks.n;
+    spec.disks = disks ? NULL : w->disks.at;
+    spec.disk_count = disks ? 0 : w->disks.n;
     if (w->ops->attach(&spec, &w->vm, e))
         return -1;
     watch_vm(w);
@@ -199,6 +199,8 @@ static void destroy_vm(struct worker *w)
     const char *remains = is_worth_keeping(w) ? remains_of(w, path) : NULL;
     network_seal(w);
     network_close(w);
+    if (shared_are_lost(w))
+        disks_cut(w);
     if (w->vm) {
         ev_io_stop(w->loop, &w->vm_event);
         w->ops->retire(w->vm, remains);
@@ -721,6 +723,8 @@ static int begin(struct worker *w, struct errmsg *e)
     struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = w->record.settings};
     spec.remains = *w->peer ? remains_of(w, path) : NULL; /* it may have been taken over */
     spec.doomed = shared_are_lost(w);
+    if (spec.doomed)
+        disks_cut(w);
     bool foreign = w->ops->is_foreign(w->record.settings), rebooted = vm_record_is_of_other_boot(&w->record);
     if (w->vm || (w->ops->clear(&spec, &second) && !(foreign && rebooted)))
         return -1; /* it is there but can't be taken: it is tried again */

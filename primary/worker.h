@@ -153,6 +153,8 @@ struct disks {
     unsigned growing;   /* the VM is to be told that disks have grown: so many tries are left */
     ev_io event, news;  /* of the client, of the guard */
     ev_timer push, grow;
+    bool has_owner; /* they are block devices of this host, of this domain: */
+    uint32_t owner;
     ev_timer out;       /* looks whether the VM's disks allow its output to be free */
     bool frees_network; /* the network is let go when they do */
 };
@@ -300,7 +302,10 @@ void disks_init(struct worker *w);
 int disks_start(struct worker *w, struct errmsg *e); /* those that the configuration names, for a VM to be launched */
 /* Of a VM that runs. Before it is attached to: a hypervisor that waits for its disks answers nothing. */
 int disks_find(struct worker *w, struct errmsg *e);
-void disks_end(struct worker *w);    /* the VM is no more: its disk server goes too */
+/* The VM is no more: its disk server goes too, unless somebody else has its disks by now. */
+void disks_end(struct worker *w);
+/* The VM is about to end, and its disk server has: what it still asks of its disks fails. */
+void disks_cut(struct worker *w);
 void disks_let_go(struct worker *w); /* this process ends, the VM doesn't */
 /* Has their server ended with writes to shared disks? Then the VM is ended by that (EVENT_VM_GONE). */
 bool disks_are_lost(struct worker *w);

@@ -220,6 +220,12 @@ static int open_stores(struct worker *w, const struct wanted *wanted, struct err
     d->sizes = wanted->stores.sizes;
     for (unsigned i = 0; i < wanted->shared.count; i++)
         d->sizes.bytes[d->sizes.count++] = wanted->shared.bytes[i];
+    if (disk_server_is_taken(d->dir))
+        return errmsg_set(
+            e,
+            "a VM that was started by hand has the disks of VM %s on host %s: end it there, and if its disk "
+            "server stays, `hikae-block end %s`",
+            w->vm_name, w->config->name, w->vm_name);
     if (disk_server_stop(d->dir, e) || open_shared(w, &wanted->shared, e))
         return -1;
     d->stores = stores_open(w->config, w->vm_name, &wanted->stores, &medium_kernel, e);

@@ -73,8 +73,9 @@ struct vm_spec {
                                      `describe` gave; replica_create: what `describe` gave on the primary */
     const char *remains;          /* vm/remains.h, or NULL. replica_create: begins with that memory if it fits, and uses
                                      it up in any case; clear: keeps the memory of what it ends there */
-    bool doomed;                  /* clear: a VM of ours that runs can't go on, and is ended as well */
-    const struct vm_disk *disks;  /* launch, attach, replica_create: in the order in which the guest sees them */
+    bool doomed;                  /* clear: a VM that runs can't go on, and is ended as well, whoever has started it */
+    const struct vm_disk *disks;  /* launch, attach (NULL: not known), replica_create: in the order in which the guest
+                                     sees them */
     unsigned disk_count;
     /* launch, attach: for the life of the VM's handle, called several times a second while `pause` waits for a guest
      * that runs meanwhile. It must not call this interface. NULL: nobody wants to know. */

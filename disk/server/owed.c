@@ -173,11 +173,11 @@ int owed_flush(struct owed *o, unsigned disk)
     return error;
 }
 
-void owed_begin(struct owed *o, unsigned disk)
+void owed_begin(struct owed *o, unsigned disks)
 {
-    struct disk *d = &o->disks[disk];
     pthread_mutex_lock(&o->lock);
-    d->answered = ++d->wanted;
+    for (unsigned i = 0; i < disks; i++)
+        o->disks[i].answered = ++o->disks[i].wanted;
     recount(o);
     pthread_mutex_unlock(&o->lock);
 }

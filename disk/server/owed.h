@@ -24,8 +24,8 @@ void owed_free(struct owed *o); /* when they are done; NULL is allowed */
 
 /* Returns when it is done, with what it said; or 0 as soon as it is hurried, and then it is owed. */
 int owed_flush(struct owed *o, unsigned disk);
-/* One is owed from here on: that of a server before this one. */
-void owed_begin(struct owed *o, unsigned disk);
+/* Those of the first `disks` are owed from here on, of a server before this one. */
+void owed_begin(struct owed *o, unsigned disks);
 void owed_wait(struct owed *o); /* until none is owed */
 void owed_tell(struct owed *o); /* calls changed */
 /* What an owed flush of `disk` failed with since this was last asked; 0: none did. */

@@ -125,8 +125,10 @@ int disk_set_start(struct disk_set *s, bool holding, struct errmsg *e)
     static const struct owed_handlers handlers = {.flush = flush_now, .hurried = is_urgent, .changed = owed_changed};
     uint32_t owing = s->owing ? atomic_load(s->owing) : 0;
     s->owed = owed_new(s->count, &handlers, s, e);
-    for (unsigned i = 0; s->owed && owing && i < s->count - s->shared; i++)
-        owed_begin(s->owed, i);
+    if (s->owed && owing)
+        owed_begin(s->owed, s->count - s->shared);
+    if (s->owed)
+        owed_tell(s->owed);
     if (s->owed && s->shared)
         s->gate = gate_new(&gate_handlers, s, holding, GATE_ROOM, e);
     return s->owed && (s->gate || !s->shared) ? 0 : -1;

@@ -245,11 +245,18 @@ static void test_qemu(void **state)
     int agent = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     assert_int_equal(flock(agent, LOCK_EX), 0);
     assert_non_null(strstr(block_qemu("serve"), "an agent looks after it"));
-    block_qemu("end");
-    assert_true(is_served());
+    assert_non_null(strstr(block_qemu("end"), "ends the server with it"));
     close(agent);
-    block_qemu("end");
+    MUST(disk_server_note_holding(lab.run, true, &error));
+    assert_non_null(strstr(block_qemu("end"), "holds writes"));
+    assert_true(is_served());
+    MUST(disk_server_note_holding(lab.run, false, &error));
+    assert_string_equal(block_qemu("end"), "");
     assert_false(is_served());
+    assert_non_null(strstr(block_qemu("end"), "was started by hand"));
+    lab_start(&lab); /* a replica's */
+    assert_non_null(strstr(block_qemu("end"), "was started by hand"));
+    assert_true(is_served());
 }
 
 int main(int argc, char **argv)

@@ -572,6 +572,25 @@ static void doomed_qemu(void **arg)
     remove_folder(dir);
 }
 
+static void doomed_foreign_qemu(void **arg)
+{
+    (void)arg;
+    char *dir = make_folder();
+    pid_t pid = start_by_hand(dir, HAND_GOOD);
+    struct json_object *settings = qmp_setting(dir);
+    struct vm_spec spec = {.name = "t", .run_dir = dir, .settings = settings};
+    kill(pid, SIGSTOP);
+    assert_int_equal(ops->clear(&spec, &error), 1);
+    assert_int_not_equal(process_start_time(pid), 0);
+    spec.doomed = true;
+    assert_int_equal(ops->clear(&spec, &error), 0);
+    assert_int_equal(process_start_time(pid), 0);
+    waitpid(pid, NULL, 0);
+    assert_int_equal(ops->clear(&spec, &error), 0); /* it has ended already */
+    json_object_put(settings);
+    remove_folder(dir);
+}
+
 static void settings_refusals(void **arg)
 {
     (void)arg;
@@ -721,6 +740,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(guest_ends_by_itself),
         cmocka_unit_test(hung_qemu),
         cmocka_unit_test(doomed_qemu),
+        cmocka_unit_test(doomed_foreign_qemu),
         cmocka_unit_test(foreign_refusals),
         cmocka_unit_test(foreign_without_its_disks),
         cmocka_unit_test(settings_refusals),

@@ -188,15 +188,21 @@ static void test_begun(void **state)
     struct world w = {0};
     pthread_t later;
     begin(&w, false);
-    owed_begin(w.owed, 1);
-    assert_int_equal(atomic_load(&w.count), 1);
+    owed_begin(w.owed, 2);
+    assert_int_equal(atomic_load(&w.count), 2);
+    sem_wait(&w.begun);
     sem_wait(&w.begun);
     pthread_create(&later, NULL, wait_for_none, &w);
     usleep(50000);
     assert_false(atomic_load(&w.waited));
     sem_post(&w.may_end);
+    usleep(50000);
+    assert_false(atomic_load(&w.waited)); /* one of them is still owed */
+    assert_int_equal(atomic_load(&w.count), 1);
+    sem_post(&w.may_end);
     pthread_join(later, NULL);
     assert_int_equal(atomic_load(&w.count), 0);
+    assert_int_equal(atomic_load(&w.flushes[0]), 1);
     assert_int_equal(atomic_load(&w.flushes[1]), 1);
     owed_free(w.owed);
 }

@@ -176,7 +176,7 @@ host_back() { # HOST fresh|reboot
 
 status() { on "$1" '/opt/hikae/bin/hikae --json status 2>/dev/null | tee /tmp/status.txt' 2>/dev/null || true; }
 field() { grep -o "\"$1\": *\"\?[^\",}]*" | head -n 1 | sed 's/^"[^"]*": *"\{0,1\}//'; } # KEY <JSON
-is_up() { lab status | grep -q "^host $1: process"; } # HOST
+is_up() { [[ $(lab status) == *"host $1: process"* ]]; } # HOST
 is_protected() { [[ $(status "$1") == *'"PROTECTED"'* ]]; }
 domains() { on "$1" "xl list | sed 1,2d"; }            # HOST: all but dom0
 hikae() { on "$1" "/opt/hikae/bin/hikae ${*:2}"; }      # HOST WORDS..

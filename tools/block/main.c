@@ -33,8 +33,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { IN_USE = 3 };
@@ -108,7 +110,10 @@ static int serve(const struct order *o, bool drains, struct disk_paths *paths, s
     if (!disk_server_exists(o->disk.dir) && disks_prepare(o->config, o->vm, o->disk.dir, stores, term, drains, e) < 0)
         return -1;
     /* One that exists has whatever stores it has: they are compared. */
-    return disk_server_start_shared(o->disk.dir, paths->at, paths->n, paths->shared, false, e);
+    return disk_server_start_shared(o->disk.dir, paths->at, paths->n, paths->shared, false, e) < 0 ||
+                   disk_server_note_taken(o->disk.dir, e) < 0
+               ? -1
+               : 0;
 }
 
 static int print_device(const struct kernel_disk *k, struct errmsg *e)
@@ -181,8 +186,11 @@ static int disconnect_disk(struct order *o, struct errmsg *e)
 static int print_options(const struct order *o, unsigned disks, struct errmsg *e)
 {
     struct words all = {0};
+    struct sockaddr_un room;
     char socket[KERNEL_DISK_DIR_MAX + 16], number[12];
     snprintf(socket, sizeof socket, "%s/nbd.sock", o->disk.dir);
+    if (strlen(socket) >= sizeof room.sun_path || strpbrk(socket, ", \t"))
+        return errmsg_set(e, "%s: too long for a socket, or with a comma or a blank: choose another run_dir", socket);
     template_still(socket, &all);
     for (unsigned i = 0; i < disks; i++) {
         snprintf(number, sizeof number, "%u", i);
@@ -208,9 +216,23 @@ static int serve_qemu(struct order *o, struct errmsg *e)
     return serve(o, true, &paths, &stores, e) < 0 ? -1 : print_options(o, paths.n, e);
 }
 
+/* Whatever still has these disks is the admin's to know of. But not what is held: that would be lost. */
 static int end_qemu(struct order *o, struct errmsg *e)
 {
-    return has_agent(o) ? 0 : disk_server_stop(o->disk.dir, e);
+    if (has_agent(o))
+        return errmsg_set(e, "VM %s runs on this host: the agent that looks after it ends the server with it", o->vm);
+    if (!disk_server_is_taken(o->disk.dir))
+        return errmsg_set(e, "no disk server of VM %s was started by hand on this host", o->vm);
+    if (disk_server_is_holding(o->disk.dir))
+        return errmsg_set(
+            e,
+            "the disk server of VM %s holds writes to its shared disks: start hikae-primary, which sees to "
+            "them",
+            o->vm);
+    if (disk_server_stop(o->disk.dir, e) < 0)
+        return -1;
+    kernel_disks_disconnect(o->disk.dir);
+    return 0;
 }
 
 /* ---- words ---- */

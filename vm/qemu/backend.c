@@ -18,8 +18,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 static void on_event(void *arg, const char *event, struct json_object *data)
@@ -228,6 +230,28 @@ static bool op_is_foreign(struct json_object *settings)
     return json_get(settings, "qmp");
 }
 
+/* A QEMU that somebody else has started: who listens at its monitor, whether it still answers or not. 1: it lives. */
+static int end_foreign(struct json_object *settings, struct errmsg *e)
+{
+    const char *path = json_get_text(settings, "qmp", "");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct ucred peer = {.pid = 0};
+    socklen_t size = sizeof peer;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), pidfd = -1;
+    bool there = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    bool ended = !there && (errno == ENOENT || errno == ECONNREFUSED);
+    if (there && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0)
+        pidfd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+    if (pidfd >= 0) {
+        ended = kill_and_wait(pidfd);
+        close(pidfd);
+    }
+    if (fd >= 0)
+        close(fd);
+    return ended ? 0 : errmsg_set(e, "the QEMU at %s can't go on, and can't be ended: end it", path);
+}
+
 static int op_clear(const struct vm_spec *spec, struct errmsg *e)
 {
     struct facts f;
@@ -246,7 +270,7 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
         facts_clean(spec->run_dir, f.ram_path, f.shape.nic_count);
     template_free(&f.shape);
     if (known == 0 && op_is_foreign(spec->settings)) /* we have no files of it, and can't tell */
-        return 1;
+        return spec->doomed ? end_foreign(spec->settings, e) : 1;
     return known < 0 ? -1 : may_run;
 }
 

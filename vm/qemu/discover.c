@@ -175,6 +175,8 @@ static int check_disks(const struct vm *vm, const struct vm_spec *spec, const st
 {
     static const char remedy[] = "start it with the options that `hikae-block serve` prints, hikae-disks(7)";
     unsigned n = vm->shape.disk_count;
+    if (!spec->disks)
+        return 0;
     if (n != spec->disk_count)
         return errmsg_set(e, "QEMU has %u disks, and the VM's disk server %u: %s", n, spec->disk_count, remedy);
     for (unsigned i = 0; i < TEMPLATE_DISKS_MAX; i++)

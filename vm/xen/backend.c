@@ -284,7 +284,7 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
     }
     vm->domid = f.domid;
     bool lives = xen_info(vm, &info) && memcmp(info.handle, f.uuid, sizeof f.uuid) == 0;
-    if (lives && !f.replica) {
+    if (lives && !f.replica && !spec->doomed) {
         xen_detach(vm);
         return 1;
     }
@@ -293,7 +293,7 @@ static int op_clear(const struct vm_spec *spec, struct errmsg *e)
         xen_detach(vm);
         return 2;
     }
-    if (!ours)
+    if (!ours && !(lives && !f.replica))
         vm->domid = XEN_NO_DOMAIN;
     xen_destroy(vm);
     return 0;
