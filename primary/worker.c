@@ -284,6 +284,8 @@ static void set_candidates(struct worker *w, const char *peer)
 
 void worker_peer_failed(struct worker *w)
 {
+    if (disks_output_waits(w)) /* it is not its fault */
+        return;
     if (!candidates_failed(&w->candidates, clock_now(), w->config->spare_after_ms * INT64_C(1000000)))
         return;
     log_warn("%s is away: it is %s's turn to hold the replica", w->peer, candidates_now(&w->candidates));
