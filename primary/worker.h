@@ -309,19 +309,25 @@ void disks_cut(struct worker *w);
 void disks_let_go(struct worker *w); /* this process ends, the VM doesn't */
 /* Has their server ended with writes to shared disks? Then the VM is ended by that (EVENT_VM_GONE). */
 bool disks_are_lost(struct worker *w);
+/* The VM stood still at the end of that epoch, of which the log ended at `mark`. */
+void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);
+void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowledged: lets its output go, now or soon */
+void disks_flushed(struct worker *w);
+bool disks_hold_checkpoints(const struct worker *w); /* until disks_flushed */
+void disks_stop(struct worker *w);                   /* the stream has ended, and with it the pipeline */
+
+/* The VM is ours: by whom its disks are used, if they are block devices of this host. */
+void disks_note_owner(struct worker *w);
+
+/* disks_sync.c */
 /* Logs from here on. Before dirty tracking is armed or after, but before any BLOCKS. */
 int disks_begin_sync(struct worker *w, struct errmsg *e);
 int disks_blocks(struct worker *w, const struct record *r, struct proto_error *e); /* -1: a violation */
 int disks_changed(struct worker *w, const struct record *r, struct proto_error *e);
 bool disks_are_told(const struct worker *w);
-/* The VM stood still at the end of that epoch, of which the log ended at `mark`. */
-void disks_captured(struct worker *w, uint64_t epoch, uint64_t mark);
-void disks_release(struct worker *w, uint64_t epoch); /* that epoch is acknowledged: lets its output go, now or soon */
-void disks_flushed(struct worker *w);
-bool disks_hold_checkpoints(const struct worker *w);       /* until disks_flushed */
+void disks_end_sync(struct worker *w);
 uint64_t disks_sync_rate(const struct worker *w);          /* octets per second; 0: no limit */
 void disks_set_sync_rate(struct worker *w, uint64_t rate); /* from now on, here and at the secondary */
-void disks_stop(struct worker *w);                         /* the stream has ended, and with it the pipeline */
 
 /* disks_out.c */
 void disks_init_out(struct worker *w);
