@@ -29,6 +29,9 @@ int tls_identity_create(const char *key_path, const char *cert_path, const char 
 struct link_handlers {
     /* The handshake is done and the peer's fingerprint is one that `trusted` accepted. */
     void (*up)(struct link *l, void *arg);
+    /* Where what comes in next may be put: room for n octets, until `input`, which is called with it. NULL, or no such
+     * handler: the link has room of its own. */
+    uint8_t *(*room)(struct link *l, size_t n, void *arg);
     /* Bytes came in. Closing or freeing `l` in here is allowed. */
     void (*input)(struct link *l, const uint8_t *data, size_t n, void *arg);
     /* All that was queued is in the kernel (called after each drain from non-empty to empty). */

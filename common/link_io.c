@@ -129,8 +129,8 @@ void link_io_write(struct link *l, size_t most)
         tell_drained(l);
 }
 
-/* Fills the input buffer; returns what is there. *more: OpenSSL or the socket may have more. */
-static size_t fill_input(struct link *l, bool *more)
+/* Fills `to`, of INPUT_BYTES; returns what is there. *more: OpenSSL or the socket may have more. */
+static size_t fill_input(struct link *l, uint8_t *to, bool *more)
 {
     size_t used = 0;
     *more = false;
@@ -138,7 +138,7 @@ static size_t fill_input(struct link *l, bool *more)
         bool reset;
         ERR_clear_error();
         errno = 0;
-        int r = SSL_read(l->ssl, l->input + used, (int)(INPUT_BYTES - used));
+        int r = SSL_read(l->ssl, to + used, (int)(INPUT_BYTES - used));
         enum wish wish = outcome(l, r, errno, &reset);
         if (wish == WISH_WAIT)
             return used;
@@ -156,9 +156,10 @@ void link_io_read(struct link *l)
 {
     bool more = true;
     for (int i = 0; i < INPUTS_PER_TURN && more && !l->paused && !l->freed && l->state == LINK_UP; i++) {
-        size_t n = fill_input(l, &more);
+        uint8_t *room = l->h.room ? l->h.room(l, INPUT_BYTES, l->arg) : NULL, *to = room ? room : l->input;
+        size_t n = fill_input(l, to, &more);
         if (n && l->h.input)
-            l->h.input(l, l->input, n, l->arg);
+            l->h.input(l, to, n, l->arg);
     }
     /* What OpenSSL holds does not make the socket readable. While reading is paused it waits: link_pause_reading. */
     if (more && !l->paused && !l->freed && l->state == LINK_UP) {

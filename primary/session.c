@@ -298,6 +298,13 @@ static bool was_silent(struct worker *w)
     return silent_ms > bound || deaf_ms > bound;
 }
 
+static uint8_t *make_room(struct link *l, size_t n, void *arg)
+{
+    (void)l;
+    struct worker *w = arg;
+    return framer_room(w->session.framer, n);
+}
+
 static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
 {
     struct worker *w = arg;
@@ -410,8 +417,12 @@ static int load_identity(struct worker *w, struct errmsg *e)
 
 static int start(struct worker *w, struct errmsg *e)
 {
-    static const struct link_handlers handlers = {
-        .up = on_up, .input = on_input, .drained = on_drained, .closed = on_closed, .trusted = never_trusted};
+    static const struct link_handlers handlers = {.up = on_up,
+                                                  .room = make_room,
+                                                  .input = on_input,
+                                                  .drained = on_drained,
+                                                  .closed = on_closed,
+                                                  .trusted = never_trusted};
     struct session *s = &w->session;
     const struct config_peer *p = config_peer_by_name(w->config, w->peer);
     if (!p)

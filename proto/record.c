@@ -133,27 +133,35 @@ static int framer_repeat_failure(const struct framer *f, struct proto_error *e)
     return -1;
 }
 
+/* What was not given out yet moves to the front only when there is no room behind it, and there is room for several
+ * feeds: so it moves seldom. */
 static int framer_make_room(struct framer *f, size_t n)
 {
-    if (f->start) {
-        memmove(f->buffer, f->buffer + f->start, f->end - f->start);
-        f->end -= f->start;
-        f->start = 0;
-    }
+    enum { FEEDS = 4 };
     if (n <= f->capacity - f->end)
         return 0;
-    size_t capacity = f->capacity ? f->capacity : 4096;
-    while (capacity - f->end < n) {
-        if (capacity > SIZE_MAX / 2)
-            return -1;
+    size_t pending = f->end - f->start, capacity = f->capacity ? f->capacity : 4096;
+    if (n > SIZE_MAX / FEEDS / 4 || pending > SIZE_MAX / 4)
+        return -1;
+    while (capacity < pending + FEEDS * n)
         capacity *= 2;
-    }
+    if (pending)
+        memmove(f->buffer, f->buffer + f->start, pending);
+    f->start = 0;
+    f->end = pending;
+    if (capacity == f->capacity)
+        return 0;
     uint8_t *grown = realloc(f->buffer, capacity);
     if (!grown)
         return -1;
     f->buffer = grown;
     f->capacity = capacity;
     return 0;
+}
+
+uint8_t *framer_room(struct framer *f, size_t n)
+{
+    return f->failed || framer_make_room(f, n) ? NULL : f->buffer + f->end;
 }
 
 int framer_feed(struct framer *f, const uint8_t *data, size_t n, struct proto_error *e)
@@ -167,7 +175,8 @@ int framer_feed(struct framer *f, const uint8_t *data, size_t n, struct proto_er
         proto_fail(&f->why, "no memory for %zu octets of stream", n);
         return framer_repeat_failure(f, e);
     }
-    memcpy(f->buffer + f->end, data, n);
+    if (data != f->buffer + f->end)
+        memcpy(f->buffer + f->end, data, n);
     f->end += n;
     return 0;
 }

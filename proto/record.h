@@ -64,11 +64,16 @@ struct proto_error {
 void record_header_write(uint8_t out[RECORD_HEADER_SIZE], uint16_t type, uint16_t flags, uint32_t length,
                          uint64_t epoch);
 
-/* Cuts records out of bytes that arrive in pieces. Holds at most one record's bytes plus what one feed brings. */
+/* Cuts records out of bytes that arrive in pieces. Holds at most one record's bytes plus a few times what one feed
+ * brings. */
 struct framer;
 struct framer *framer_new(void); /* NULL: no memory */
 void framer_free(struct framer *f);
-/* Appends n bytes (copied). -1: no memory, or the framer has failed before. */
+/* Where the next n bytes may be put, to be fed from there, which saves a copy. Records that were given out are not
+ * valid any more. NULL: no memory. */
+uint8_t *framer_room(struct framer *f, size_t n);
+/* Appends n bytes (copied, unless they are where framer_room has said). -1: no memory, or the framer has failed before.
+ */
 int framer_feed(struct framer *f, const uint8_t *data, size_t n, struct proto_error *e);
 /* 1: *r is the next record, valid until the next feed or next. 0: feed more. -1: not our protocol (oversized, an
  * unknown mandatory record); stays failed. Unknown optional records are skipped. */

@@ -571,6 +571,13 @@ static void record_stream(struct worker *w, const uint8_t *data, size_t n)
     }
 }
 
+static uint8_t *make_room(struct link *l, size_t n, void *arg)
+{
+    (void)l;
+    struct worker *w = arg;
+    return framer_room(w->framer, n);
+}
+
 static void on_input(struct link *l, const uint8_t *data, size_t n, void *arg)
 {
     struct worker *w = arg;
@@ -662,8 +669,12 @@ static void on_detector(struct ev_loop *loop, ev_timer *t, int events)
 
 int session_begin(struct worker *w, int fd, struct errmsg *e)
 {
-    static const struct link_handlers handlers = {
-        .up = on_up, .input = on_input, .drained = on_drained, .closed = on_closed, .trusted = is_trusted};
+    static const struct link_handlers handlers = {.up = on_up,
+                                                  .room = make_room,
+                                                  .input = on_input,
+                                                  .drained = on_drained,
+                                                  .closed = on_closed,
+                                                  .trusted = is_trusted};
     double period = w->config->detect_ms / 5000.;
     ev_timer_init(&w->detector, on_detector, period, period);
     w->detector.data = w;

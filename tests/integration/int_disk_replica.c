@@ -7,6 +7,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "common/jsonget.h"
+#include "disk/server.h"
 #include "disk/store.h"
 #include "sample.h"
 #include "tests/integration/evil.h"
@@ -414,6 +415,11 @@ static void refusals(void **state)
     assert_int_equal(chmod(in_b("two.img"), 0400), 0);
     refused(CONFIG, "two.img is read-only");
     assert_int_equal(chmod(in_b("two.img"), 0600), 0);
+    struct errmsg e;
+    assert_int_equal(dir_make(in_b("run/disks/web"), 0700, &e), 0);
+    assert_int_equal(disk_server_note_taken(in_b("run/disks/web"), &e), 0);
+    refused(CONFIG, "a VM that was started by hand has the disks");
+    assert_int_equal(unlink(in_b("run/disks/web/taken")), 0);
     ready();
     tear_down();
 }
