@@ -16,6 +16,7 @@ enum { REFERRED_LEAST = 4, SAMPLED_FROM = 16, SAMPLES = 4 };
 #define NO_PAGE UINT64_MAX
 
 struct encoder {
+    struct disk_packing packing[DISKS_MAX];
     struct pipeline_config config;
     encoder_emit *emit;
     void *arg;
@@ -210,7 +211,7 @@ static int put_data(struct encoder *e, uint64_t epoch, unsigned disk, uint64_t o
     struct pipeline_chunk *c = begin_record(e, RECORD_HEADER_SIZE + DISK_HEAD_SIZE + n);
     if (!c)
         return -1;
-    end_disk(e, c, disk_encode(disk, offset, data, n, c->data + c->n), epoch);
+    end_disk(e, c, disk_encode(disk, offset, data, n, &e->packing[disk], c->data + c->n), epoch);
     return 0;
 }
 

@@ -32,8 +32,14 @@ static bool is_zero(const uint8_t *data, size_t n)
     return !data[0] && !memcmp(data, data + 1, n - 1);
 }
 
-/* LZ4 takes its time to find out that there is nothing to gain. So of what is large some pieces are tried first, and
- * all of it only if they get smaller by a sixteenth. */
+/* To pack a MiB takes a processor a millisecond and more, to send and write one elsewhere two or three: what gets
+ * smaller by less than a quarter is not worth it. */
+static int most_packed(uint32_t length)
+{
+    return (int)(length - length / 4);
+}
+
+/* So of what is large some pieces are tried first. */
 static bool is_worth_packing(const uint8_t *data, uint32_t length)
 {
     enum { SAMPLE = 4096, SAMPLES = 4, LARGE = 64 << 10 };
@@ -44,17 +50,34 @@ static bool is_worth_packing(const uint8_t *data, uint32_t length)
     for (uint32_t i = 0; i < SAMPLES; i++)
         packed += LZ4_compress_default((const char *)data + (length - SAMPLE) / (SAMPLES - 1) * i, scratch, SAMPLE,
                                        sizeof scratch);
-    return packed < SAMPLES * SAMPLE / 16 * 15;
+    return packed < most_packed(SAMPLES * SAMPLE);
 }
 
-size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, uint8_t *out)
+/* 0: as it is. */
+static int pack(const uint8_t *data, uint32_t length, struct disk_packing *p, uint8_t *out)
+{
+    enum { SKIP_MOST = 15 };
+    if (p && p->left) {
+        p->left--;
+        return 0;
+    }
+    int n = is_worth_packing(data, length)
+                ? LZ4_compress_default((const char *)data, (char *)out, (int)length, most_packed(length))
+                : 0;
+    if (p) {
+        p->skip = (uint8_t)(n ? 0 : p->skip < SKIP_MOST ? 2 * p->skip + 1 : SKIP_MOST);
+        p->left = p->skip;
+    }
+    return n;
+}
+
+size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, struct disk_packing *packing,
+                   uint8_t *out)
 {
     if (is_zero(data, length))
         return disk_encode_zeroes(disk, offset, length, out);
     enum disk_encoding encoding = DISK_AS_LZ4;
-    int n = is_worth_packing(data, length)
-                ? LZ4_compress_default((const char *)data, (char *)out + DISK_HEAD_SIZE, (int)length, (int)length - 1)
-                : 0;
+    int n = pack(data, length, packing, out + DISK_HEAD_SIZE);
     if (n <= 0) {
         encoding = DISK_AS_DATA;
         n = (int)length;

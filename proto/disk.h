@@ -52,10 +52,16 @@ struct disk_extent {
     size_t n;
 };
 
-/* Writes a payload that sets `length` (1 to DISK_DATA_MAX) octets at `offset` to `data`: as zeroes, LZ4 or data,
- * whichever is smallest; of what is large (64 KiB) samples tell. `out` has DISK_HEAD_SIZE + length octets. Returns how
- * many were written. Deterministic. */
-size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, uint8_t *out);
+/* What became of the attempts to pack what is written to one disk; zeroed: none was made. After each that was in vain
+ * twice as many pieces are sent as they are before the next one, 15 at most. */
+struct disk_packing {
+    uint8_t skip, left;
+};
+/* Writes a payload that sets `length` (1 to DISK_DATA_MAX) octets at `offset` to `data`: as zeroes, as LZ4 if that is
+ * smaller by a quarter (of what is large, 64 KiB, samples tell), else as data. packing: of pieces that came before;
+ * NULL: it is tried. `out` has DISK_HEAD_SIZE + length octets. Returns how many were written. Deterministic. */
+size_t disk_encode(unsigned disk, uint64_t offset, const uint8_t *data, uint32_t length, struct disk_packing *packing,
+                   uint8_t *out);
 /* Writes a payload that sets any number of octets but 0 to zeroes. Returns DISK_HEAD_SIZE. */
 size_t disk_encode_zeroes(unsigned disk, uint64_t offset, uint32_t length, uint8_t out[DISK_HEAD_SIZE]);
 /* Writes a payload that sets `blocks` blocks (1 to DISK_BLOCKS_MAX) to what these pages of the replica hold at the end

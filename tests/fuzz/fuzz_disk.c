@@ -113,7 +113,7 @@ static void as_write(const uint8_t *data, size_t n)
     struct disk_extent x;
     if (!n || n > SAMPLE_DISK_BYTES)
         return;
-    size_t size = disk_encode(1, SAMPLE_DISK_BYTES - n, data, (uint32_t)n, payload);
+    size_t size = disk_encode(1, SAMPLE_DISK_BYTES - n, data, (uint32_t)n, NULL, payload);
     if (size > DISK_HEAD_SIZE + n || disk_read(payload, size, &sample_disk_sizes, &x, NULL) || x.length != n)
         abort();
     memset(room, 0, n);

@@ -115,7 +115,7 @@ static void write_journal(void)
     for (unsigned i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 7);
     for (unsigned i = 0; i < 2; i++) {
-        size_t n = disk_encode(i, 4096, data, sizeof data, at + 4);
+        size_t n = disk_encode(i, 4096, data, sizeof data, NULL, at + 4);
         memcpy(at, &(uint8_t[4]){(uint8_t)n}, 4);
         at += 4 + n;
     }

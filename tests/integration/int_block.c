@@ -185,7 +185,7 @@ static void leave_journal(uint64_t term, int octet)
     struct journal *j = journal_open(path, &medium_kernel, 0, &error);
     assert_non_null(j);
     memset(data, octet, sizeof data);
-    size_t n = disk_encode(1, 0, data, sizeof data, payload);
+    size_t n = disk_encode(1, 0, data, sizeof data, NULL, payload);
     journal_begin(j, 1);
     MUST(journal_add(j, payload, n, &error));
     MUST(journal_end(j, &error));

@@ -211,7 +211,7 @@ static void put_live_epoch(uint64_t epoch, bool whole)
     for (unsigned d = 0; d < SAMPLE_DISKS; d++) {
         uint8_t *at = f.s->disks[d] + 4096 * (epoch % 5);
         memset(at, (int)epoch, 4096);
-        sample_record(f.s, RECORD_DISK, 0, epoch, payload, disk_encode(d, 4096 * (epoch % 5), at, 4096, payload));
+        sample_record(f.s, RECORD_DISK, 0, epoch, payload, disk_encode(d, 4096 * (epoch % 5), at, 4096, NULL, payload));
     }
     if (epoch == 1)
         put_device(DEVICE_INITIAL, epoch, &pages, sizeof pages);
@@ -554,7 +554,7 @@ static void put_noise(uint64_t epoch, unsigned pieces, uint64_t seed)
     for (unsigned i = 0; i < pieces; i++) {
         for (size_t o = 0; o < sizeof data; o += 8)
             memcpy(data + o, &(uint64_t){sample_random(&seed)}, 8);
-        size_t n = disk_encode(2, i * sizeof data, data, sizeof data, payload);
+        size_t n = disk_encode(2, i * sizeof data, data, sizeof data, NULL, payload);
         sample_record(f.s, RECORD_DISK, 0, epoch, payload, n);
         flush();
         evil_serve(f.e, 1);

@@ -170,7 +170,7 @@ static void put_epoch(uint64_t epoch, bool whole)
     memset(data, (int)epoch, sizeof data);
     if (epoch > 1)
         sample_record(f.s, RECORD_DISK, 0, epoch, payload,
-                      disk_encode(0, epoch % BLOCKS * BLOCK, data, BLOCK, payload));
+                      disk_encode(0, epoch % BLOCKS * BLOCK, data, BLOCK, NULL, payload));
     else
         put_device(DEVICE_INITIAL, epoch, &pages, sizeof pages);
     put_device(DEVICE_STATE, epoch, state, sizeof state);

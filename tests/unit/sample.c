@@ -163,7 +163,7 @@ static void sample_disk_writes(struct sample *s, uint64_t epoch)
         uint8_t *at = s->disks[disk] + offset;
         for (uint32_t o = 0; o < length; o++)
             at[o] = i % 3 == 0 ? (uint8_t)sample_random(&seed) : i % 3 == 1 ? (uint8_t)(o / 100 + epoch) : 0;
-        size_t n = disk_encode(disk, offset, at, length, payload);
+        size_t n = disk_encode(disk, offset, at, length, NULL, payload);
         s->disk_encodings[payload[2]]++;
         sample_record(s, RECORD_DISK, 0, epoch, payload, n);
     }

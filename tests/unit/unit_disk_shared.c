@@ -132,7 +132,7 @@ static void journal_write(struct journal *j, uint64_t epoch, unsigned disk, uint
 {
     uint8_t data[DISK_BLOCK_SIZE], payload[DISK_HEAD_SIZE + sizeof data];
     memset(data, octet, sizeof data);
-    size_t n = disk_encode(disk, offset, data, sizeof data, payload);
+    size_t n = disk_encode(disk, offset, data, sizeof data, NULL, payload);
     journal_begin(j, epoch);
     assert_int_equal(journal_add(j, payload, n, &error), 0);
     assert_int_equal(journal_end(j, &error), 0);

@@ -27,7 +27,7 @@ static size_t make_write(uint64_t epoch, unsigned i, uint8_t *out)
     uint64_t seed = epoch * 100 + i;
     for (size_t at = 0; at < sizeof data; at++)
         data[at] = (uint8_t)sample_random(&seed);
-    return disk_encode(0, i * sizeof data, data, (uint32_t)sizeof data, out);
+    return disk_encode(0, i * sizeof data, data, (uint32_t)sizeof data, NULL, out);
 }
 
 static struct journal *open_it(void)
@@ -136,7 +136,7 @@ static void large_epochs_and_small_ones(void **state)
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)sample_random(&seed);
     journal_begin(j, 1); /* more than the room that is kept */
-    size_t n = disk_encode(0, 0, data, sizeof data, payload);
+    size_t n = disk_encode(0, 0, data, sizeof data, NULL, payload);
     for (unsigned i = 0; i < 300; i++)
         assert_int_equal(journal_add(j, payload, n, &e), 0);
     assert_int_equal(journal_end(j, &e), 0);

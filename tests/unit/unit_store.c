@@ -189,7 +189,7 @@ static struct staging *writes_of(uint64_t first_block, unsigned blocks, int octe
         uint64_t seed = (unsigned)octet + i + 1;
         for (unsigned o = 0; o < sizeof data; o++)
             data[o] = octet ? (uint8_t)sample_random(&seed) : 0;
-        size_t n = disk_encode(0, (first_block + i) * DISK_BLOCK_SIZE, data, sizeof data, payload);
+        size_t n = disk_encode(0, (first_block + i) * DISK_BLOCK_SIZE, data, sizeof data, NULL, payload);
         assert_int_equal(staging_add(s, payload, n, &e), 0);
     }
     return s;

@@ -54,7 +54,7 @@ static void make_epochs(void)
                 at[i] = w == 4 && epoch % 2 ? 0
                         : w == 3            ? (uint8_t)sample_random(&seed)
                                             : (uint8_t)(epoch * 16 + i / 99);
-            sizes[epoch][w] = disk_encode(disk, offset, at, length, payloads[epoch][w]);
+            sizes[epoch][w] = disk_encode(disk, offset, at, length, NULL, payloads[epoch][w]);
         }
     }
 }
