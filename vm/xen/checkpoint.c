@@ -191,6 +191,7 @@ static int suspend_by_force(struct vm *vm, struct errmsg *e)
     }
     if (done != 0)
         return done < 0 ? -1 : 0;
+    vm->model.doubted = true;
     return errmsg_set(e, "the domain is not suspended within %d s: does its device model hang?", SUSPEND_MS / 1000);
 }
 
@@ -249,9 +250,10 @@ int xen_resume(struct vm *vm, struct errmsg *e)
     if (xen_is_suspended(&info)) {
         if (xen_wake(vm, e) < 0)
             return -1;
-    } else if (xen_model_stands(vm) && model_continue(vm, e) < 0) {
-        return -1;
+    } else if ((xen_model_stands(vm) || vm->model.doubted) && model_continue(vm, e) < 0) {
+        return -1; /* the domain does not run, whatever the hypervisor says of it */
     }
+    vm->model.doubted = false;
     if (info.flags & XEN_DOMINF_paused && xc_domain_unpause(vm->xc, vm->domid) < 0)
         return xen_error(vm, e, "unpausing the domain");
     return 0;

@@ -52,6 +52,7 @@ struct model {
     struct qmp_state saved;
     struct qmp_migration migration;
     bool stopped;                /* by events */
+    bool doubted;                /* the domain did not come to a stand: perhaps for an answer of its model's */
     char drives[DRIVES_MAX][64]; /* transparent: the block devices of dom0 that are its disks */
     unsigned drive_count;
 };
