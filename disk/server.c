@@ -1,9 +1,8 @@
 #include "disk/server.h"
 
-#include "disk/owing.h"
-
 #include "common/file.h"
 #include "common/module.h"
+#include "disk/owing.h"
 #include "disk/server/backing.h"
 #include "disk/server_notes.h"
 #include "disk/server_process.h"

@@ -16,7 +16,6 @@ enum { REFERRED_LEAST = 4, SAMPLED_FROM = 16, SAMPLES = 4 };
 #define NO_PAGE UINT64_MAX
 
 struct encoder {
-    struct disk_packing packing[DISKS_MAX];
     struct pipeline_config config;
     encoder_emit *emit;
     void *arg;
@@ -28,6 +27,7 @@ struct encoder {
     uint64_t open_epoch;
     struct pipeline_chunk *gathered; /* small records, whole and digested */
     struct vm_blob last_state;       /* as it was sent: base of the next one */
+    struct disk_packing packing[DISKS_MAX];
     uint64_t dropped_clock;
 };
 

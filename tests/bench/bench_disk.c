@@ -310,13 +310,14 @@ static void note(struct bench *b, int series, const double figures[FIGURES])
     unsigned round = b->done[series]++;
     for (int i = 0; i < FIGURES; i++)
         b->figures[series][i][round] = figures[i];
-    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB; of 300 %.0f, by 64 KiB %.0f, by 4 KiB %.0f, "
+    view_say("%-11s  round %u: %4.0f MB/s in order (%.1f CPUs, %.1f ms/MB; of %d %.0f, by 64 KiB %.0f, by 4 KiB %.0f, "
              "cached "
              "%.0f and %.2f times as much sent), %5.0f blocks/s anywhere, flush %.1f / %.1f ms, pause %.2f ms, of it "
              "by disks %.2f, under full load %.2f",
-             names[series], round + 1, figures[SEQ], figures[CPUS_BUSY], figures[CPU_MS_PER_MB], figures[SEQ_PACED],
-             figures[SEQ_64K], figures[SEQ_4K], figures[SEQ_CACHED], figures[CACHED_WIRE], figures[RAND],
-             figures[FSYNC_50], figures[FSYNC_99], figures[PAUSE_BUSY], figures[PAUSE_ADDED], figures[PAUSE_LOADED]);
+             names[series], round + 1, figures[SEQ], figures[CPUS_BUSY], figures[CPU_MS_PER_MB], PACE,
+             figures[SEQ_PACED], figures[SEQ_64K], figures[SEQ_4K], figures[SEQ_CACHED], figures[CACHED_WIRE],
+             figures[RAND], figures[FSYNC_50], figures[FSYNC_99], figures[PAUSE_BUSY], figures[PAUSE_ADDED],
+             figures[PAUSE_LOADED]);
 }
 
 /* ---- Hikae ---- */
@@ -537,12 +538,12 @@ static int conclude(struct bench *b, struct errmsg *e)
         struct json_object *j = series_json(b, i);
         json_object_object_add(all, names[i], j);
         view_say(
-            "%-11s  %4.0f MB/s in order (%3.0f %%; %.1f CPUs busy, %.1f ms/MB)  of 300 MB/s %.0f (%.0f %%)  by 64 KiB "
+            "%-11s  %4.0f MB/s in order (%3.0f %%; %.1f CPUs busy, %.1f ms/MB)  of %d MB/s %.0f (%.0f %%)  by 64 KiB "
             "%4.0f (%3.0f %%)  by 4 KiB "
             "%3.0f (%3.0f %%)  cached %3.0f (%3.0f %%)  %5.0f blocks/s anywhere (%3.0f %%)  flush %5.1f / %5.1f ms  "
             "added to the pause %.2f ms",
             names[i], median(b, i, SEQ), 100 * of_unprotected(b, i, SEQ), median(b, i, CPUS_BUSY),
-            median(b, i, CPU_MS_PER_MB), median(b, i, SEQ_PACED), 100 * of_unprotected(b, i, SEQ_PACED),
+            median(b, i, CPU_MS_PER_MB), PACE, median(b, i, SEQ_PACED), 100 * of_unprotected(b, i, SEQ_PACED),
             median(b, i, SEQ_64K), 100 * of_unprotected(b, i, SEQ_64K), median(b, i, SEQ_4K),
             100 * of_unprotected(b, i, SEQ_4K), median(b, i, SEQ_CACHED), 100 * of_unprotected(b, i, SEQ_CACHED),
             median(b, i, RAND), 100 * of_unprotected(b, i, RAND), median(b, i, FSYNC_50), median(b, i, FSYNC_99),

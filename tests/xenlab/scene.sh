@@ -68,6 +68,7 @@ arbiter_begin() {
 
 san_begin() {
     [[ $san ]] || return 0
+    command -v tgtd >/dev/null || fail "--shared takes Debian's package tgt; its service need not run (systemctl disable --now tgt)"
     cp --sparse=always "$(lab folder)/guest.img" "$work/lun-0"
     truncate -s "${disk}M" "$work/lun-1"
     "$here/lab" outside "$here/san" "$work/lun-0" "$work/lun-1" >"$work/san.log" 2>&1 </dev/null &

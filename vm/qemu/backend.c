@@ -230,7 +230,8 @@ static bool op_is_foreign(struct json_object *settings)
     return json_get(settings, "qmp");
 }
 
-/* A QEMU that somebody else has started: who listens at its monitor, whether it still answers or not. 1: it lives. */
+/* A QEMU that somebody else has started: who listens at its monitor, whether it still answers or not. -1 with `e`: it
+ * may live on. */
 static int end_foreign(struct json_object *settings, struct errmsg *e)
 {
     const char *path = json_get_text(settings, "qmp", "");
