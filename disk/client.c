@@ -114,6 +114,18 @@ void disk_set_pausing(struct disk_client *c, bool pausing)
         write_log_set_pausing(c->log, pausing);
 }
 
+void disk_set_urgent(struct disk_client *c)
+{
+    if (c->log)
+        write_log_set_urgent(c->log);
+}
+
+void disk_set_stopped(struct disk_client *c)
+{
+    if (c->log)
+        write_log_set_stopped(c->log);
+}
+
 uint64_t disk_mark(const struct disk_client *c)
 {
     return c && c->log ? write_log_head(c->log) : 0;

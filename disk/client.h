@@ -5,7 +5,8 @@
  * Two threads may use one: the loop's everything but disk_next and disk_release, which are the reader's (the encoder
  * thread). disk_track and disk_disconnect only while the reader does nothing with it: they take the log away.
  *
- * A checkpoint:   disk_set_pausing(true); pause the VM; mark = disk_mark(); save its state; disk_set_pausing(false);
+ * A checkpoint:   disk_set_pausing(true); pause the VM, meanwhile disk_set_urgent() or disk_set_stopped();
+ *                 mark = disk_mark(); save its state; disk_set_pausing(false);
  * resume and later, on the encoder thread:   while (disk_next(mark) == 1) encode; disk_release All that the guest wrote
  * before the pause, and nothing that it writes after, is before `mark`.
  */
@@ -38,10 +39,14 @@ int disk_track(struct disk_client *c, bool on, struct errmsg *e);
 
 /* The functions below need tracking on; without it they do nothing and return 0. */
 
-/* Set before the VM is paused, cleared while it still stands still. A flush that arrives meanwhile is answered at once
- * and done on the way (see disk_owes_flush) or, if it is the hypervisor's own, not at all; and no write waits for room
- * in the log. */
+/* Set before the VM is paused, cleared while it still stands still. No write waits for room in the log meanwhile, and
+ * what the hypervisor flushes of its own is not done. */
 void disk_set_pausing(struct disk_client *c, bool pausing);
+/* Within that, from any time on: a flush is answered at once and done on the way (see disk_owes_flush). What comes
+ * later waits for its end, unless the VM's processors stand still (stopped): then nothing that comes can be there
+ * because of the answer. */
+void disk_set_urgent(struct disk_client *c);
+void disk_set_stopped(struct disk_client *c);
 uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far; NULL: 0 */
 /* Is the server still the one whose log this is? Asked when the VM's I/O is drained: then the log has all that the VM
  * wrote. Else another one may have answered some of it, of which nothing is in the log: the epoch must not be closed.

@@ -13,10 +13,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31, STOPPED_AFTER_NS = 1000000 };
+enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
 struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
@@ -33,7 +32,9 @@ struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
     _Atomic int32_t stuck;
     _Atomic uint64_t flushed;
     _Atomic uint64_t durable;
-    _Atomic uint64_t announced; /* when the pause was, CLOCK_MONOTONIC in ns; 0 with a reader that does not say it */
+    uint64_t unused;          /* older ones have something else there */
+    _Atomic uint32_t urgent;  /* the last pause that was said to be */
+    _Atomic uint32_t stopped; /* the last one in which the VM's processors stand still */
 };
 
 struct entry { /* its data follows, rounded up to a multiple of the head */
@@ -260,6 +261,13 @@ uint32_t write_log_pause(const struct write_log *l)
     return pause & 1 ? pause : 0;
 }
 
+bool write_log_is_urgent(const struct write_log *l, uint32_t *stopped)
+{
+    uint32_t pause = write_log_pause(l);
+    *stopped = atomic_load(&l->shared->stopped) == pause ? pause : 0;
+    return pause && atomic_load(&l->shared->urgent) == pause;
+}
+
 void write_log_set_owed(struct write_log *l, unsigned owed)
 {
     if (atomic_exchange(&l->shared->owed, owed) > 0 && owed == 0)
@@ -317,26 +325,23 @@ int write_log_stuck(const struct write_log *l)
     return atomic_load(&l->shared->stuck);
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-bool write_log_is_urgent(const struct write_log *l)
-{
-    return atomic_load(&l->shared->pause) & 1 && now_ns() - atomic_load(&l->shared->announced) > STOPPED_AFTER_NS;
-}
-
 void write_log_set_pausing(struct write_log *l, bool pausing)
 {
     uint32_t pause = atomic_load(&l->shared->pause);
-    if (pausing)
-        atomic_store(&l->shared->announced, now_ns());
     atomic_store(&l->shared->pause, pause + ((pause & 1) != pausing));
     if (pausing && atomic_load(&l->shared->waiting))
         look_again(l);
+}
+
+void write_log_set_urgent(struct write_log *l)
+{
+    atomic_store(&l->shared->urgent, write_log_pause(l));
+}
+
+void write_log_set_stopped(struct write_log *l)
+{
+    atomic_store(&l->shared->stopped, write_log_pause(l));
+    write_log_set_urgent(l);
 }
 
 bool write_log_owes(const struct write_log *l)

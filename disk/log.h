@@ -75,11 +75,11 @@ int write_log_bell_fd(const struct write_log *l); /* readable: write_log_events 
 int write_log_append(struct write_log *l, const struct disk_write *w);
 /* The reader is gone: who waits returns, nothing is appended any more. */
 void write_log_close(struct write_log *l);
-/* Is the VM being paused, and stands still by now unless its host is very busy? What is answered then it can't act on
- * before the pause is over. */
-bool write_log_is_urgent(const struct write_log *l);
 /* The pause that the VM is in or about to be in: a number, another one for each; 0: none. */
 uint32_t write_log_pause(const struct write_log *l);
+/* Does that wait for whoever waits for a flush? *stopped: the pause, if the VM's processors stand still in it by now:
+ * what is answered from here on they can't act upon before it is over. 0: they run. */
+bool write_log_is_urgent(const struct write_log *l, uint32_t *stopped);
 /* The same, and says where the log ends behind it; then *end is valid also if it is not in the log. */
 int write_log_append_at(struct write_log *l, const struct disk_write *w, uint64_t *end);
 /* How many flushes were answered but are not done yet; FLUSHED is told when none is left. Not from two threads at once.
@@ -97,6 +97,10 @@ void write_log_tell_crowded(struct write_log *l);
 /* ---- the reader: one process; those before write_log_next from any thread, the rest from one ---- */
 
 void write_log_set_pausing(struct write_log *l, bool pausing);
+/* Within a pause: it is urgent, since the VM still runs and may have to end something; its processors stand still,
+ * which is urgent as well. Between pauses they mean nothing. */
+void write_log_set_urgent(struct write_log *l);
+void write_log_set_stopped(struct write_log *l);
 bool write_log_owes(const struct write_log *l);
 /* Either side: are writes to shared disks held from here on? The reader says so while the VM can't write. */
 void write_log_set_holding(struct write_log *l, bool holding);

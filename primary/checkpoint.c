@@ -222,9 +222,14 @@ static bool is_compared(struct worker *w)
 
 /* The next round is taken when the last one is out: what is written meanwhile goes once, and the last epoch, for which
  * the VM of a planned move stands still, finds the way free. */
+static bool is_way_free(const struct worker *w)
+{
+    return (!w->session.link || link_backlog(w->session.link) <= BACKLOG_ENOUGH) && !disks_hold_checkpoints(w);
+}
+
 static void go_on(struct worker *w)
 {
-    if (!w->session.link || link_backlog(w->session.link) <= BACKLOG_ENOUGH)
+    if (is_way_free(w))
         next_round(w);
     else
         ev_timer_start(w->loop, &w->checkpoint.pace);

@@ -316,8 +316,8 @@ static void on_events(struct ev_loop *loop, ev_io *io, int events)
 }
 
 /* Lets go of an epoch's output: promise 1, and what the guest was told to be on its disk is there before anybody hears
- * of it. A flush that was answered in the pause that ended epoch e may be known to the guest in epoch e already: it
- * runs on for a moment after the pause was announced, on Xen until it has suspended itself. */
+ * of it. A flush that was answered in the pause that ended epoch e may be known to the guest in epoch e already: on Xen
+ * it runs on until it has suspended itself. */
 void disks_release(struct worker *w, uint64_t epoch)
 {
     struct disks *d = &w->disks;

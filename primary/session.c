@@ -375,9 +375,8 @@ static void notice_life(struct session *s)
     s->unread = unread;
 }
 
-void session_keep_alive(void *worker)
+void session_keep_alive(struct worker *w)
 {
-    struct worker *w = worker;
     struct session *s = &w->session;
     if (s->state < SESSION_HELLO)
         return;

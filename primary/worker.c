@@ -8,6 +8,7 @@
 #include "common/heap.h"
 #include "common/jsonget.h"
 #include "common/log.h"
+#include "disk/client.h"
 #include "primary/supervisor.h"
 #include "primary/watched.h"
 #include "vm/remains.h"
@@ -121,15 +122,32 @@ static const char *remains_of(const struct worker *w, char path[REMAINS_PATH_MAX
     return w->config->keep_memory_ms ? path : NULL;
 }
 
+static void on_waits(void *arg)
+{
+    struct worker *w = arg;
+    session_keep_alive(w);
+    if (w->disks.client) /* the guest may have to wait for its flush before it can suspend itself */
+        disk_set_urgent(w->disks.client);
+}
+
+static void on_stopped(void *arg)
+{
+    struct worker *w = arg;
+    if (w->disks.client)
+        disk_set_stopped(w->disks.client);
+}
+
+static struct vm_told of_pauses(struct worker *w)
+{
+    return (struct vm_told){.waits = on_waits, .stopped = on_stopped, .arg = w};
+}
+
 /* Takes the VM that the record says runs here; it is resumed in any case: what our predecessor left paused must not
  * stay so. */
 static int find_vm(struct worker *w, struct errmsg *e)
 {
-    struct vm_spec spec = {.name = w->name,
-                           .run_dir = w->run_dir,
-                           .settings = w->record.settings,
-                           .waits = session_keep_alive,
-                           .waits_arg = w};
+    struct vm_spec spec = {
+        .name = w->name, .run_dir = w->run_dir, .settings = w->record.settings, .told = of_pauses(w)};
     struct errmsg of_disks, second;
     int disks = disks_find(w, &of_disks);
     if (shared_are_lost(w)) /* its hypervisor may wait for them, and answer nobody */
@@ -161,8 +179,7 @@ static void discard_remains(const struct worker *w)
 static int begin_vm(struct worker *w, struct errmsg *e)
 {
     struct json_object *settings = w->settings->settings;
-    struct vm_spec spec = {
-        .name = w->name, .run_dir = w->run_dir, .settings = settings, .waits = session_keep_alive, .waits_arg = w};
+    struct vm_spec spec = {.name = w->name, .run_dir = w->run_dir, .settings = settings, .told = of_pauses(w)};
     if (make_run_dir(w, e))
         return -1;
     /* First: should this process die in between, its successor finds the VM, and does not start a second one. */

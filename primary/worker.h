@@ -277,8 +277,8 @@ void session_connect_later(struct worker *w);
 void session_hurry(struct worker *w); /* what was to be tried later is tried now */
 void session_bye(struct worker *w, enum bye_reason reason, const char *text); /* if it is up; closes */
 void session_close(struct worker *w);
-/* From outside of the loop (vm_spec.waits): a heartbeat if one is due. A link that fails is told of later. */
-void session_keep_alive(void *worker);
+/* From outside of the loop (vm_told.waits): a heartbeat if one is due. A link that fails is told of later. */
+void session_keep_alive(struct worker *w);
 void session_pump(struct worker *w); /* moves encoded chunks to the link while it takes them */
 void session_note_addresses(struct worker *w);
 void session_note_durable(struct worker *w, uint64_t epoch); /* on the shared disks */

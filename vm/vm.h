@@ -24,7 +24,7 @@
 struct json_object;
 struct vm; /* backend's own */
 
-enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 10 };
+enum { VM_PAGE_SIZE = 4096, VM_MAX_NICS = 8, VM_MAX_DISKS = 8, VM_ABI = 11 };
 /* Backends' deadlines: a call of a checkpoint (pause to resume) ends within the first, any other within the second.
  * One that does not is stuck, and so is the process that made it. */
 enum { VM_CALL_MS = 5000, VM_SETUP_MS = 30000 };
@@ -65,6 +65,13 @@ struct vm_disk {
     uint64_t bytes;
 };
 
+/* What `pause` says while it lasts. Who is told must not call this interface. NULL: nobody wants to know. */
+struct vm_told {
+    void (*waits)(void *arg);   /* several times a second, for a guest that still runs */
+    void (*stopped)(void *arg); /* the vCPUs stand still; I/O that they have begun may be under way */
+    void *arg;
+};
+
 /* How to make or find a VM. Strings are borrowed for the call. */
 struct vm_spec {
     const char *name;
@@ -77,10 +84,7 @@ struct vm_spec {
     const struct vm_disk *disks;  /* launch, attach (NULL: not known), replica_create: in the order in which the guest
                                      sees them */
     unsigned disk_count;
-    /* launch, attach: for the life of the VM's handle, called several times a second while `pause` waits for a guest
-     * that runs meanwhile. It must not call this interface. NULL: nobody wants to know. */
-    void (*waits)(void *arg);
-    void *waits_arg;
+    struct vm_told told; /* launch, attach: for the life of the VM's handle */
 };
 
 struct vm_info {

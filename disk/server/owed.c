@@ -15,7 +15,8 @@ struct disk {
     struct owed *owed;
     pthread_t thread;
     unsigned wanted, done; /* flushes, counted */
-    unsigned answered;     /* the last one that was answered before it was done */
+    unsigned answered;     /* the last one that was answered before it was done, */
+    uint32_t stopped;      /* all that are owed in this pause, when the VM's processors stood still; 0: not all */
     unsigned failed;       /* the last one that failed, */
     int failure;           /* and how; 0: none has */
     int error;             /* of one that was owed, and that nobody was told of */
@@ -143,32 +144,38 @@ static void wait_a_moment(struct owed *o)
 }
 
 /* With the lock; hurried is asked without it. */
-static bool is_hurried(struct owed *o)
+static bool is_hurried(struct owed *o, uint32_t *stopped)
 {
     pthread_mutex_unlock(&o->lock);
-    bool hurried = o->handlers.hurried(o->arg);
+    bool hurried = o->handlers.hurried(stopped, o->arg);
     pthread_mutex_lock(&o->lock);
     return hurried;
+}
+
+static void answer_first(struct owed *o, struct disk *d, unsigned flush, uint32_t stopped)
+{
+    d->stopped = owes(d) && d->stopped != stopped ? 0 : stopped;
+    d->answered = flush;
+    recount(o);
 }
 
 int owed_flush(struct owed *o, unsigned disk)
 {
     struct disk *d = &o->disks[disk];
+    uint32_t stopped = 0;
     int error = 0;
     pthread_mutex_lock(&o->lock);
     unsigned mine = ++d->wanted;
     pthread_cond_broadcast(&o->change);
-    bool hurried = is_hurried(o);
+    bool hurried = is_hurried(o, &stopped);
     while (!hurried && is_before(d->done, mine)) {
         wait_a_moment(o);
-        hurried = is_before(d->done, mine) && is_hurried(o);
+        hurried = is_before(d->done, mine) && is_hurried(o, &stopped);
     }
-    if (is_before(d->done, mine)) {
-        d->answered = mine;
-        recount(o);
-    } else if (d->failure && !is_before(d->failed, mine)) {
+    if (is_before(d->done, mine))
+        answer_first(o, d, mine, stopped);
+    else if (d->failure && !is_before(d->failed, mine))
         error = d->failure;
-    }
     pthread_mutex_unlock(&o->lock);
     return error;
 }
@@ -177,18 +184,26 @@ void owed_begin(struct owed *o, unsigned disks)
 {
     pthread_mutex_lock(&o->lock);
     for (unsigned i = 0; i < disks; i++)
-        o->disks[i].answered = ++o->disks[i].wanted;
-    recount(o);
+        answer_first(o, &o->disks[i], ++o->disks[i].wanted, 0);
     pthread_mutex_unlock(&o->lock);
 }
 
+/* Those that are owed as it comes, and no later ones: it was there before they were answered. */
 void owed_wait(struct owed *o)
 {
+    unsigned last[DISK_MAX];
+    uint32_t stopped;
     if (atomic_load(&o->count) == 0)
         return;
+    (void)o->handlers.hurried(&stopped, o->arg);
     pthread_mutex_lock(&o->lock);
-    while (atomic_load(&o->count) > 0)
-        pthread_cond_wait(&o->change, &o->lock);
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        const struct disk *d = &o->disks[i];
+        last[i] = stopped && d->stopped == stopped ? d->done : d->answered;
+    }
+    for (unsigned i = 0; i < o->disk_count; i++)
+        while (is_before(o->disks[i].done, last[i]))
+            pthread_cond_wait(&o->change, &o->lock);
     pthread_mutex_unlock(&o->lock);
 }
 

@@ -107,13 +107,13 @@ static void owed_changed(unsigned owed, void *arg)
     pthread_rwlock_unlock(&s->log_lock);
 }
 
-/* A flush takes as long as the disk does, and the VM's pause would wait for it: answered now it can't be acted on
- * before that is over. */
-static bool is_urgent(void *arg)
+/* A flush takes as long as the disk does, and the VM's pause would wait for it. */
+static bool is_urgent(uint32_t *stopped, void *arg)
 {
     struct disk_set *s = arg;
+    *stopped = 0;
     pthread_rwlock_rdlock(&s->log_lock);
-    bool urgent = s->log && write_log_is_urgent(s->log);
+    bool urgent = s->log && write_log_is_urgent(s->log, stopped);
     pthread_rwlock_unlock(&s->log_lock);
     return urgent;
 }

@@ -147,6 +147,7 @@ static void test_owed_flush(void **state)
     struct disk_client *c = begin_traced("inject=fdatasync:delay_enter=3000000");
     MUST(disk_track(c, true, &error));
     disk_set_pausing(c, true);
+    disk_set_urgent(c);
     assert_false(disk_owes_flush(c));
     pid_t vm = guest_begin(&lab, 0, "write -P 1 0 4k\nflush\nread -P 1 0 4k\nwrite -P 2 8k 4k\nread -P 2 8k 4k\n");
     while (!strstr(guest_said(&lab, 0), "read 4096")) /* so the flush was answered */
@@ -171,6 +172,7 @@ static void test_dies_owing(void **state)
     struct disk_client *c = begin_traced("inject=fdatasync:delay_enter=3000000");
     MUST(disk_track(c, true, &error));
     disk_set_pausing(c, true);
+    disk_set_urgent(c);
     pid_t vm = guest_begin(&lab, 0, "write -P 1 0 4k\nflush\nread -P 1 0 4k\nwrite -P 2 8k 4k\n");
     while (!strstr(guest_said(&lab, 0), "read 4096"))
         assert_false(run_ends_within(vm, 5));
@@ -190,7 +192,8 @@ static void test_dies_owing(void **state)
     disk_disconnect(c);
 }
 
-/* One that is under way as the pause begins is answered too, long before it is done. */
+/* One that is under way as the pause begins is answered as soon as the VM's processors stand still, long before it is
+ * done, and not before that: they could write something that has to wait for it. What they have begun does not. */
 static void test_flush_under_way(void **state)
 {
     (void)state;
@@ -201,10 +204,15 @@ static void test_flush_under_way(void **state)
     expect(c, DISK_DATA, 0, 4096, 0);
     assert_false(disk_owes_flush(c));
     disk_set_pausing(c, true);
+    assert_false(run_ends_within(vm, 500));
+    assert_false(disk_owes_flush(c));
+    disk_set_stopped(c);
     assert_int_equal(run_wait(vm), 0);
+    assert_int_equal(guest(&lab, 0, "write -P 2 8k 4k\nwrite -z 16k 4k\n"), 0);
+    expect(c, DISK_DATA, 8192, 4096, 0);
     assert_true(disk_owes_flush(c));
     assert_true(wait_for(c, DISK_EVENT_FLUSHED));
-    assert_memory_equal(calls(), "wWsS", 4);
+    assert_memory_equal(calls(), "wWswW", 5);
     disk_disconnect(c);
 }
 
@@ -254,6 +262,7 @@ static void pause_qemu(struct disk_client *c, bool still)
             fail_msg("QEMU has ended: %s", error.text);
     MUST(qmp_call(&q, "cont", NULL, NULL, deadline, &error));
     disk_set_pausing(c, true);
+    disk_set_urgent(c);
     MUST(qmp_call(&q, "stop", NULL, NULL, deadline, &error));
     MUST(qmp_call(&q, "xen-save-devices-state", state, NULL, deadline, &error));
     kill(pid, SIGKILL); /* its end flushes as well */
@@ -273,6 +282,7 @@ static void test_qemus_flush(void **state)
     /* The next pause is another one: what is flushed in it may be the guest's. */
     disk_set_pausing(c, false);
     disk_set_pausing(c, true);
+    disk_set_urgent(c);
     assert_int_equal(guest(&lab, 0, "write 0 4k\nflush\n"), 0);
     assert_true(wait_for(c, DISK_EVENT_FLUSHED));
     assert_memory_equal(calls(), "wWsS", 4);
@@ -326,6 +336,7 @@ static void test_owed_flush_error(void **state)
     struct disk_client *c = begin_traced("inject=fdatasync:error=EIO");
     MUST(disk_track(c, true, &error));
     disk_set_pausing(c, true);
+    disk_set_urgent(c);
     assert_int_equal(guest(&lab, 0, "write 0 4k\nflush\n"), 0);
     assert_true(wait_for(c, DISK_EVENT_ERROR));
     expect(c, DISK_DATA, 0, 4096, 0);

@@ -309,12 +309,10 @@ static bool waits_for_flushed(struct write_log *reader)
     return poll(&bell, 1, 30000) == 1 && write_log_events(reader) == DISK_EVENT_FLUSHED;
 }
 
-/* Announced, and the VM has had the time to come to stand still. */
 static void pause_now(struct write_log *reader)
 {
     write_log_set_pausing(reader, true);
-    while (!write_log_is_urgent(reader))
-        usleep(200);
+    write_log_set_stopped(reader);
 }
 
 static void test_flush_in_a_pause(void **state)

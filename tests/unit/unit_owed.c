@@ -20,6 +20,7 @@ struct world {
     int error;            /* what a flush ends with */
     atomic_uint flushes[2], count;
     atomic_bool hurried, waited;
+    atomic_uint stopped;
     unsigned disk; /* of who waits for a flush */
 };
 
@@ -38,15 +39,16 @@ static void changed(unsigned owed, void *arg)
     atomic_store(&w->count, owed);
 }
 
-static bool hurried(void *arg)
+static bool hurried(uint32_t *stopped, void *arg)
 {
     struct world *w = arg;
+    *stopped = atomic_load(&w->stopped);
     return atomic_load(&w->hurried);
 }
 
 static void begin(struct world *w, bool is_hurried)
 {
-    static const struct owed_handlers handlers = {flush, hurried, changed};
+    static const struct owed_handlers handlers = {flush, changed, hurried};
     struct errmsg e;
     sem_init(&w->begun, 0, 0);
     sem_init(&w->may_end, 0, 0);
@@ -181,6 +183,68 @@ static void test_hurried_amid_it(void **state)
     owed_free(w.owed);
 }
 
+static bool has_waited(struct world *w, pthread_t later)
+{
+    usleep(50000);
+    bool waited = !atomic_load(&w->waited);
+    sem_post(&w->may_end);
+    pthread_join(later, NULL);
+    atomic_store(&w->waited, false);
+    return waited;
+}
+
+/* What comes while the processors stand still was asked for before they can know of an answer of the same pause; after
+ * it, and if they ran when it was answered, they may. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    struct world w = {.stopped = 7};
+    pthread_t later;
+    begin(&w, true);
+    owed_flush(w.owed, 0);
+    owed_flush(w.owed, 1);
+    owed_wait(w.owed);
+    assert_int_equal(atomic_load(&w.count), 2);
+    sem_wait(&w.begun);
+    sem_wait(&w.begun);
+    sem_post(&w.may_end);
+    atomic_store(&w.stopped, 0);
+    pthread_create(&later, NULL, wait_for_none, &w);
+    assert_true(has_waited(&w, later));
+
+    owed_flush(w.owed, 0); /* they run */
+    sem_wait(&w.begun);
+    atomic_store(&w.stopped, 9);
+    owed_flush(w.owed, 0);
+    sem_post(&w.may_end);
+    pthread_create(&later, NULL, wait_for_none, &w);
+    assert_true(has_waited(&w, later));
+
+    owed_flush(w.owed, 0);
+    atomic_store(&w.stopped, 11); /* the next pause */
+    pthread_create(&later, NULL, wait_for_none, &w);
+    assert_true(has_waited(&w, later));
+    owed_free(w.owed);
+}
+
+/* It waits for what was owed as it came, not for what is answered after that: else a pause would wait with it. */
+static void test_not_for_later_ones(void **state)
+{
+    (void)state;
+    struct world w = {0};
+    pthread_t later;
+    begin(&w, true);
+    owed_flush(w.owed, 0);
+    sem_wait(&w.begun);
+    pthread_create(&later, NULL, wait_for_none, &w);
+    usleep(50000);
+    owed_flush(w.owed, 0);
+    assert_true(has_waited(&w, later));
+    assert_int_equal(atomic_load(&w.count), 1);
+    sem_post(&w.may_end);
+    owed_free(w.owed);
+}
+
 /* What another one has left owing is owed from the beginning, and paid like any other. */
 static void test_begun(void **state)
 {
@@ -222,9 +286,15 @@ static void test_end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),       cmocka_unit_test(test_again),           cmocka_unit_test(test_error),
-        cmocka_unit_test(test_not_hurried), cmocka_unit_test(test_hurried_amid_it), cmocka_unit_test(test_end),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_again),
+        cmocka_unit_test(test_error),
+        cmocka_unit_test(test_not_hurried),
+        cmocka_unit_test(test_hurried_amid_it),
+        cmocka_unit_test(test_end),
         cmocka_unit_test(test_begun),
+        cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_not_for_later_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

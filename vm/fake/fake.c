@@ -46,8 +46,7 @@ struct vm {
     int pidfd;
     struct fake_state state; /* of the last pause */
     bool replica, ours, from_remains;
-    void (*waits)(void *arg);
-    void *waits_arg;
+    struct vm_told told;
 };
 
 static int64_t now_ms(void)
@@ -321,8 +320,7 @@ static int make(const struct vm_spec *spec, bool replica, struct vm **out, struc
     m->frames_ms = (uint32_t)s.frames;
     m->shut_down_at = s.stop_after;
     m->suspend_ms = (uint32_t)s.suspend;
-    vm->waits = spec->waits;
-    vm->waits_arg = spec->waits_arg;
+    vm->told = spec->told;
     m->replica = replica;
     memcpy(m->mac, (uint8_t[]){0x02, 0x66, 0x61, 0x6b, 0x65, 0x01}, 6);
     snprintf(m->bridge, sizeof m->bridge, "%s", s.bridge);
@@ -357,8 +355,7 @@ static int attach(struct vm *vm, const struct vm_spec *spec, struct errmsg *e)
         return errmsg_set(e, "this is only a replica: it runs after a failover");
     vm->pidfd = (int)syscall(SYS_pidfd_open, vm->machine->pid, 0);
     vm->ours = true;
-    vm->waits = spec->waits;
-    vm->waits_arg = spec->waits_arg;
+    vm->told = spec->told;
     (void)mprotect(vm->memory, (size_t)vm->machine->pages * MACHINE_PAGE, PROT_READ);
     return 0;
 }
@@ -449,11 +446,14 @@ static int op_event_fd(const struct vm *vm)
 /* As a guest that has to suspend itself. */
 static int op_pause(struct vm *vm, struct errmsg *e)
 {
-    for (uint32_t ms = 0; vm->waits && ms < vm->machine->suspend_ms; ms += WAITS_MS) {
+    for (uint32_t ms = 0; vm->told.waits && ms < vm->machine->suspend_ms; ms += WAITS_MS) {
         nanosleep(&(struct timespec){.tv_nsec = WAITS_MS * 1000000}, NULL);
-        vm->waits(vm->waits_arg);
+        vm->told.waits(vm->told.arg);
     }
-    return switch_run(vm, 0, e);
+    int status = switch_run(vm, 0, e);
+    if (status == 0 && vm->told.stopped)
+        vm->told.stopped(vm->told.arg);
+    return status;
 }
 
 static int op_resume(struct vm *vm, struct errmsg *e)

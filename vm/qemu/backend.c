@@ -30,6 +30,7 @@ static void on_event(void *arg, const char *event, struct json_object *data)
     struct json_object *value;
     if (strcmp(event, "STOP") == 0) {
         vm->running = false;
+        qemu_say_stopped(vm);
     } else if (strcmp(event, "RESUME") == 0) {
         vm->running = true;
         vm->shut_down = false; /* somebody has reset it */
@@ -49,6 +50,7 @@ struct vm *qemu_new(const struct vm_spec *spec, struct errmsg *e)
         return NULL;
     }
     vm->qmp = (struct qmp){.fd = -1, .eof = true, .event = on_event, .arg = vm};
+    vm->told = spec->told;
     vm->pidfd = vm->event_fd = vm->ram_fd = vm->saved.fd = vm->saved.read_fd = -1;
     track_init(&vm->track);
     if (snprintf(vm->name, sizeof vm->name, "%s", spec->name) >= (int)sizeof vm->name ||

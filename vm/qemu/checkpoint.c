@@ -28,8 +28,18 @@ static int64_t soon(void)
     return qmp_now_ms() + QEMU_DEADLINE_MS;
 }
 
+void qemu_say_stopped(const struct vm *vm)
+{
+    if (vm->told.stopped)
+        vm->told.stopped(vm->told.arg);
+}
+
+/* QEMU says STOP when its vCPUs stand still, and then drains their I/O before it answers. */
 int qemu_pause(struct vm *vm, struct errmsg *e)
 {
+    qmp_drain(&vm->qmp); /* what was before: of somebody else who has stopped it and let it go on */
+    if (!vm->running)
+        qemu_say_stopped(vm);
     if (qmp_call(&vm->qmp, "stop", NULL, NULL, soon(), e) < 0)
         return -1;
     return vm->shut_down ? errmsg_set(e, "the guest has shut down") : 0;

@@ -47,7 +47,8 @@ struct vm {
     unsigned long long start_time;
     int pidfd, event_fd; /* epoll of QMP socket and pidfd */
     struct qmp qmp;
-    bool running, shut_down, gone;  /* by events and query-status */
+    bool running, shut_down, gone; /* by events and query-status */
+    struct vm_told told;
     struct qmp_migration migration; /* of `arm` or `load` */
     struct qmp_state saved;
     bool save_later; /* asked to begin saving, which waits for the scan (qemu_state_begin) */
@@ -100,6 +101,7 @@ int qemu_setup_tracking(struct vm *vm, int64_t deadline, struct errmsg *e);
 int qemu_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e);
 int qemu_populated(struct vm *vm, struct page_ranges *out, struct errmsg *e);
 int qemu_pause(struct vm *vm, struct errmsg *e);
+void qemu_say_stopped(const struct vm *vm); /* vm_spec.told */
 int qemu_state_begin(struct vm *vm, struct errmsg *e);
 int qemu_dirty(struct vm *vm, struct page_ranges *out, struct errmsg *e);
 int qemu_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e);

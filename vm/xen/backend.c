@@ -97,8 +97,7 @@ struct vm *xen_new(const struct vm_spec *spec, struct errmsg *e)
     vm->log.vtable.vmessage = on_message;
     vm->log.vtable.destroy = on_destroy;
     vm->domid = XEN_NO_DOMAIN;
-    vm->waits = spec->waits;
-    vm->waits_arg = spec->waits_arg;
+    vm->told = spec->told;
     model_init(vm);
     vm->events = vm->wakeup = -1;
     vm->dirty = (xc_hypercall_buffer_t){HYPERCALL_BUFFER_INIT_NO_BOUNCE};

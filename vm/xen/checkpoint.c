@@ -120,6 +120,12 @@ static int ask_once(struct vm *vm, bool over, struct errmsg *e)
     return errno == EAGAIN ? 0 : xen_error(vm, e, "xenstore");
 }
 
+static void say_that_it_waits(const struct vm *vm)
+{
+    if (vm->told.waits)
+        vm->told.waits(vm->told.arg);
+}
+
 /* The guest takes a request away as soon as it has seen it. One that stays is for something that it can't do. */
 static int ask(struct vm *vm, struct errmsg *e)
 {
@@ -127,8 +133,7 @@ static int ask(struct vm *vm, struct errmsg *e)
     int asked = ask_once(vm, false, e);
     while (asked == 0) {
         nanosleep(&(struct timespec){.tv_nsec = FOREIGN_LOOK_NS}, NULL);
-        if (vm->waits)
-            vm->waits(vm->waits_arg);
+        say_that_it_waits(vm);
         asked = ask_once(vm, now_ms() > deadline, e);
     }
     return asked < 0 ? -1 : 0;
@@ -166,10 +171,9 @@ static int suspend_by_guest(struct vm *vm, struct errmsg *e)
         done = -1;
     while (done == 0 && now_ms() < deadline) {
         struct pollfd watch = {.fd = xs_fileno(vm->xs), .events = POLLIN};
+        say_that_it_waits(vm); /* at once: what it has to end before that may wait for it */
         if (poll(&watch, 1, LOOK_MS) > 0)
             xen_drain_watches(vm);
-        if (vm->waits)
-            vm->waits(vm->waits_arg);
         done = look(vm, e);
     }
     if (done != 0)
@@ -203,6 +207,8 @@ int xen_pause(struct vm *vm, struct errmsg *e)
     vm->pausing = true;
     drives_write_back(vm);
     int status = vm->shape.hvm.transparent ? suspend_by_force(vm, e) : suspend_by_guest(vm, e);
+    if (status == 0 && vm->told.stopped)
+        vm->told.stopped(vm->told.arg);
     if (status == 0)
         status = drives_settle(vm, e);
     if (status == 0 && vm->shape.is_hvm)

@@ -60,8 +60,7 @@ struct model {
 struct vm {
     char name[XEN_NAME_MAX];
     char run_dir[XEN_RUN_DIR_MAX];
-    void (*waits)(void *arg);
-    void *waits_arg;
+    struct vm_told told;
     struct shape shape;
 
     struct xen_log log;
