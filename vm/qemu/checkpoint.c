@@ -34,13 +34,22 @@ void qemu_say_stopped(const struct vm *vm)
         vm->told.stopped(vm->told.arg);
 }
 
+/* From one checkpoint to the next it is known what QEMU is told next. */
+static bool is_cycling(const struct vm *vm)
+{
+    return vm->track.armed && vm->saved.fd >= 0;
+}
+
 /* QEMU says STOP when its vCPUs stand still, and then drains their I/O before it answers. */
 int qemu_pause(struct vm *vm, struct errmsg *e)
 {
     qmp_drain(&vm->qmp); /* what was before: of somebody else who has stopped it and let it go on */
     if (!vm->running)
         qemu_say_stopped(vm);
-    if (qmp_call(&vm->qmp, "stop", NULL, NULL, soon(), e) < 0)
+    unsigned stopping = qmp_send(&vm->qmp, "stop", NULL, -1, soon(), e);
+    if (is_cycling(vm))
+        qmp_state_prepare(&vm->saved, &vm->qmp);
+    if (!stopping || qmp_wait(&vm->qmp, stopping, NULL, soon(), e) < 0)
         return -1;
     return vm->shut_down ? errmsg_set(e, "the guest has shut down") : 0;
 }
@@ -83,6 +92,17 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
         nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
     }
     announce(vm);
+    if (is_cycling(vm))
+        qmp_prepare(&vm->qmp, "stop", NULL);
+    return 0;
+}
+
+static int begin_saving(struct vm *vm, struct errmsg *e)
+{
+    if (qmp_state_begin(&vm->saved, &vm->qmp, soon(), e) < 0)
+        return -1;
+    if (is_cycling(vm))
+        qmp_prepare(&vm->qmp, "cont", NULL);
     return 0;
 }
 
@@ -90,14 +110,14 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
 int qemu_state_begin(struct vm *vm, struct errmsg *e)
 {
     vm->save_later = vm->track.armed && !vm->track.method->is_atomic;
-    return vm->save_later ? 0 : qmp_state_begin(&vm->saved, &vm->qmp, soon(), e);
+    return vm->save_later ? 0 : begin_saving(vm, e);
 }
 
 static int begin_now(struct vm *vm, struct errmsg *e)
 {
     bool begin = vm->save_later;
     vm->save_later = false;
-    return begin ? qmp_state_begin(&vm->saved, &vm->qmp, soon(), e) : 0;
+    return begin ? begin_saving(vm, e) : 0;
 }
 
 int qemu_state_end(struct vm *vm, struct vm_blob *out, struct errmsg *e)

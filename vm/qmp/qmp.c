@@ -3,6 +3,8 @@
  */
 #include "vm/qmp/qmp.h"
 
+#include "common/jsonget.h"
+
 #include <errno.h>
 #include <json-c/json.h>
 #include <poll.h>
@@ -14,7 +16,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { QMP_LINE_MAX = 8 << 20, QMP_READ = 16384 };
+enum { QMP_LINE_MAX = 8 << 20, QMP_READ = 16384, QMP_SENT_MAX = 1024 };
+
+/* What a line ends with: QEMU does the command at the first octet of it. */
+static const char end_of_line[] = "}\n";
+/* In the middle of a command: QEMU gives that up, with an error that has no id (qmp-spec, 2.6). */
+static const char give_up[] = "\xff\n";
 
 int64_t qmp_now_ms(void)
 {
@@ -217,20 +224,53 @@ static int send_line(struct qmp *q, const char *line, size_t n, int fd, int64_t 
     return 0;
 }
 
+/* Its length; 0: it does not fit. */
+static size_t make_line(char *line, size_t size, const char *command, const char *arguments, unsigned id)
+{
+    int n = snprintf(line, size, "{\"execute\":\"%s\"%s%s,\"id\":%u%s", command, arguments ? ",\"arguments\":" : "",
+                     arguments ? arguments : "", id, end_of_line);
+    return n > 0 && (size_t)n < size ? (size_t)n : 0;
+}
+
+/* How much of that command QEMU has already. What was prepared is used up. */
+static size_t take_prepared(struct qmp *q, const char *command, const char *arguments, unsigned *id)
+{
+    char line[QMP_PREPARED_MAX];
+    size_t n = make_line(line, sizeof line, command, arguments, q->prepared_id);
+    if (!n || strcmp(line, q->prepared) != 0)
+        return 0;
+    *id = q->prepared_id;
+    q->prepared_id = 0;
+    return n - strlen(end_of_line);
+}
+
 unsigned qmp_send(struct qmp *q, const char *command, const char *arguments, int fd, int64_t deadline, struct errmsg *e)
 {
-    char line[1024];
-    unsigned id = ++q->last_id;
-    int n;
-    if (arguments)
-        n = snprintf(line, sizeof line, "{\"execute\":\"%s\",\"arguments\":%s,\"id\":%u}\n", command, arguments, id);
-    else
-        n = snprintf(line, sizeof line, "{\"execute\":\"%s\",\"id\":%u}\n", command, id);
-    if (q->fd < 0 || n < 0 || n >= (int)sizeof line) {
+    char line[QMP_SENT_MAX];
+    unsigned id = q->last_id + 1;
+    size_t sent = q->prepared_id && fd < 0 ? take_prepared(q, command, arguments, &id) : 0;
+    size_t n = make_line(line, sizeof line, command, arguments, id);
+    if (q->fd < 0 || !n) {
         errmsg_set(e, q->fd < 0 ? "not connected to QEMU" : "QMP command too long");
         return 0;
     }
-    return send_line(q, line, (size_t)n, fd, deadline, e) == 0 ? id : 0;
+    if (q->prepared_id && send_line(q, give_up, strlen(give_up), -1, deadline, e) < 0)
+        return 0;
+    q->prepared_id = 0;
+    q->last_id = id;
+    return send_line(q, line + sent, n - sent, fd, deadline, e) == 0 ? id : 0;
+}
+
+void qmp_prepare(struct qmp *q, const char *command, const char *arguments)
+{
+    struct errmsg ignored;
+    unsigned id = q->last_id + 1;
+    size_t n = make_line(q->prepared, sizeof q->prepared, command, arguments, id);
+    if (q->fd < 0 || q->prepared_id || !n)
+        return;
+    q->prepared_id = id;
+    if (send_line(q, q->prepared, n - strlen(end_of_line), -1, qmp_now_ms(), &ignored) < 0)
+        q->eof = true; /* nobody knows where in a command it is */
 }
 
 int qmp_call(struct qmp *q, const char *command, const char *arguments, struct json_object **result, int64_t deadline,
@@ -238,6 +278,16 @@ int qmp_call(struct qmp *q, const char *command, const char *arguments, struct j
 {
     unsigned id = qmp_send(q, command, arguments, -1, deadline, e);
     return id ? qmp_wait(q, id, result, deadline, e) : -1;
+}
+
+/* With it QEMU reads the next command, or what is prepared of it, while it does one; else only afterwards. */
+static bool offers_oob(const struct qmp *q)
+{
+    struct json_object *capabilities = json_get(json_get(q->greeting, "QMP"), "capabilities");
+    for (size_t i = 0; capabilities && i < json_object_array_length(capabilities); i++)
+        if (strcmp(json_object_get_string(json_object_array_get_idx(capabilities, i)), "oob") == 0)
+            return true;
+    return false;
 }
 
 int qmp_open(struct qmp *q, const char *path, int64_t deadline, int *reason, struct errmsg *e)
@@ -264,7 +314,7 @@ int qmp_open(struct qmp *q, const char *path, int64_t deadline, int *reason, str
         qmp_close(q);
         return -1;
     }
-    if (qmp_call(q, "qmp_capabilities", NULL, NULL, deadline, e) < 0) {
+    if (qmp_call(q, "qmp_capabilities", offers_oob(q) ? "{\"enable\":[\"oob\"]}" : NULL, NULL, deadline, e) < 0) {
         qmp_close(q);
         return -1;
     }
@@ -280,6 +330,7 @@ void qmp_close(struct qmp *q)
     free(q->buffer);
     q->buffer = NULL;
     q->used = q->capacity = 0;
+    q->prepared_id = 0;
     json_object_put(q->stash);
     json_object_put(q->greeting);
     q->stash = q->greeting = NULL;

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define SAVE "xen-save-devices-state"
+
 static const uint8_t stream_magic[4] = {'Q', 'E', 'V', 'M'};
 
 /* ---- saving ---- */
@@ -43,14 +45,28 @@ void qmp_state_close(struct qmp_state *s)
     s->save_id = 0;
 }
 
+struct save_command {
+    char arguments[96];
+};
+
+static struct save_command save_command(const struct qmp_state *s)
+{
+    struct save_command c;
+    snprintf(c.arguments, sizeof c.arguments, "{\"filename\":\"/dev/fdset/%lld\",\"live\":false}", s->fdset);
+    return c;
+}
+
+void qmp_state_prepare(const struct qmp_state *s, struct qmp *q)
+{
+    qmp_prepare(q, SAVE, save_command(s).arguments);
+}
+
 int qmp_state_begin(struct qmp_state *s, struct qmp *q, int64_t deadline, struct errmsg *e)
 {
-    char arguments[96];
     /* The offset is shared with QEMU's duplicates of this descriptor. */
     if (lseek(s->fd, 0, SEEK_SET) < 0 || ftruncate(s->fd, 0) < 0)
         return errmsg_set(e, "memfd: %s", strerror(errno));
-    snprintf(arguments, sizeof arguments, "{\"filename\":\"/dev/fdset/%lld\",\"live\":false}", s->fdset);
-    s->save_id = qmp_send(q, "xen-save-devices-state", arguments, -1, deadline, e);
+    s->save_id = qmp_send(q, SAVE, save_command(s).arguments, -1, deadline, e);
     return s->save_id ? 0 : -1;
 }
 

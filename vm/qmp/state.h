@@ -22,6 +22,8 @@ struct qmp_state {
 /* Makes the file and gives it to QEMU, once per connection. On error too, qmp_state_close is due. */
 int qmp_state_open(struct qmp_state *s, struct qmp *q, int64_t deadline, struct errmsg *e);
 void qmp_state_close(struct qmp_state *s);
+/* What qmp_prepare is for a command: it will be qmp_state_begin. */
+void qmp_state_prepare(const struct qmp_state *s, struct qmp *q);
 /* Starts saving and does not wait for it. QEMU stands still afterwards, whether or not it did before. */
 int qmp_state_begin(struct qmp_state *s, struct qmp *q, int64_t deadline, struct errmsg *e);
 /* Waits for it and appends the stream. */

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define STATS "query-blockstats"
+
 static int query(struct vm *vm, const char *command, int64_t deadline, struct json_object **disks, struct errmsg *e)
 {
     return qmp_call(&vm->model.qmp, command, NULL, disks, deadline, e);
@@ -50,12 +52,17 @@ void drives_write_back(const struct vm *vm)
     }
 }
 
+void drives_prepare(struct vm *vm)
+{
+    qmp_prepare(&vm->model.qmp, STATS, NULL);
+}
+
 /* How many pieces of the guest's trims are done. */
 static int count_trimmed(struct vm *vm, int64_t deadline, uint64_t *n, struct errmsg *e)
 {
     struct json_object *disks;
     *n = 0;
-    if (query(vm, "query-blockstats", deadline, &disks, e) < 0)
+    if (query(vm, STATS, deadline, &disks, e) < 0)
         return -1;
     for (size_t i = 0; i < json_object_array_length(disks); i++) {
         struct json_object *stats = json_get(json_object_array_get_idx(disks, i), "stats");

@@ -117,6 +117,13 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
                     soon(), e);
 }
 
+static int stop_at_disks(struct model *m, int64_t deadline, struct errmsg *e)
+{
+    unsigned stopping = qmp_send(&m->qmp, "stop", NULL, -1, deadline, e);
+    qmp_state_prepare(&m->saved, &m->qmp);
+    return stopping ? qmp_wait(&m->qmp, stopping, NULL, deadline, e) : -1;
+}
+
 /* QEMU handles one thing after the other. Once it has said that it has stopped it is saving, and what the guest asks of
  * it waits until it has saved. It says so before it has waited for what it does at the guest's disks; the answer to
  * `stop` comes after that. */
@@ -124,16 +131,32 @@ int model_stop(struct vm *vm, struct errmsg *e)
 {
     struct model *m = &vm->model;
     int64_t deadline = soon();
-    if (vm->shape.disk_count && qmp_call(&m->qmp, "stop", NULL, NULL, deadline, e) < 0)
+    if (vm->shape.disk_count && stop_at_disks(m, deadline, e) < 0)
         return -1;
-    return qmp_state_begin(&m->saved, &m->qmp, deadline, e) < 0
-               ? -1
-               : qmp_wait_flag(&m->qmp, &m->stopped, deadline, "stopping", e);
+    if (qmp_state_begin(&m->saved, &m->qmp, deadline, e) < 0)
+        return -1;
+    qmp_prepare(&m->qmp, "cont", NULL);
+    return qmp_wait_flag(&m->qmp, &m->stopped, deadline, "stopping", e);
+}
+
+/* What it will be told first at the next checkpoint. */
+static void prepare_next(struct vm *vm)
+{
+    struct model *m = &vm->model;
+    if (m->drive_count)
+        drives_prepare(vm);
+    else if (vm->shape.disk_count)
+        qmp_prepare(&m->qmp, "stop", NULL);
+    else
+        qmp_state_prepare(&m->saved, &m->qmp);
 }
 
 int model_continue(struct vm *vm, struct errmsg *e)
 {
-    return qmp_call(&vm->model.qmp, "cont", NULL, NULL, soon(), e);
+    if (qmp_call(&vm->model.qmp, "cont", NULL, NULL, soon(), e) < 0)
+        return -1;
+    prepare_next(vm);
+    return 0;
 }
 
 /* Is this process what libxl has noted it to be? Its number may have gone to another one. */

@@ -223,6 +223,7 @@ void drives_write_back(const struct vm *vm);
  * is stopped between two pieces of a trim (of 32 MB each): the next one waits for the end of the stop, and that for the
  * whole trim. libxl has QEMU ignore trims, so each turn of its loop does a piece, and is what a question takes. */
 int drives_settle(struct vm *vm, struct errmsg *e);
+void drives_prepare(struct vm *vm); /* it will be told the device model next */
 
 /* ---- create.c ---- */
 /* A paused domain from a stream. Connects its device model if it has one. */
