@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { QMP_LINE_MAX = 8 << 20, QMP_READ = 16384, QMP_SENT_MAX = 1024 };
+enum { QMP_LINE_MAX = 8 << 20, QMP_READ = 16384, QMP_SENT_MAX = 1024, IDS = 99 };
 
 /* What a line ends with: QEMU does the command at the first octet of it. */
 static const char end_of_line[] = "}\n";
@@ -232,6 +232,12 @@ static size_t make_line(char *line, size_t size, const char *command, const char
     return n > 0 && (size_t)n < size ? (size_t)n : 0;
 }
 
+/* Short, see qmp.h. What was asked so long ago is not answered any more. */
+static unsigned next_id(const struct qmp *q)
+{
+    return q->last_id % IDS + 1;
+}
+
 /* How much of that command QEMU has already. What was prepared is used up. */
 static size_t take_prepared(struct qmp *q, const char *command, const char *arguments, unsigned *id)
 {
@@ -247,7 +253,7 @@ static size_t take_prepared(struct qmp *q, const char *command, const char *argu
 unsigned qmp_send(struct qmp *q, const char *command, const char *arguments, int fd, int64_t deadline, struct errmsg *e)
 {
     char line[QMP_SENT_MAX];
-    unsigned id = q->last_id + 1;
+    unsigned id = next_id(q);
     size_t sent = q->prepared_id && fd < 0 ? take_prepared(q, command, arguments, &id) : 0;
     size_t n = make_line(line, sizeof line, command, arguments, id);
     if (q->fd < 0 || !n) {
@@ -264,7 +270,7 @@ unsigned qmp_send(struct qmp *q, const char *command, const char *arguments, int
 void qmp_prepare(struct qmp *q, const char *command, const char *arguments)
 {
     struct errmsg ignored;
-    unsigned id = q->last_id + 1;
+    unsigned id = next_id(q);
     size_t n = make_line(q->prepared, sizeof q->prepared, command, arguments, id);
     if (q->fd < 0 || q->prepared_id || !n)
         return;
