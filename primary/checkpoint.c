@@ -190,7 +190,10 @@ static void next_round(struct worker *w)
     }
     struct errmsg e;
     page_ranges_clear(&c->dirty);
-    if (w->ops->dirty_running(w->vm, &c->dirty, &e)) {
+    disks_begin_pause(w);
+    int result = w->ops->dirty_running(w->vm, &c->dirty, &e);
+    disks_end_pause(w);
+    if (result) {
         fail(w, false, e.text);
         return;
     }
@@ -224,7 +227,8 @@ static bool is_compared(struct worker *w)
  * the VM of a planned move stands still, finds the way free. */
 static bool is_way_free(const struct worker *w)
 {
-    return (!w->session.link || link_backlog(w->session.link) <= BACKLOG_ENOUGH) && !disks_hold_checkpoints(w);
+    return (!w->session.link || link_backlog(w->session.link) <= BACKLOG_ENOUGH) && !disks_hold_checkpoints(w) &&
+           !disks_output_waits(w);
 }
 
 static void go_on(struct worker *w)
@@ -319,8 +323,12 @@ static int begin_sync(struct worker *w, struct errmsg *e)
                             .told = {.pages = w->info.pages}};
     vm_blob_free(&c->initial);
     page_ranges_clear(&c->dirty);
-    if (refill_captures(c, e) || disks_begin_sync(w, e) || w->ops->arm(w->vm, &c->initial, e) ||
-        w->ops->populated(w->vm, &c->dirty, e))
+    if (refill_captures(c, e) || disks_begin_sync(w, e))
+        return -1;
+    disks_begin_pause(w);
+    int result = w->ops->arm(w->vm, &c->initial, e);
+    disks_end_pause(w);
+    if (result || w->ops->populated(w->vm, &c->dirty, e))
         return -1;
     struct pipeline_config pc = {.pages = w->info.pages,
                                  .memory = w->ops->memory(w->vm),

@@ -20,7 +20,6 @@ static int tell_growth(struct worker *w, struct errmsg *e)
         return errmsg_set(e, "the VM's disk server is being started again");
     disk_set_pausing(d->client, true); /* as in a checkpoint: nobody may wait for us */
     int result = w->ops->pause(w->vm, e);
-    disk_set_pausing(d->client, false);
     if (w->ops->resume(w->vm, result ? &second : e))
         result = -1;
     for (unsigned i = 0; !result && i < d->n; i++)

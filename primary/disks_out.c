@@ -3,6 +3,7 @@
  * to be on its disks must be there before anybody hears of it, and what was held of shared disks must be out. So the
  * network waits for both.
  */
+#include "disk/client.h"
 #include "disk/owing.h"
 #include "primary/worker.h"
 
@@ -36,6 +37,24 @@ void disks_free_output(struct worker *w)
     }
     w->disks.frees_network = true;
     ev_timer_again(w->loop, &w->disks.out);
+}
+
+/* A flush that is under way is answered as in a checkpoint, or the VM would stand still for as long as it takes, and
+ * this host be taken for lost. So until it is done nobody may hear of it. */
+void disks_begin_pause(struct worker *w)
+{
+    if (!w->disks.client)
+        return;
+    network_hold(w);
+    disk_set_pausing(w->disks.client, true);
+}
+
+void disks_end_pause(struct worker *w)
+{
+    if (!w->disks.client)
+        return;
+    disk_set_pausing(w->disks.client, false);
+    disks_free_output(w);
 }
 
 bool disks_output_waits(const struct worker *w)

@@ -137,9 +137,17 @@ static void on_stopped(void *arg)
         disk_set_stopped(w->disks.client);
 }
 
+/* Not later: what is flushed from here on is the guest's, and not answered before it is done. */
+static void on_goes_on(void *arg)
+{
+    struct worker *w = arg;
+    if (w->disks.client)
+        disk_set_pausing(w->disks.client, false);
+}
+
 static struct vm_told of_pauses(struct worker *w)
 {
-    return (struct vm_told){.waits = on_waits, .stopped = on_stopped, .arg = w};
+    return (struct vm_told){.waits = on_waits, .stopped = on_stopped, .goes_on = on_goes_on, .arg = w};
 }
 
 /* Takes the VM that the record says runs here; it is resumed in any case: what our predecessor left paused must not

@@ -334,6 +334,9 @@ void disks_init_out(struct worker *w);
 /* The network is let go of: now, or as soon as what the guest has flushed is durable and what was held is out. */
 void disks_free_output(struct worker *w);
 bool disks_output_waits(const struct worker *w); /* for that: no epoch may begin before it is free */
+/* Around a call that makes the VM stand still while no epoch ends, its output being free. */
+void disks_begin_pause(struct worker *w);
+void disks_end_pause(struct worker *w);
 void disks_stop_freeing(struct worker *w);
 
 /* shared.c: disks that another host sees as well. Without any all of it does nothing. */

@@ -65,10 +65,12 @@ struct vm_disk {
     uint64_t bytes;
 };
 
-/* What `pause` says while it lasts. Who is told must not call this interface. NULL: nobody wants to know. */
+/* How a pause goes on, of whatever call it is part. Who is told must not call this interface. NULL: nobody wants to
+ * know. */
 struct vm_told {
     void (*waits)(void *arg);   /* several times a second, for a guest that still runs */
     void (*stopped)(void *arg); /* the vCPUs stand still; I/O that they have begun may be under way */
+    void (*goes_on)(void *arg); /* they are about to run, also if they do */
     void *arg;
 };
 

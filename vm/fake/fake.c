@@ -458,6 +458,8 @@ static int op_pause(struct vm *vm, struct errmsg *e)
 
 static int op_resume(struct vm *vm, struct errmsg *e)
 {
+    if (vm->told.goes_on)
+        vm->told.goes_on(vm->told.arg);
     return vm->machine->replica ? errmsg_set(e, "a replica without state can't run") : switch_run(vm, 1, e);
 }
 

@@ -85,6 +85,8 @@ int qemu_resume(struct vm *vm, struct errmsg *e)
     (void)qemu_connect_taps(vm,
                             &why); /* a VM that can't be reached runs nevertheless; tried again at the next resume */
     int64_t deadline = soon();
+    if (vm->told.goes_on)
+        vm->told.goes_on(vm->told.arg);
     while (qmp_call(&vm->qmp, "cont", NULL, NULL, deadline, &why) < 0) {
         /* For a moment after a migration has completed. */
         if (!strstr(why.text, "not finalized") || qmp_now_ms() > deadline)

@@ -223,6 +223,8 @@ int xen_pause(struct vm *vm, struct errmsg *e)
  * again. */
 int xen_wake(struct vm *vm, struct errmsg *e)
 {
+    if (vm->told.goes_on)
+        vm->told.goes_on(vm->told.arg);
     int model = vm->shape.is_hvm ? model_continue(vm, e) : 0;
     if (model < 0 && vm->shape.disk_count)
         return -1;
