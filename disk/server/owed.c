@@ -210,6 +210,8 @@ void owed_wait(struct owed *o)
 void owed_tell(struct owed *o)
 {
     pthread_mutex_lock(&o->lock);
+    for (unsigned i = 0; i < o->disk_count; i++)
+        o->disks[i].stopped = 0;
     o->handlers.changed(atomic_load(&o->count), o->arg);
     pthread_mutex_unlock(&o->lock);
 }

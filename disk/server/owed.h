@@ -31,7 +31,7 @@ int owed_flush(struct owed *o, unsigned disk);
 /* Those of the first `disks` are owed from here on, of a server before this one. */
 void owed_begin(struct owed *o, unsigned disks);
 void owed_wait(struct owed *o); /* until none is owed of those that who calls must wait for */
-void owed_tell(struct owed *o); /* calls changed */
+void owed_tell(struct owed *o); /* calls changed; pauses are numbered anew from here on */
 /* What an owed flush of `disk` failed with since this was last asked; 0: none did. */
 int owed_take_error(struct owed *o, unsigned disk);
 

@@ -221,6 +221,11 @@ static void test_stopped(void **state)
     assert_true(has_waited(&w, later));
 
     owed_flush(w.owed, 0);
+    owed_tell(w.owed); /* so this one is another */
+    pthread_create(&later, NULL, wait_for_none, &w);
+    assert_true(has_waited(&w, later));
+
+    owed_flush(w.owed, 0);
     atomic_store(&w.stopped, 11); /* the next pause */
     pthread_create(&later, NULL, wait_for_none, &w);
     assert_true(has_waited(&w, later));

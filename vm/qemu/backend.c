@@ -30,7 +30,8 @@ static void on_event(void *arg, const char *event, struct json_object *data)
     struct json_object *value;
     if (strcmp(event, "STOP") == 0) {
         vm->running = false;
-        qemu_say_stopped(vm);
+        if (vm->pausing)
+            qemu_say_stopped(vm);
     } else if (strcmp(event, "RESUME") == 0) {
         vm->running = true;
         vm->shut_down = false; /* somebody has reset it */

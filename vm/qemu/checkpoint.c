@@ -43,13 +43,16 @@ static bool is_cycling(const struct vm *vm)
 /* QEMU says STOP when its vCPUs stand still, and then drains their I/O before it answers. */
 int qemu_pause(struct vm *vm, struct errmsg *e)
 {
-    qmp_drain(&vm->qmp); /* what was before: of somebody else who has stopped it and let it go on */
+    qmp_drain(&vm->qmp); /* of somebody else who has stopped it, and may have let it go on */
     if (!vm->running)
         qemu_say_stopped(vm);
+    vm->pausing = true;
     unsigned stopping = qmp_send(&vm->qmp, "stop", NULL, -1, soon(), e);
     if (is_cycling(vm))
         qmp_state_prepare(&vm->saved, &vm->qmp);
-    if (!stopping || qmp_wait(&vm->qmp, stopping, NULL, soon(), e) < 0)
+    int result = stopping ? qmp_wait(&vm->qmp, stopping, NULL, soon(), e) : -1;
+    vm->pausing = false;
+    if (result < 0)
         return -1;
     return vm->shut_down ? errmsg_set(e, "the guest has shut down") : 0;
 }

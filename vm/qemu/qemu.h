@@ -49,6 +49,7 @@ struct vm {
     struct qmp qmp;
     bool running, shut_down, gone; /* by events and query-status */
     struct vm_told told;
+    bool pausing;                   /* it was told to stop: what STOP says is of that */
     struct qmp_migration migration; /* of `arm` or `load` */
     struct qmp_state saved;
     bool save_later; /* asked to begin saving, which waits for the scan (qemu_state_begin) */
