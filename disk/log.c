@@ -13,9 +13,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
+enum { LATE_NS = 20000000 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
 struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
@@ -32,9 +34,9 @@ struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */
     _Atomic int32_t stuck;
     _Atomic uint64_t flushed;
     _Atomic uint64_t durable;
-    uint64_t unused;          /* older ones have something else there */
-    _Atomic uint32_t urgent;  /* the last pause that was said to be */
-    _Atomic uint32_t stopped; /* the last one in which the VM's processors stand still */
+    _Atomic uint64_t announced; /* when the pause was, CLOCK_MONOTONIC in ns; 0 with a reader that does not say it */
+    _Atomic uint32_t urgent;    /* the last pause that was said to be */
+    _Atomic uint32_t stopped;   /* the last one in which the VM's processors stand still */
 };
 
 struct entry { /* its data follows, rounded up to a multiple of the head */
@@ -261,11 +263,20 @@ uint32_t write_log_pause(const struct write_log *l)
     return pause & 1 ? pause : 0;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 bool write_log_is_urgent(const struct write_log *l, uint32_t *stopped)
 {
     uint32_t pause = write_log_pause(l);
-    *stopped = atomic_load(&l->shared->stopped) == pause ? pause : 0;
-    return pause && atomic_load(&l->shared->urgent) == pause;
+    bool urgent =
+        pause && (atomic_load(&l->shared->urgent) == pause || now_ns() - atomic_load(&l->shared->announced) > LATE_NS);
+    *stopped = urgent && atomic_load(&l->shared->stopped) == pause ? pause : 0; /* it is set first */
+    return urgent;
 }
 
 void write_log_set_owed(struct write_log *l, unsigned owed)
@@ -328,6 +339,8 @@ int write_log_stuck(const struct write_log *l)
 void write_log_set_pausing(struct write_log *l, bool pausing)
 {
     uint32_t pause = atomic_load(&l->shared->pause);
+    if (pausing)
+        atomic_store(&l->shared->announced, now_ns());
     atomic_store(&l->shared->pause, pause + ((pause & 1) != pausing));
     if (pausing && atomic_load(&l->shared->waiting))
         look_again(l);

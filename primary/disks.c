@@ -352,6 +352,8 @@ void disks_flushed(struct worker *w)
 {
     struct disks *d = &w->disks;
     uint64_t epoch = d->waiting;
+    if (disk_owes_flush(d->client))
+        return; /* another one, by now: that will be told too */
     d->owed_since = d->waiting = 0;
     if (epoch && (w->state == PROTECTION_PROTECTED || w->state == PROTECTION_HANDING))
         disks_release(w, epoch);

@@ -43,7 +43,7 @@ void disks_free_output(struct worker *w)
  * this host be taken for lost. So until it is done nobody may hear of it. */
 void disks_begin_pause(struct worker *w)
 {
-    if (!w->disks.client)
+    if (!w->disks.client || !w->ops->drains_disks)
         return;
     network_hold(w);
     disk_set_pausing(w->disks.client, true);
@@ -51,7 +51,7 @@ void disks_begin_pause(struct worker *w)
 
 void disks_end_pause(struct worker *w)
 {
-    if (!w->disks.client)
+    if (!w->disks.client || !w->ops->drains_disks)
         return;
     disk_set_pausing(w->disks.client, false);
     disks_free_output(w);

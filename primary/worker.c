@@ -133,8 +133,12 @@ static void on_waits(void *arg)
 static void on_stopped(void *arg)
 {
     struct worker *w = arg;
-    if (w->disks.client)
+    if (!w->disks.client)
+        return;
+    if (w->ops->drains_disks)
         disk_set_stopped(w->disks.client);
+    else /* the host's kernel goes on, and may act upon what is answered: a write behind a barrier */
+        disk_set_urgent(w->disks.client);
 }
 
 /* Not later: what is flushed from here on is the guest's, and not answered before it is done. */

@@ -155,7 +155,8 @@ static bool is_hurried(struct owed *o, uint32_t *stopped)
 static void answer_first(struct owed *o, struct disk *d, unsigned flush, uint32_t stopped)
 {
     d->stopped = owes(d) && d->stopped != stopped ? 0 : stopped;
-    d->answered = flush;
+    if (!owes(d) || is_before(d->answered, flush)) /* who waits looks in no order */
+        d->answered = flush;
     recount(o);
 }
 

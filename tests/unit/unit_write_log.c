@@ -217,6 +217,30 @@ static void test_close_wakes(void **state)
     write_log_free(l);
 }
 
+/* Not as soon as it is announced, but when more is known of it, or nothing for a while. */
+static void test_urgent(void **state)
+{
+    (void)state;
+    struct write_log *l = create(SOFT, HARD);
+    uint32_t stopped = 1;
+    write_log_set_stopped(l); /* in no pause */
+    assert_false(write_log_is_urgent(l, &stopped));
+    write_log_set_pausing(l, true);
+    write_log_set_urgent(l);
+    assert_true(write_log_is_urgent(l, &stopped));
+    assert_int_equal(stopped, 0);
+    write_log_set_stopped(l);
+    assert_true(write_log_is_urgent(l, &stopped));
+    assert_int_equal(stopped, write_log_pause(l));
+    write_log_set_pausing(l, false);
+    assert_false(write_log_is_urgent(l, &stopped));
+    write_log_set_pausing(l, true); /* the next one */
+    for (unsigned looks = 0; !write_log_is_urgent(l, &stopped); looks++)
+        usleep(1000);
+    assert_int_equal(stopped, 0);
+    write_log_free(l);
+}
+
 /* A pause lets the waiting writer go on, up to the hard limit; then the log is broken, and nobody waits. */
 static void test_pausing(void **state)
 {
@@ -377,10 +401,10 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),      cmocka_unit_test(test_mark),        cmocka_unit_test(test_split),
-        cmocka_unit_test(test_full_waits), cmocka_unit_test(test_close_wakes), cmocka_unit_test(test_pausing),
-        cmocka_unit_test(test_events),     cmocka_unit_test(test_damage),      cmocka_unit_test(test_map_refuses),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_mark),        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_full_waits),  cmocka_unit_test(test_close_wakes), cmocka_unit_test(test_pausing),
+        cmocka_unit_test(test_urgent),      cmocka_unit_test(test_events),      cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_map_refuses), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,7 +48,7 @@ int qemu_pause(struct vm *vm, struct errmsg *e)
         qemu_say_stopped(vm);
     vm->pausing = true;
     unsigned stopping = qmp_send(&vm->qmp, "stop", NULL, -1, soon(), e);
-    if (is_cycling(vm))
+    if (stopping && is_cycling(vm))
         qmp_state_prepare(&vm->saved, &vm->qmp);
     int result = stopping ? qmp_wait(&vm->qmp, stopping, NULL, soon(), e) : -1;
     vm->pausing = false;
@@ -201,12 +201,12 @@ static int save_initial(struct vm *vm, struct vm_blob *initial, struct errmsg *e
 
 int qemu_arm(struct vm *vm, struct vm_blob *initial, struct errmsg *e)
 {
-    if (qemu_pause(vm, e) < 0)
-        return -1;
-    int status = save_initial(vm, initial, e);
+    int status = qemu_pause(vm, e);
+    if (status == 0)
+        status = save_initial(vm, initial, e);
     if (status == 0)
         status = track_arm(&vm->track, e);
-    /* Whatever happened, the guest must go on. */
+    /* Whatever happened, the guest must go on; a pause that was given up may be carried out later all the same. */
     struct errmsg why = {""};
     int resumed = qemu_resume(vm, &why);
     if (status == 0 && resumed < 0)

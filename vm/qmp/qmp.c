@@ -191,7 +191,7 @@ int qmp_wait(struct qmp *q, unsigned id, struct json_object **result, int64_t de
     return status;
 }
 
-static int send_line(struct qmp *q, const char *line, size_t n, int fd, int64_t deadline, struct errmsg *e)
+static int send_all(struct qmp *q, const char *line, size_t n, int fd, int64_t deadline, struct errmsg *e)
 {
     union {
         struct cmsghdr align;
@@ -222,6 +222,13 @@ static int send_line(struct qmp *q, const char *line, size_t n, int fd, int64_t 
         }
     }
     return 0;
+}
+
+static int send_line(struct qmp *q, const char *line, size_t n, int fd, int64_t deadline, struct errmsg *e)
+{
+    int result = send_all(q, line, n, fd, deadline, e);
+    q->torn = result < 0;
+    return result;
 }
 
 /* Its length; 0: it does not fit. */
@@ -260,7 +267,7 @@ unsigned qmp_send(struct qmp *q, const char *command, const char *arguments, int
         errmsg_set(e, q->fd < 0 ? "not connected to QEMU" : "QMP command too long");
         return 0;
     }
-    if (q->prepared_id && send_line(q, give_up, strlen(give_up), -1, deadline, e) < 0)
+    if ((q->prepared_id || q->torn) && send_line(q, give_up, strlen(give_up), -1, deadline, e) < 0)
         return 0;
     q->prepared_id = 0;
     q->last_id = id;
@@ -271,12 +278,11 @@ void qmp_prepare(struct qmp *q, const char *command, const char *arguments)
 {
     struct errmsg ignored;
     unsigned id = next_id(q);
-    size_t n = make_line(q->prepared, sizeof q->prepared, command, arguments, id);
-    if (q->fd < 0 || q->prepared_id || !n)
+    if (q->fd < 0 || q->prepared_id || q->torn)
         return;
-    q->prepared_id = id;
-    if (send_line(q, q->prepared, n - strlen(end_of_line), -1, qmp_now_ms(), &ignored) < 0)
-        q->eof = true; /* nobody knows where in a command it is */
+    size_t n = make_line(q->prepared, sizeof q->prepared, command, arguments, id);
+    if (n && !send_line(q, q->prepared, n - strlen(end_of_line), -1, qmp_now_ms(), &ignored))
+        q->prepared_id = id;
 }
 
 int qmp_call(struct qmp *q, const char *command, const char *arguments, struct json_object **result, int64_t deadline,
@@ -337,6 +343,7 @@ void qmp_close(struct qmp *q)
     q->buffer = NULL;
     q->used = q->capacity = 0;
     q->prepared_id = 0;
+    q->torn = false;
     json_object_put(q->stash);
     json_object_put(q->greeting);
     q->stash = q->greeting = NULL;

@@ -33,6 +33,7 @@ struct qmp {
     struct json_object *greeting;
     char prepared[QMP_PREPARED_MAX]; /* all of a command, of which QEMU has all but the end */
     unsigned prepared_id;            /* its id; 0: none is */
+    bool torn;                       /* the last one was sent in part */
     qmp_event_fn *event;
     void *arg;
 };

@@ -120,7 +120,8 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
 static int stop_at_disks(struct model *m, int64_t deadline, struct errmsg *e)
 {
     unsigned stopping = qmp_send(&m->qmp, "stop", NULL, -1, deadline, e);
-    qmp_state_prepare(&m->saved, &m->qmp);
+    if (stopping)
+        qmp_state_prepare(&m->saved, &m->qmp);
     return stopping ? qmp_wait(&m->qmp, stopping, NULL, deadline, e) : -1;
 }
 
