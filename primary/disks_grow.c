@@ -18,15 +18,15 @@ static int tell_growth(struct worker *w, struct errmsg *e)
     struct errmsg second;
     if (!d->client)
         return errmsg_set(e, "the VM's disk server is being started again");
-    bool free = !protection_gate_is_closed(w->state);
-    if (free)
+    bool is_free = !protection_gate_is_closed(w->state);
+    if (is_free)
         disks_begin_pause(w);
     disk_set_pausing(d->client, true); /* as in a checkpoint: nobody may wait for us */
     int result = w->ops->pause(w->vm, e);
     if (w->ops->resume(w->vm, result ? &second : e))
         result = -1;
     disk_set_pausing(d->client, false); /* also if there was no pause */
-    if (free)
+    if (is_free)
         disks_end_pause(w);
     for (unsigned i = 0; !result && i < d->n; i++)
         result = w->ops->disk_grown(w->vm, i, d->at[i].bytes, e);

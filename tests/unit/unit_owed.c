@@ -250,6 +250,31 @@ static void test_not_for_later_ones(void **state)
     owed_free(w.owed);
 }
 
+/* Who waits is answered in no order: the last flush that is owed is. */
+static void test_in_no_order(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 30; round++) {
+        struct world w = {0};
+        pthread_t asking[4];
+        begin(&w, false);
+        for (int i = 0; i < 4; i++) {
+            pthread_create(&asking[i], NULL, ask, &w);
+            if (i == 0)
+                sem_wait(&w.begun); /* this flush sees nothing of what the others ask for */
+        }
+        usleep(2000);
+        atomic_store(&w.hurried, true);
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(answer(asking[i]), 0);
+        sem_post(&w.may_end);
+        sem_wait(&w.begun);
+        assert_int_equal(atomic_load(&w.count), 1);
+        sem_post(&w.may_end);
+        owed_free(w.owed);
+    }
+}
+
 /* What another one has left owing is owed from the beginning, and paid like any other. */
 static void test_begun(void **state)
 {
@@ -300,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_begun),
         cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_not_for_later_ones),
+        cmocka_unit_test(test_in_no_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
