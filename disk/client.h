@@ -42,9 +42,9 @@ int disk_track(struct disk_client *c, bool on, struct errmsg *e);
 /* Set before the VM is paused, cleared while it still stands still. No write waits for room in the log meanwhile, and
  * what the hypervisor flushes of its own is not done. */
 void disk_set_pausing(struct disk_client *c, bool pausing);
-/* Within that, from any time on: a flush is answered at once and done on the way (see disk_owes_flush). What comes
- * later waits for its end, unless the VM's processors stand still (stopped): then nothing that comes can be there
- * because of the answer. */
+/* Within that, from any time on (without a word after 20 ms, as the first): a flush is answered at once and done on the
+ * way (see disk_owes_flush). What comes later waits for its end, unless the VM's processors stand still (stopped): then
+ * nothing that comes can be there because of the answer. */
 void disk_set_urgent(struct disk_client *c);
 void disk_set_stopped(struct disk_client *c);
 uint64_t disk_mark(const struct disk_client *c); /* position in the log after everything written so far; NULL: 0 */

@@ -16,8 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31 };
-enum { LATE_NS = 20000000 };
+enum { HEAD_BYTES = 4096, MAGIC = 0x68576c31, LATE_NS = 20000000 };
 
 /* The first page of the shared memory. head is the writers', tail the reader's: each on a cache line of its own. */
 struct shared { /* NOLINT(clang-analyzer-optin.performance.Padding) */

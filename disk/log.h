@@ -77,10 +77,10 @@ int write_log_append(struct write_log *l, const struct disk_write *w);
 void write_log_close(struct write_log *l);
 /* The pause that the VM is in or about to be in: a number, another one for each; 0: none. */
 uint32_t write_log_pause(const struct write_log *l);
-/* Does that wait for whoever waits for a flush? Also if it lasts longer than it takes to stop a processor and nothing
- * more is said of it: QEMU 8 and later drain a disk before they say that theirs are. *stopped: the
- * pause, if the VM's processors are known to stand still in it: what is answered from here on they can't act upon
- * before it is over. Else 0. */
+/* Does that wait for whoever waits for a flush? The reader has said so; or it has said nothing for 20 ms, longer than
+ * it takes to stop a processor (QEMU 8 and later drain virtio disks before they say that the processors stand still).
+ * *stopped: the pause, if they are known to stand still in it: what is answered from here on they can't act upon before
+ * it is over. Else 0. */
 bool write_log_is_urgent(const struct write_log *l, uint32_t *stopped);
 /* The same, and says where the log ends behind it; then *end is valid also if it is not in the log. */
 int write_log_append_at(struct write_log *l, const struct disk_write *w, uint64_t *end);

@@ -235,7 +235,7 @@ static void test_urgent(void **state)
     write_log_set_pausing(l, false);
     assert_false(write_log_is_urgent(l, &stopped));
     write_log_set_pausing(l, true); /* the next one */
-    for (unsigned looks = 0; !write_log_is_urgent(l, &stopped); looks++)
+    while (!write_log_is_urgent(l, &stopped))
         usleep(1000);
     assert_int_equal(stopped, 0);
     write_log_free(l);

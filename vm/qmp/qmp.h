@@ -2,8 +2,8 @@
  * qmp: a small blocking client of QEMU's monitor protocol (JSON lines on a unix socket), with deadlines. It knows the
  * protocol's framing, not what commands mean.
  *
- * QEMU before version 9 reads its monitor octet by octet, each with a turn of an event loop: 2 us, so that to read a
- * command takes longer than to do what it says. What is needed in a hurry is therefore prepared.
+ * QEMU 7.2 reads its monitor octet by octet, each with a turn of an event loop: 2 us, so that to read a command takes
+ * as long as to do what it says. What is needed in a hurry is therefore prepared.
  *
  * Deadlines are absolute, in milliseconds of qmp_now_ms().
  */

@@ -120,9 +120,10 @@ int model_track(struct vm *vm, bool on, struct errmsg *e)
 static int stop_at_disks(struct model *m, int64_t deadline, struct errmsg *e)
 {
     unsigned stopping = qmp_send(&m->qmp, "stop", NULL, -1, deadline, e);
-    if (stopping)
-        qmp_state_prepare(&m->saved, &m->qmp);
-    return stopping ? qmp_wait(&m->qmp, stopping, NULL, deadline, e) : -1;
+    if (!stopping)
+        return -1;
+    qmp_state_prepare(&m->saved, &m->qmp);
+    return qmp_wait(&m->qmp, stopping, NULL, deadline, e);
 }
 
 /* QEMU handles one thing after the other. Once it has said that it has stopped it is saving, and what the guest asks of
